@@ -1,0 +1,1 @@
+"""Data generation: annotated images to TFRecord shards."""

@@ -1,0 +1,1 @@
+"""From TFRecord to batches of images and panoptic targets."""

@@ -1,0 +1,34 @@
+"""The two codes of panoptic segmentation: label values and the colors of COCO's PNGs."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def encode_label(class_id, instance, label_divisor: int):
+    """`class_id * label_divisor + instance`; numbers, arrays or tensors of any shape."""
+    return class_id * label_divisor + instance
+
+
+def decode_label(label, label_divisor: int):
+    """The (class_id, instance) that `encode_label` made `label` of."""
+    return label // label_divisor, label % label_divisor
+
+
+def color_to_id(color: np.ndarray) -> np.ndarray:
+    """Segment ids of a COCO panoptic PNG: red + 256 green + 65536 blue.
+
+    Args:
+      color: uint8 [..., 3], RGB.
+
+    Returns:
+      int32 [...].
+    """
+    red, green, blue = (color[..., channel].astype(np.int32) for channel in range(3))
+    return red + 256 * green + 65536 * blue
+
+
+def id_to_color(segment_id: np.ndarray) -> np.ndarray:
+    """The inverse of `color_to_id`: int [...] in 0..2^24-1 to uint8 [..., 3]."""
+    segment_id = np.asarray(segment_id)
+    return np.stack([segment_id % 256, segment_id // 256 % 256, segment_id // 65536], axis=-1).astype(np.uint8)

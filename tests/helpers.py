@@ -1,0 +1,57 @@
+"""Shared by the tests: where reference values and real data lie, and how to compare with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+
+def shared_path(*parts: str) -> Path:
+    """A file or folder of the reference material beside the checkout; skips the test where it is absent."""
+    path = SHARED.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"needs the reference material {'/'.join(('../shared', *parts))}, which is not here")
+    return path
+
+
+class Golden:
+    """A golden .npz: inputs, weights and outputs of the reference under slash-separated keys."""
+
+    def __init__(self, path: Path):
+        with np.load(path) as archive:
+            self._arrays = {key: archive[key] for key in archive.files}
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        return self._arrays[key]
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._arrays
+
+    def keys(self):
+        return self._arrays.keys()
+
+    def group(self, prefix: str) -> dict[str, np.ndarray]:
+        """All arrays below `prefix/`, by the rest of their key."""
+        start = prefix + "/"
+        return {key[len(start) :]: value for key, value in self._arrays.items() if key.startswith(start)}
+
+    @property
+    def info(self) -> dict:
+        """The constructor arguments of the reference, where the file has them."""
+        return json.loads(str(self["info"]))
+
+
+def shared_golden(name: str) -> Golden:
+    """`../shared/reference/golden/NAME.npz`; skips the test where it is absent."""
+    return Golden(shared_path("reference", "golden", name + ".npz"))
+
+
+def own_golden(name: str) -> Golden:
+    """`tests/golden/NAME.npz`: a small golden that is always there."""
+    return Golden(Path(__file__).parent / "golden" / (name + ".npz"))
