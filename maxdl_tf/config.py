@@ -1,0 +1,338 @@
+"""Experiments as text: load, override, validate.
+
+An experiment is a textproto (protos/experiment.proto). It may name a `base` whose fields hold where it is silent, it
+may be changed by `--override` fragments, and it may hold `${NAME}` placeholders: `${CONFIG_DIR}` is the folder of the
+file itself, any other name is an environment variable. Every complaint names the file and the line.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+from maxdl_tf.errors import UserError
+from maxdl_tf.protos import dataset_pb2, experiment_pb2
+from maxdl_tf.structs import DatasetInfo, SegmentClass
+
+DATASET_INFO_FILE = "dataset_info.textproto"
+
+_MAX_BASES = 10
+_TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[A-Za-z_]\w*|[{}<>:]|\n""")
+_PLACEHOLDER = re.compile(r"\$\{(\w*)\}")
+
+
+class _Source(NamedTuple):
+    """A text that contributed fields, and what to call it in a complaint."""
+
+    name: str
+    text: str
+
+
+def load_experiment(path: str, overrides: Sequence[str] = ()) -> experiment_pb2.Experiment:
+    """Reads, merges and validates an experiment.
+
+    Args:
+      path: The textproto's file.
+      overrides: Textproto fragments merged over it in turn, such as `training { steps: 100 }`. A repeated field
+        replaces the one below it.
+
+    Returns:
+      The experiment, with `base` merged in and cleared and `name` set.
+
+    Raises:
+      UserError: With file and line, if a file is missing, a field is unknown, a placeholder has no value or a
+        value is out of range.
+    """
+    sources = _with_bases(path)
+    experiment = experiment_pb2.Experiment()
+    for source in sources:
+        _merge(experiment, _parse(source, experiment_pb2.Experiment()))
+    for number, override in enumerate(overrides, start=1):
+        source = _Source("--override" if len(overrides) == 1 else f"--override number {number}", override)
+        sources.append(source)
+        _merge(experiment, _parse(source, experiment_pb2.Experiment()))
+    experiment.ClearField("base")
+    if not experiment.name:
+        experiment.name = os.path.splitext(os.path.basename(path))[0]
+    _validate(experiment, sources)
+    return experiment
+
+
+def experiment_to_text(experiment: experiment_pb2.Experiment) -> str:
+    """The experiment as a textproto that `load_experiment` reads back."""
+    return text_format.MessageToString(experiment)
+
+
+def dataset_info_of(options: dataset_pb2.DatasetOptions) -> DatasetInfo:
+    """The class table that belongs to a data set: the file it names, or the one beside its shards."""
+    if options.dataset_info:
+        return load_dataset_info(options.dataset_info)
+    path = os.path.join(os.path.dirname(options.file_pattern[0]), DATASET_INFO_FILE)
+    if not os.path.exists(path) and "://" not in path:
+        raise UserError(
+            f"no class table: {path} does not exist and the data set names no dataset_info; convert the data with "
+            "maxdl-convert, which writes one, or set dataset_info"
+        )
+    return load_dataset_info(path)
+
+
+def load_dataset_info(path: str) -> DatasetInfo:
+    """Reads a DatasetInfo textproto.
+
+    Raises:
+      UserError: With file and line, if it cannot be read or makes no sense.
+    """
+    return parse_dataset_info(_read(path), path)
+
+
+def parse_dataset_info(text: str, name: str = "dataset info") -> DatasetInfo:
+    """A DatasetInfo textproto's content; `name` is what to call it in complaints."""
+    message = _parse(_Source(name, text), dataset_pb2.DatasetInfo())
+    classes = []
+    for entry in message.segment_class:
+        if not entry.id or not entry.name:
+            raise UserError(f"{name}: a segment_class lacks its id or its name: {text_format.MessageToString(entry)!r}")
+        color = (entry.color.red, entry.color.green, entry.color.blue)
+        classes.append(SegmentClass(entry.id, entry.name, entry.is_thing, color, entry.source_id or entry.id))
+    try:
+        return DatasetInfo(message.name, tuple(classes), message.label_divisor, message.ignore_label)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from error
+
+
+def dataset_info_to_text(info: DatasetInfo) -> str:
+    """The inverse of `parse_dataset_info`."""
+    message = dataset_pb2.DatasetInfo(name=info.name, label_divisor=info.label_divisor, ignore_label=info.ignore_label)
+    for entry in info.classes:
+        red, green, blue = entry.color
+        message.segment_class.add(
+            id=entry.id,
+            name=entry.name,
+            is_thing=entry.is_thing,
+            color=dataset_pb2.Color(red=red, green=green, blue=blue),
+            source_id=entry.source_id,
+        )
+    return text_format.MessageToString(message)
+
+
+# --- reading and merging ---
+
+
+def _read(path: str) -> str:
+    """The text of a file, on this machine or wherever tf.io.gfile reaches."""
+    try:
+        if "://" in path:
+            import tensorflow as tf
+
+            with tf.io.gfile.GFile(path) as file:
+                return file.read()
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
+        raise UserError(f"cannot read {path}: {reason}; check the path") from error
+
+
+def _with_bases(path: str) -> list[_Source]:
+    """The file's text after those of its bases, the deepest first, placeholders resolved."""
+    sources: list[_Source] = []
+    while path:
+        if len(sources) == _MAX_BASES:
+            raise UserError(f"{path}: more than {_MAX_BASES} bases on end; does a file name itself as its base?")
+        source = _Source(path, _read(path))
+        source = source._replace(text=_resolve_placeholders(source))
+        sources.insert(0, source)
+        base = _parse(source, experiment_pb2.Experiment()).base
+        path = os.path.join(os.path.dirname(path), base) if base else ""
+    return sources
+
+
+def _resolve_placeholders(source: _Source) -> str:
+    values = {"CONFIG_DIR": os.path.dirname(source.name) or ".", **os.environ}
+
+    def resolve(line_number: int, line: str) -> str:
+        def value_of(match: re.Match) -> str:
+            name = match.group(1)
+            if name not in values:
+                raise UserError(
+                    f"{source.name}:{line_number}: the placeholder {match.group(0)} has no value; set the environment "
+                    f"variable {name or 'that it should name'}, or write the value in its place"
+                )
+            return values[name]
+
+        return line if line.lstrip().startswith("#") else _PLACEHOLDER.sub(value_of, line)
+
+    return "\n".join(resolve(number, line) for number, line in enumerate(source.text.split("\n"), start=1))
+
+
+def _parse(source: _Source, message: Message) -> Message:
+    try:
+        return text_format.Parse(source.text, message)
+    except text_format.ParseError as error:
+        line = error.GetLine()
+        reason = re.sub(r"^\d+:\d+ : ", "", str(error))
+        where = f"{source.name}:{line}" if line else source.name
+        raise UserError(f"{where}: {reason}") from error
+
+
+def _merge(below: Message, above: Message) -> None:
+    """Merges like `MergeFrom`, but a repeated field replaces the one below it instead of growing it."""
+    for field, value in above.ListFields():
+        if _is_repeated(field):
+            below.ClearField(field.name)
+            getattr(below, field.name).extend(value)
+        elif field.type == field.TYPE_MESSAGE:
+            getattr(below, field.name).SetInParent()
+            _merge(getattr(below, field.name), value)
+        else:
+            setattr(below, field.name, value)
+
+
+def _is_repeated(field) -> bool:
+    # `label` left the descriptors of newer protobufs, `is_repeated` is not yet in 4.25.
+    return field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
+
+
+# --- validation ---
+
+
+def _fields_with_lines(text: str) -> Iterator[tuple[str, int]]:
+    """Yields (dotted path, line number) of every field that a textproto sets."""
+    path: list[str] = []
+    name, line = "", 1
+    for token in _TOKEN.findall(text):
+        if token == "\n":
+            line += 1
+        elif token in "{<" and name:
+            path.append(name)
+            yield ".".join(path), line
+            name = ""
+        elif token in "}>":
+            if path:
+                path.pop()
+        elif token == ":":
+            if name:
+                yield ".".join([*path, name]), line
+        elif token[0] not in "#\"'":
+            name = token
+
+
+def _where(path: str, sources: Sequence[_Source]) -> str:
+    """`file:line` of the last place that sets a field, or of the last one that could have set it."""
+    for source in reversed(sources):
+        lines = [line for field, line in _fields_with_lines(source.text) if field == path]
+        if lines:
+            return f"{source.name}:{lines[0]}"
+    if "." in path:
+        return _where(path.rsplit(".", 1)[0], sources)
+    return next((source.name for source in reversed(sources) if not source.name.startswith("--")), "experiment")
+
+
+_AT_LEAST = {
+    "model.num_slots": 1,
+    "model.mask_channels": 1,
+    "model.postprocess.thing_area_limit": 0,
+    "model.postprocess.stuff_area_limit": 0,
+    "loss.pq_style_weight": 0,
+    "loss.instance_discrimination_weight": 0,
+    "loss.mask_id_weight": 0,
+    "loss.semantic_weight": 0,
+    "training.steps": 1,
+    "training.steps_per_checkpoint": 1,
+    "training.checkpoints_to_keep": 1,
+    "training.steps_per_summary": 1,
+    "training.steps_per_loop": 1,
+    "training.summary_images": 0,
+    "training.optimizer.learning_rate": 0,
+    "training.optimizer.backbone_multiplier": 0,
+    "training.optimizer.warmup_steps": 0,
+    "training.optimizer.poly_power": 0,
+    "evaluation.steps_between_evaluations": 0,
+    "evaluation.max_images": 0,
+    "evaluation.timeout_seconds": 1,
+    **{
+        f"{dataset}.{field}": least
+        for dataset in ("train_dataset", "eval_dataset")
+        for field, least in (
+            ("batch_size", 1),
+            ("small_instance_weight", 0),
+            ("small_instance_area", 0),
+            ("max_things", 1),
+            ("shuffle_buffer", 1),
+        )
+    },
+}
+_FRACTIONS = (
+    "model.drop_path_keep_probability",
+    "model.batch_norm_momentum",
+    "model.postprocess.class_threshold",
+    "model.postprocess.pixel_threshold",
+    "loss.positive_weight",
+)
+_POSITIVE = (
+    "loss.temperature",
+    "training.optimizer.epsilon",
+    "train_dataset.augmentation.min_scale",
+    "train_dataset.augmentation.scale_step",
+)
+
+
+def _value(experiment: Message, path: str):
+    """The value of a dotted path, its default included, or None where it is unset and has none."""
+    value = experiment
+    for name in path.split("."):
+        field = value.DESCRIPTOR.fields_by_name[name]
+        is_set_or_has_default = field.has_default_value or value.HasField(name)
+        if field.type != field.TYPE_MESSAGE and not is_set_or_has_default:
+            return None
+        value = getattr(value, name)
+    return value
+
+
+def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source]) -> None:
+    def complain(path: str, got, wanted: str):
+        raise UserError(f"{_where(path, sources)}: {path} {got}: {wanted}")
+
+    if not experiment.model.variant:
+        complain("model.variant", "is not set", "name a row of the variant table, such as 's'")
+    for path, least in _AT_LEAST.items():
+        value = _value(experiment, path)
+        if value is not None and not value >= least:
+            complain(path, value, f"must be at least {least}")
+    for path in _FRACTIONS:
+        value = _value(experiment, path)
+        if value is not None and not 0 <= value <= 1:
+            complain(path, value, "must lie between 0 and 1")
+    for path in _POSITIVE:
+        if not _value(experiment, path) > 0:
+            complain(path, _value(experiment, path), "must be above 0")
+    augmentation = experiment.train_dataset.augmentation
+    if augmentation.max_scale < augmentation.min_scale:
+        complain(
+            "train_dataset.augmentation.max_scale",
+            augmentation.max_scale,
+            f"must be at least min_scale, which is {augmentation.min_scale}",
+        )
+    for name in ("train_dataset", "eval_dataset"):
+        if experiment.HasField(name):
+            _validate_dataset(name, getattr(experiment, name), complain)
+
+
+def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) -> None:
+    if not options.file_pattern:
+        complain(f"{name}.file_pattern", "is not set", "name the TFRecord shards, such as 'data/train-*.tfrecord'")
+    crop = tuple(options.crop_size)
+    if len(crop) not in (1, 2):
+        complain(f"{name}.crop_size", list(crop), "wants one number (a square) or two (height, width)")
+    if any(side < 17 or side % 16 != 1 for side in crop):
+        nearest = [max(17, round((side - 1) / 16) * 16 + 1) for side in crop]
+        complain(
+            f"{name}.crop_size",
+            crop[0] if len(crop) == 1 else crop,
+            f"each side must be 16k+1 and at least 17; try {' and '.join(map(str, nearest))}",
+        )

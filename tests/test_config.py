@@ -1,0 +1,133 @@
+"""What a person gets for a good and for a bad experiment file."""
+
+import pytest
+
+from maxdl_tf import config
+from maxdl_tf.errors import UserError
+
+GOOD = """\
+# A comment may say ${ANYTHING}.
+model { variant: "tiny" num_slots: 16 }
+train_dataset {
+  file_pattern: "${CONFIG_DIR}/train-*.tfrecord"
+  crop_size: 97
+  crop_size: 129
+}
+training {
+  steps: 50
+  optimizer { learning_rate: 0.01 }
+}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="experiment.textproto"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_loads_fields_defaults_and_placeholders(write, tmp_path):
+    experiment = config.load_experiment(write(GOOD))
+    assert experiment.name == "experiment"
+    assert experiment.train_dataset.file_pattern[0] == f"{tmp_path}/train-*.tfrecord"
+    assert list(experiment.train_dataset.crop_size) == [97, 129]
+    assert experiment.loss.pq_style_weight == 3.0
+    assert experiment.training.optimizer.learning_rate == pytest.approx(0.01)
+
+
+def test_override_replaces_repeated_fields_and_leaves_neighbors(write):
+    experiment = config.load_experiment(
+        write(GOOD), ["train_dataset { crop_size: 65 }", "training { optimizer { warmup_steps: 7 } }"]
+    )
+    assert list(experiment.train_dataset.crop_size) == [65]
+    assert experiment.training.steps == 50
+    assert experiment.training.optimizer.learning_rate == pytest.approx(0.01)
+    assert experiment.training.optimizer.warmup_steps == 7
+
+
+def test_base_holds_where_the_file_is_silent(write):
+    write(GOOD, "base.textproto")
+    experiment = config.load_experiment(write('base: "base.textproto"\ntraining { steps: 9 }', "child.textproto"))
+    assert (experiment.training.steps, experiment.model.num_slots, experiment.name) == (9, 16, "child")
+    assert not experiment.HasField("base")
+
+
+def test_base_that_names_itself_ends(write):
+    with pytest.raises(UserError, match="its base"):
+        config.load_experiment(write('base: "experiment.textproto"'))
+
+
+def test_text_round_trip(write):
+    experiment = config.load_experiment(write(GOOD))
+    assert config.load_experiment(write(config.experiment_to_text(experiment), "again.textproto")) == experiment
+
+
+@pytest.mark.parametrize(
+    "change, line, complaint",
+    [
+        (("steps: 50", "stepz: 50"), 9, "stepz"),
+        (("${CONFIG_DIR}", "${NO_SUCH_FOLDER}"), 4, r"\$\{NO_SUCH_FOLDER\} has no value"),
+        (("crop_size: 129", "crop_size: 128"), 5, r"\(97, 128\).*16k\+1.*try 97 and 129"),
+        (("crop_size: 129", "crop_size: 129 crop_size: 65"), 5, "one number"),
+        (("steps: 50", "steps: 0"), 9, "training.steps 0: must be at least 1"),
+        (("learning_rate: 0.01", "learning_rate: nan"), 10, "must be at least 0"),
+        (('file_pattern: "${CONFIG_DIR}/train-*.tfrecord"', ""), 3, "file_pattern is not set"),
+        (('variant: "tiny" ', ""), 2, "model.variant is not set"),
+        (("num_slots: 16 }", "num_slots: 16"), 3, 'no field named "train_dataset"'),
+    ],
+)
+def test_a_complaint_names_file_line_and_remedy(write, change, line, complaint):
+    assert change[0] in GOOD
+    path = write(GOOD.replace(*change))
+    with pytest.raises(UserError, match=complaint) as caught:
+        config.load_experiment(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_override_is_named_as_such(write):
+    with pytest.raises(UserError, match=r"^--override:1: .*no_such_field"):
+        config.load_experiment(write(GOOD), ["training { no_such_field: 1 }"])
+    with pytest.raises(UserError, match=r"^--override number 2:1: train_dataset.crop_size 64"):
+        config.load_experiment(write(GOOD), ["training { steps: 1 }", "train_dataset { crop_size: 64 }"])
+
+
+def test_a_missing_file_is_one_line():
+    with pytest.raises(UserError, match=r"cannot read no/such.textproto: No such file"):
+        config.load_experiment("no/such.textproto")
+
+
+INFO = """\
+name: "two"
+segment_class { id: 1 name: "disk" is_thing: true color { red: 255 } source_id: 7 }
+segment_class { id: 2 name: "sky" }
+"""
+
+
+def test_dataset_info_round_trip():
+    info = config.parse_dataset_info(INFO)
+    assert info.class_order == (1, 2)
+    assert (info.by_id[1].source_id, info.by_id[2].source_id) == (7, 2)
+    assert info.by_id[1].color == (255, 0, 0)
+    assert info.num_semantic_channels == 3
+    assert config.parse_dataset_info(config.dataset_info_to_text(info)) == info
+
+
+def test_dataset_info_must_make_sense():
+    with pytest.raises(UserError, match=r"table: .*\[1\] occur more than once"):
+        config.parse_dataset_info(INFO.replace("id: 2", "id: 1"), "table")
+    with pytest.raises(UserError, match="lacks its id"):
+        config.parse_dataset_info(INFO.replace("id: 2", ""), "table")
+    with pytest.raises(UserError, match="ignore_label 2 is also"):
+        config.parse_dataset_info(INFO + "ignore_label: 2", "table")
+
+
+def test_dataset_info_lies_beside_the_shards(write, tmp_path):
+    experiment = config.load_experiment(write(GOOD))
+    with pytest.raises(UserError, match="convert the data with maxdl-convert"):
+        config.dataset_info_of(experiment.train_dataset)
+    write(INFO, config.DATASET_INFO_FILE)
+    assert config.dataset_info_of(experiment.train_dataset).name == "two"
