@@ -1,0 +1,202 @@
+"""Pictures of label maps: TensorBoard's and maxdl-predict's. NumPy and Pillow only."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from maxdl_tf.structs import DatasetInfo
+
+OPACITY = 0.6  # Of a segment's color over the image.
+HATCH_PERIOD = 10  # Pixels between the stripes of void.
+BOUNDARY_COLOR = (255, 255, 255)
+BACKGROUND = 24  # Gray of captions and legends.
+FONT_SIZE = 13
+LINE_HEIGHT = 18
+
+# Added to (hue, saturation, value) of the class's color by rank of the instance. The first keeps the class's
+# color; consecutive ones lie far apart, because neighbors in an image often have consecutive instance ids.
+_INSTANCE_SHIFTS = (
+    (0.0, 0.0, 0.0),
+    (0.06, -0.30, 0.15),
+    (-0.06, 0.05, -0.35),
+    (0.03, -0.50, 0.30),
+    (-0.03, 0.25, -0.20),
+    (0.09, 0.10, -0.10),
+    (-0.09, -0.40, 0.25),
+)
+
+
+def panoptic_picture(image: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
+    """The image under the colors of its segments, with white boundaries; void is dark and striped.
+
+    Instances of one class have variations of the class's color.
+
+    Args:
+      image: uint8 [height, width, 3], RGB.
+      label_map: int [height, width], `class id * label_divisor + instance`.
+      dataset_info: Class table of `label_map`.
+
+    Returns:
+      uint8 [height, width, 3].
+
+    Raises:
+      ValueError: The sizes differ, or a label's class is not in the table.
+    """
+    image, label_map = np.asarray(image), np.asarray(label_map)
+    if image.shape != (*label_map.shape, 3):
+        raise ValueError(f"image {image.shape} and label map {label_map.shape}: want [h, w, 3] and [h, w] of one size")
+    labels, segment_of_pixel = np.unique(label_map, return_inverse=True)
+    colors = segment_colors(labels, dataset_info)
+    palette = np.array([colors.get(int(label), (0, 0, 0)) for label in labels], np.float32)
+    picture = image * (1.0 - OPACITY) + palette[segment_of_pixel.reshape(label_map.shape)] * OPACITY
+
+    rows, columns = np.indices(label_map.shape, sparse=True)
+    stripes = (rows + columns) % HATCH_PERIOD < 2
+    void = label_map == dataset_info.void
+    picture[void & stripes] += 70.0  # Void's color is black, so that without stripes it is just the darkened image.
+
+    picture[_boundaries(label_map)] = BOUNDARY_COLOR
+    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+
+
+def segment_colors(labels: Sequence[int] | np.ndarray, dataset_info: DatasetInfo) -> dict[int, tuple[int, int, int]]:
+    """RGB of each label but void's: the class's color, varied by the label's rank among its class's instances.
+
+    Raises:
+      ValueError: A label's class is not in the table.
+    """
+    colors = {}
+    instances_seen: dict[int, int] = {}
+    for label in sorted(int(label) for label in set(labels)):
+        if label == dataset_info.void:
+            continue
+        class_id = label // dataset_info.label_divisor
+        if class_id not in dataset_info.by_id:
+            raise ValueError(
+                f"label {label} is of class {class_id}, which data set {dataset_info.name!r} does not have; "
+                "is it the class table that the labels were made with?"
+            )
+        rank = instances_seen.get(class_id, 0)
+        instances_seen[class_id] = rank + 1
+        colors[label] = _vary(dataset_info.by_id[class_id].color, rank)
+    return colors
+
+
+def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str] | None = None, gap: int = 4) -> np.ndarray:
+    """A row of pictures, aligned at the top, each with its title above it.
+
+    Args:
+      pictures: uint8 [h, w, 3] each; sizes may differ.
+      titles: One for each picture; None leaves the strip of titles out. Titles wider than their picture are cut off.
+      gap: Pixels between two pictures.
+
+    Returns:
+      uint8 [height, width, 3].
+
+    Raises:
+      ValueError: No pictures, or another number of titles than of pictures.
+    """
+    if not pictures:
+        raise ValueError("side_by_side got no pictures; want at least one")
+    if titles is not None and len(titles) != len(pictures):
+        raise ValueError(f"{len(titles)} titles for {len(pictures)} pictures; want one for each")
+    top = LINE_HEIGHT if titles is not None else 0
+    height = top + max(p.shape[0] for p in pictures)
+    width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
+    row = np.full((height, width, 3), BACKGROUND, np.uint8)
+    left = 0
+    for index, picture in enumerate(pictures):
+        h, w = picture.shape[:2]
+        row[top : top + h, left : left + w] = picture
+        if titles is not None:
+            row[:top, left : left + w] = _text_strip(titles[index], w)
+        left += w + gap
+    return row
+
+
+def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
+    """`picture` with the classes of `label_map` listed at its right, largest first, things with their number.
+
+    Args:
+      picture: uint8 [height, width, 3].
+      label_map: int, any shape.
+      dataset_info: Class table of `label_map`.
+
+    Returns:
+      uint8 [at least height, more than width, 3].
+    """
+    rows = _legend_rows(label_map, dataset_info)
+    font = ImageFont.load_default(FONT_SIZE)
+    swatch, margin = LINE_HEIGHT - 6, 6
+    column_width = int(max(font.getlength(text) for text, _ in rows)) + 1 + swatch + 3 * margin
+    lines = max(picture.shape[0], 8 * LINE_HEIGHT) // LINE_HEIGHT  # Of one column, even beside a low picture.
+    columns = -(-len(rows) // lines)
+    height = max(picture.shape[0], min(len(rows), lines) * LINE_HEIGHT)
+    canvas = Image.new("RGB", (picture.shape[1] + columns * column_width, height), (BACKGROUND,) * 3)
+    canvas.paste(Image.fromarray(picture), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for index, (text, color) in enumerate(rows):
+        left = picture.shape[1] + (index // lines) * column_width + margin
+        top = (index % lines) * LINE_HEIGHT + 3
+        draw.rectangle((left, top, left + swatch - 1, top + swatch - 1), fill=color, outline=BOUNDARY_COLOR)
+        draw.text((left + swatch + margin, top - 2), text, fill=(230, 230, 230), font=font)
+    return np.asarray(canvas)
+
+
+def _legend_rows(label_map: np.ndarray, dataset_info: DatasetInfo) -> list[tuple[str, tuple[int, int, int]]]:
+    """(text, color) of each class in the map and of void, by falling area."""
+    labels, areas = np.unique(label_map, return_counts=True)
+    area_of_class: dict[int, int] = {}
+    segments_of_class: dict[int, int] = {}
+    for label, area in zip(labels.tolist(), areas.tolist()):
+        class_id = label // dataset_info.label_divisor
+        area_of_class[class_id] = area_of_class.get(class_id, 0) + area
+        segments_of_class[class_id] = segments_of_class.get(class_id, 0) + 1
+    rows = []
+    for class_id in sorted(area_of_class, key=lambda c: -area_of_class[c]):
+        row = dataset_info.by_id.get(class_id)
+        if row is None:
+            rows.append(("(void)", (0, 0, 0)))
+        elif row.is_thing and segments_of_class[class_id] > 1:
+            rows.append((f"{row.name} x {segments_of_class[class_id]}", tuple(row.color)))
+        else:
+            rows.append((row.name, tuple(row.color)))
+    return rows
+
+
+def _vary(color: tuple[int, int, int], rank: int) -> tuple[int, int, int]:
+    """The color of the instance number `rank` (from 0) of a class with this color."""
+    hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255.0 for channel in color))
+    shift = _INSTANCE_SHIFTS[rank % len(_INSTANCE_SHIFTS)]
+    # The share of the shift differs between rounds through the table, so that colors repeat late.
+    share = 1.0 - 0.15 * (rank // len(_INSTANCE_SHIFTS) % 5)
+    hue = (hue + share * shift[0]) % 1.0
+    saturation = min(max(saturation + share * shift[1], 0.0), 1.0)
+    # Shifts that would leave the range are turned around: a black or white class needs different grays too.
+    value += share * shift[2] * (1.0 if 0.0 <= value + share * shift[2] <= 1.0 else -1.0)
+    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, min(max(value, 0.0), 1.0))
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _boundaries(label_map: np.ndarray) -> np.ndarray:
+    """bool [h, w]: the first pixels of a new segment, going right and down; wider in large pictures."""
+    edge = np.zeros(label_map.shape, bool)
+    edge[1:] |= label_map[1:] != label_map[:-1]
+    edge[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
+    for _ in range(round(min(label_map.shape) / 700)):
+        wider = edge.copy()
+        wider[:-1] |= edge[1:]
+        wider[:, :-1] |= edge[:, 1:]
+        edge = wider
+    return edge
+
+
+def _text_strip(text: str, width: int) -> np.ndarray:
+    """uint8 [LINE_HEIGHT, width, 3] with the text at its left."""
+    strip = Image.new("RGB", (width, LINE_HEIGHT), (BACKGROUND,) * 3)
+    ImageDraw.Draw(strip).text((3, 1), text, fill=(230, 230, 230), font=ImageFont.load_default(FONT_SIZE))
+    return np.asarray(strip)
