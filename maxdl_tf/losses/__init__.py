@@ -1,1 +1,1 @@
-"""The training losses (paper sections 3.1 and 3.3)."""
+"""The training losses: PQ-style and auxiliary (architecture sections 5 and 6)."""

@@ -1,0 +1,116 @@
+"""One-to-one matching of ground-truth masks with the model's slots (the paper's PQ-style similarity)."""
+
+from __future__ import annotations
+
+from typing import Callable, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from scipy.optimize import linear_sum_assignment
+
+from maxdl_tf.losses.target_masks import TargetMasks
+
+# (similarity float32 [batch, rows, slots], valid bool [batch, rows]) -> slot_of_row int32 [batch, rows],
+# -1 where the row is not valid or got no slot.
+Assign = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+class Matching(NamedTuple):
+    """Which slot answers for which mask. No gradient flows through any of it.
+
+    Attributes:
+      slot_of_row: int32 [batch, rows], -1 for rows without a slot.
+      matched: float32 [batch, rows, slots], 1 for the matched pairs.
+      has_slot: float32 [batch, rows], 1 for the rows with a slot.
+      is_matched: float32 [batch, slots], 1 for the slots with a row.
+      class_probability: float32 [batch, rows], of the row's class in its slot; 0 without a slot.
+      dice: float32 [batch, rows], of the row with its slot; 0 without a slot.
+      similarity: float32 [batch, rows, slots], class probability x dice; 0 for rows that are not valid.
+    """
+
+    slot_of_row: tf.Tensor
+    matched: tf.Tensor
+    has_slot: tf.Tensor
+    is_matched: tf.Tensor
+    class_probability: tf.Tensor
+    dice: tf.Tensor
+    similarity: tf.Tensor
+
+    def rows_to_slots(self, row_values: tf.Tensor) -> tf.Tensor:
+        """Hands float32 [batch, rows] on to the matched slots: float32 [batch, slots], 0 for the others."""
+        return tf.einsum("bgn,bg->bn", self.matched, row_values)
+
+    def slots_to_rows(self, slot_values: tf.Tensor) -> tf.Tensor:
+        """Hands float32 [batch, slots] on to the matched rows: float32 [batch, rows], 0 for the others."""
+        return tf.einsum("bgn,bn->bg", self.matched, slot_values)
+
+
+def _assign_on_host(similarity: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    slot_of_row = np.full(valid.shape, -1, np.int32)
+    # A diverged model is reported by its loss, which is NaN as well; the solver would only say "invalid entries".
+    similarity = np.nan_to_num(similarity.astype(np.float64), nan=0.0)
+    for image_similarity, image_valid, slots in zip(similarity, valid, slot_of_row):
+        rows = np.flatnonzero(image_valid)
+        matched_row, matched_slot = linear_sum_assignment(image_similarity[rows], maximize=True)
+        slots[rows[matched_row]] = matched_slot
+    return slot_of_row
+
+
+def scipy_assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """The assignment of greatest total similarity, exact, by SciPy on the host.
+
+    Each valid row gets a slot of its own; where there are more valid rows than slots, each slot gets
+    a row of its own. Does not run under XLA.
+
+    Args:
+      similarity: float [batch, rows, slots].
+      valid: bool [batch, rows].
+
+    Returns:
+      int32 [batch, rows], -1 for rows that are not valid or got no slot.
+    """
+    slot_of_row = tf.numpy_function(_assign_on_host, [similarity, valid], tf.int32, stateful=False)
+    slot_of_row.set_shape(valid.shape)
+    return slot_of_row
+
+
+def match(
+    masks: TargetMasks,
+    overlap: tf.Tensor,
+    slot_probability: tf.Tensor,
+    class_logits: tf.Tensor,
+    assign: Assign = scipy_assign,
+) -> Matching:
+    """Matches by similarity = class probability x Dice.
+
+    Args:
+      masks: The ground truth.
+      overlap: float32 [batch, rows, slots], sum of the slot's mask over the row's pixels.
+      slot_probability: float32 [batch, pixels, slots], softmax of the mask logits over slots.
+      class_logits: float32 [batch, slots, classes + 1].
+      assign: Solves the assignment problem.
+
+    Returns:
+      The matching; stop_gradient is applied to all of it.
+    """
+    overlap, slot_probability, class_logits = map(tf.stop_gradient, (overlap, slot_probability, class_logits))
+    slot_area = tf.einsum("bpn,bp->bn", slot_probability, masks.non_void)
+    dice = overlap / ((masks.area[:, :, tf.newaxis] + slot_area[:, tf.newaxis, :]) / 2.0 + 1e-5)
+
+    by_class = tf.linalg.matrix_transpose(tf.nn.softmax(class_logits))  # [batch, classes + 1, slots]
+    valid = tf.cast(masks.valid, tf.float32)
+    class_probability = tf.gather(by_class, masks.class_index, batch_dims=1) * valid[:, :, tf.newaxis]
+
+    similarity = class_probability * dice
+    slot_of_row = tf.stop_gradient(assign(similarity, masks.valid))
+    # one_hot of -1 is a row of zeros.
+    matched = tf.one_hot(slot_of_row, class_logits.shape[1])
+    return Matching(
+        slot_of_row=slot_of_row,
+        matched=matched,
+        has_slot=tf.cast(slot_of_row >= 0, tf.float32),
+        is_matched=tf.reduce_sum(matched, axis=1),
+        class_probability=tf.reduce_sum(matched * class_probability, axis=2),
+        dice=tf.reduce_sum(matched * dice, axis=2),
+        similarity=similarity,
+    )

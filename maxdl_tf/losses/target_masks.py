@@ -1,0 +1,121 @@
+"""The ground-truth masks of a batch, one row each, as the losses want them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from maxdl_tf.structs import DatasetInfo, PanopticTargets
+
+_OUTPUT_STRIDE = 4
+
+
+class TargetMasks(NamedTuple):
+    """Ground-truth masks at the size of the model's outputs.
+
+    Masks do not overlap, so a pixel holds the number of its mask instead of a one-hot row. The rows
+    are the things, in the order of `PanopticTargets.thing_id_class`, and then each stuff class of
+    the data set, by ascending id.
+
+    Attributes:
+      row_of_pixel: int32 [batch, pixels], -1 on void and crowd.
+      is_thing: float32 [batch, pixels], 1 on things that are not crowd.
+      non_void: float32 [batch, pixels], 1 where the pixel has a class; crowd pixels have one.
+      area: float32 [batch, rows], in pixels of the output.
+      valid: bool [batch, rows], False where no pixel of the mask is left at this size.
+      class_index: int32 [batch, rows], index in `DatasetInfo.class_order`; 0 where not valid.
+    """
+
+    row_of_pixel: tf.Tensor
+    is_thing: tf.Tensor
+    non_void: tf.Tensor
+    area: tf.Tensor
+    valid: tf.Tensor
+    class_index: tf.Tensor
+
+    @property
+    def in_row(self) -> tf.Tensor:
+        """float32 [batch, pixels], 1 where the pixel belongs to a mask."""
+        return tf.cast(self.row_of_pixel >= 0, tf.float32)
+
+
+def at_output_stride(label_map: tf.Tensor) -> tf.Tensor:
+    """Every fourth row and column, flattened: [batch, height, width] to [batch, pixels].
+
+    Labels are sampled where the model's stride-4 features are centered, never interpolated.
+    """
+    strided = label_map[:, ::_OUTPUT_STRIDE, ::_OUTPUT_STRIDE]
+    return flatten_pixels(strided[..., tf.newaxis])[..., 0]
+
+
+def flatten_pixels(feature: tf.Tensor) -> tf.Tensor:
+    """[batch, height, width, channels] to [batch, height * width, channels]."""
+    pixels = None if None in feature.shape[1:3] else feature.shape[1] * feature.shape[2]
+    flat = tf.reshape(feature, [tf.shape(feature)[0], -1 if pixels is None else pixels, feature.shape[-1]])
+    return tf.ensure_shape(flat, [feature.shape[0], pixels, feature.shape[-1]])
+
+
+def sum_over_rows(values: tf.Tensor, row_of_pixel: tf.Tensor, num_rows: int) -> tf.Tensor:
+    """Sums pixels by the mask that they belong to.
+
+    Args:
+      values: float32 [batch, pixels, channels].
+      row_of_pixel: int32 [batch, pixels]; pixels with -1 are left out.
+      num_rows: Number of rows.
+
+    Returns:
+      float32 [batch, num_rows, channels].
+    """
+    batch = tf.shape(values)[0]
+    channels = values.shape[-1]
+    offset = tf.range(batch)[:, tf.newaxis] * num_rows
+    segment = tf.where(row_of_pixel >= 0, row_of_pixel + offset, -1)
+    sums = tf.math.unsorted_segment_sum(
+        tf.reshape(values, [-1, channels]), tf.reshape(segment, [-1]), num_segments=batch * num_rows
+    )
+    return tf.reshape(sums, [batch, num_rows, channels])
+
+
+class TargetMaskBuilder:
+    """Builds `TargetMasks` for one data set (architecture sections 5 and 6).
+
+    Args:
+      dataset_info: The class table.
+    """
+
+    def __init__(self, dataset_info: DatasetInfo):
+        self._ignore_label = dataset_info.ignore_label
+        self._num_stuff = len(dataset_info.stuff_ids)
+        # Tables over class ids: the stuff row (from 0) of an id, and its place in the class order.
+        self._stuff_row_of_id = np.full(dataset_info.num_semantic_channels, -1, np.int32)
+        self._stuff_row_of_id[list(dataset_info.stuff_ids)] = np.arange(self._num_stuff)
+        self._index_of_id = np.zeros(dataset_info.num_semantic_channels, np.int32)
+        self._index_of_id[list(dataset_info.class_order)] = np.arange(len(dataset_info.class_order))
+        self._stuff_index = self._index_of_id[list(dataset_info.stuff_ids)]
+
+    def __call__(self, targets: PanopticTargets) -> TargetMasks:
+        max_things = targets.thing_id_class.shape[1]
+        if max_things is None:
+            raise ValueError("thing_id_class [batch, max_things] must have a static max_things; got None; set its shape")
+        semantic = at_output_stride(targets.semantic)
+        thing_id = at_output_stride(targets.thing_id_mask)
+        is_thing = thing_id >= 0
+
+        stuff_row = tf.gather(self._stuff_row_of_id, semantic)
+        row_of_pixel = tf.where(is_thing, thing_id, tf.where(stuff_row >= 0, stuff_row + max_things, -1))
+
+        ones = tf.ones_like(row_of_pixel, tf.float32)[..., tf.newaxis]
+        area = sum_over_rows(ones, row_of_pixel, max_things + self._num_stuff)[..., 0]
+        thing_index = tf.gather(self._index_of_id, tf.maximum(targets.thing_id_class, 0))
+        stuff_index = tf.tile(self._stuff_index[np.newaxis], [tf.shape(thing_index)[0], 1])
+        valid = area > 0
+        return TargetMasks(
+            row_of_pixel=row_of_pixel,
+            is_thing=tf.cast(is_thing, tf.float32),
+            non_void=tf.cast(semantic != self._ignore_label, tf.float32),
+            area=area,
+            valid=valid,
+            class_index=tf.where(valid, tf.concat([thing_index, stuff_index], axis=1), 0),
+        )

@@ -1,0 +1,192 @@
+"""The training loss of MaX-DeepLab: PQ-style loss and three auxiliary losses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maxdl_tf.losses.instance_discrimination import instance_discrimination_loss
+from maxdl_tf.losses.mask_id import mask_id_loss
+from maxdl_tf.losses.matching import Assign, Matching, match, scipy_assign
+from maxdl_tf.losses.pq_style import class_term, dice_term
+from maxdl_tf.losses.reduction import weighted_mean
+from maxdl_tf.losses.semantic import semantic_loss
+from maxdl_tf.losses.target_masks import TargetMaskBuilder, TargetMasks, flatten_pixels, sum_over_rows
+from maxdl_tf.structs import DatasetInfo, PanopticOutputs, PanopticTargets
+
+
+class PanopticLosses(NamedTuple):
+    """Losses of each image and the figures that the paper plots over training; all float32 [batch].
+
+    Attributes:
+      total: The sum of the five terms below.
+      pq_style_dice: Dice term of the PQ-style loss, times its weight.
+      pq_style_class: Class term of the PQ-style loss, times its weight.
+      mask_id: Mask-id cross entropy, times its weight.
+      instance_discrimination: Instance discrimination loss, times its weight.
+      semantic: Cross entropy of the auxiliary semantic branch, times its weight.
+      matched_class_probability: Mean over matched masks of the probability of their class.
+      matched_dice: Mean over matched masks of their Dice with their slot.
+      mask_id_accuracy: Share of the pixels of masks whose best slot is the matched one.
+      instance_discrimination_accuracy: Share of thing pixels that are most like their own mask.
+      has_masks: 1 where the image has a mask, else 0: the sample weight with which the three figures
+        on masks are to be averaged over images. They are 0 where it is 0.
+      has_things: The same for `instance_discrimination_accuracy`.
+
+    A term whose weight is 0 is not computed: it and its figures are 0. The figures on matched masks
+    need the PQ-style loss or the mask-id loss.
+    """
+
+    total: tf.Tensor
+    pq_style_dice: tf.Tensor
+    pq_style_class: tf.Tensor
+    mask_id: tf.Tensor
+    instance_discrimination: tf.Tensor
+    semantic: tf.Tensor
+    matched_class_probability: tf.Tensor
+    matched_dice: tf.Tensor
+    mask_id_accuracy: tf.Tensor
+    instance_discrimination_accuracy: tf.Tensor
+    has_masks: tf.Tensor
+    has_things: tf.Tensor
+
+
+class PanopticLoss:
+    """Compares `PanopticOutputs` with `PanopticTargets` (architecture section 6).
+
+    Everything is computed in float32, whatever the type of the outputs. A NaN stays one.
+
+    Args:
+      dataset_info: The class table.
+      pq_style_weight: Weight of both terms of the PQ-style loss.
+      instance_discrimination_weight: Weight of the instance discrimination loss.
+      mask_id_weight: Weight of the mask-id cross entropy.
+      semantic_weight: Weight of the semantic cross entropy; 0 for models without the branch.
+      positive_weight: The paper's alpha: share of matched slots in the PQ-style loss, 0..1.
+      temperature: Of the instance discrimination loss.
+      assign: Solves the assignment of masks to slots; see `matching.Assign`.
+
+    Raises:
+      ValueError: For a negative weight, or all weights 0, or numbers outside of their range.
+    """
+
+    def __init__(
+        self,
+        dataset_info: DatasetInfo,
+        *,
+        pq_style_weight: float = 3.0,
+        instance_discrimination_weight: float = 1.0,
+        mask_id_weight: float = 0.3,
+        semantic_weight: float = 1.0,
+        positive_weight: float = 0.75,
+        temperature: float = 0.3,
+        assign: Assign = scipy_assign,
+    ):
+        weights = {
+            "pq_style_weight": pq_style_weight,
+            "instance_discrimination_weight": instance_discrimination_weight,
+            "mask_id_weight": mask_id_weight,
+            "semantic_weight": semantic_weight,
+        }
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"{name} {weight} must be at least 0; 0 switches the term off")
+        if not any(weights.values()):
+            raise ValueError(f"the weights {', '.join(weights)} are all 0; set at least one, or there is nothing to learn")
+        if not 0 <= positive_weight <= 1:
+            raise ValueError(f"positive_weight {positive_weight} must be in 0..1; the paper has 0.75")
+        if not temperature > 0:
+            raise ValueError(f"temperature {temperature} must be greater than 0; the paper has 0.3")
+        self._pq_style_weight = pq_style_weight
+        self._instance_discrimination_weight = instance_discrimination_weight
+        self._mask_id_weight = mask_id_weight
+        self._semantic_weight = semantic_weight
+        self._positive_weight = positive_weight
+        self._temperature = temperature
+        self._assign = assign
+        self._ignore_label = dataset_info.ignore_label
+        self._num_classes = len(dataset_info.class_order)
+        self._num_semantic_channels = dataset_info.num_semantic_channels
+        self._build_masks = TargetMaskBuilder(dataset_info)
+
+    def __call__(self, outputs: PanopticOutputs, targets: PanopticTargets) -> PanopticLosses:
+        """The losses of a batch.
+
+        Raises:
+          ValueError: If the shapes of outputs, targets and class table do not belong together, or the
+            semantic logits are missing while `semantic_weight` is not 0.
+        """
+        self._check(outputs, targets)
+        masks = self._build_masks(targets)
+        off = tf.zeros_like(masks.area[:, 0])
+        terms = dict.fromkeys(PanopticLosses._fields, off)
+
+        if self._pq_style_weight or self._mask_id_weight:
+            terms.update(self._matched_terms(outputs, masks))
+        if self._instance_discrimination_weight:
+            loss, accuracy = instance_discrimination_loss(masks, _flat(outputs.pixel_feature), self._temperature)
+            terms["instance_discrimination"] = self._instance_discrimination_weight * loss
+            terms["instance_discrimination_accuracy"] = accuracy
+        if self._semantic_weight:
+            loss = semantic_loss(targets, _flat(outputs.semantic_logits), self._ignore_label)
+            terms["semantic"] = self._semantic_weight * loss
+
+        terms["has_masks"] = tf.reduce_max(masks.in_row, axis=1)
+        terms["has_things"] = tf.reduce_max(masks.is_thing, axis=1)
+        terms["total"] = tf.add_n(
+            [terms[name] for name in ("pq_style_dice", "pq_style_class", "mask_id", "instance_discrimination", "semantic")]
+        )
+        return PanopticLosses(**terms)
+
+    def _matched_terms(self, outputs: PanopticOutputs, masks: TargetMasks) -> dict[str, tf.Tensor]:
+        mask_logits = _flat(outputs.mask_logits)
+        class_logits = tf.cast(outputs.class_logits, tf.float32)
+        slot_probability = tf.nn.softmax(mask_logits)
+        overlap = sum_over_rows(slot_probability, masks.row_of_pixel, masks.area.shape[1])
+        matching: Matching = match(masks, overlap, slot_probability, class_logits, self._assign)
+        terms = {
+            "matched_class_probability": weighted_mean(matching.class_probability, matching.has_slot),
+            "matched_dice": weighted_mean(matching.dice, matching.has_slot),
+        }
+        if self._pq_style_weight:
+            dice = dice_term(masks, matching, overlap, slot_probability)
+            terms["pq_style_dice"] = self._pq_style_weight * self._positive_weight * dice
+            terms["pq_style_class"] = self._pq_style_weight * class_term(
+                masks, matching, slot_probability, class_logits, self._positive_weight
+            )
+        if self._mask_id_weight:
+            loss, terms["mask_id_accuracy"] = mask_id_loss(masks, matching, mask_logits)
+            terms["mask_id"] = self._mask_id_weight * loss
+        return terms
+
+    def _check(self, outputs: PanopticOutputs, targets: PanopticTargets) -> None:
+        channels = outputs.class_logits.shape[-1]
+        if channels != self._num_classes + 1:
+            raise ValueError(
+                f"class_logits have {channels} channels; the data set has {self._num_classes} classes, which with void "
+                f"wants {self._num_classes + 1}; build the model with num_classes={self._num_classes}"
+            )
+        for got, want in zip(outputs.mask_logits.shape[1:3], targets.semantic.shape[1:3]):
+            if got is not None and want is not None and got != (want - 1) // 4 + 1:
+                raise ValueError(
+                    f"mask_logits {outputs.mask_logits.shape} do not have a quarter of the size of the labels "
+                    f"{targets.semantic.shape}; give the model images of the labels' size, 16k+1 a side"
+                )
+        if not self._semantic_weight:
+            return
+        if outputs.semantic_logits is None:
+            raise ValueError(
+                f"semantic_weight is {self._semantic_weight}, but the model has no semantic branch; set it to 0, or "
+                "build the model with the branch"
+            )
+        channels = outputs.semantic_logits.shape[-1]
+        if channels != self._num_semantic_channels:
+            raise ValueError(
+                f"semantic_logits have {channels} channels; the data set wants {self._num_semantic_channels}; build the "
+                f"model with num_semantic_channels={self._num_semantic_channels}"
+            )
+
+
+def _flat(feature: tf.Tensor) -> tf.Tensor:
+    return flatten_pixels(tf.cast(feature, tf.float32))
