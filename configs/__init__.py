@@ -1,0 +1,1 @@
+"""Experiments and class tables as textprotos, installed as package data."""
