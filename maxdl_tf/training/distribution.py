@@ -1,0 +1,97 @@
+"""Which devices a run uses: one `tf.distribute.Strategy` for each way of spreading a batch."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import tensorflow as tf
+
+from maxdl_tf.errors import UserError
+
+STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+
+
+def create_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.Strategy:
+    """The strategy called `name`. Call it before anything else touches a device.
+
+    Args:
+      name: "one_device", "mirrored" (all GPUs of this machine; its logical CPUs if it has none), "multi_worker" (the
+        hosts of the environment variable TF_CONFIG), "tpu", or "auto": tpu where `tpu` is given, multi_worker where
+        TF_CONFIG names several workers, mirrored where there are several GPUs, else one_device.
+      tpu: Name or grpc address of the TPU; "local" on a TPU host itself.
+
+    Raises:
+      UserError: An unknown name, or what it needs is not here.
+    """
+    if name not in STRATEGIES:
+        raise UserError(f"--strategy {name!r} is not one of {', '.join(STRATEGIES)}; name one of these")
+    if tpu and name not in ("auto", "tpu"):
+        raise UserError(f"--tpu {tpu} does not go with --strategy {name}; leave one of them out")
+    if name == "auto":
+        name = _automatic(tpu)
+    if name == "tpu":
+        return _tpu_strategy(tpu)
+    if name == "multi_worker":
+        if _worker_count() < 2:
+            raise UserError("--strategy multi_worker needs the environment variable TF_CONFIG with two workers or more")
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    devices = _local_devices()
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy(devices)
+    return tf.distribute.OneDeviceStrategy(devices[0])
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes the checkpoints and metrics that all workers share."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0)
+
+
+def describe(strategy: tf.distribute.Strategy) -> str:
+    """For people: "OneDeviceStrategy on 1 CPU"."""
+    kind = "TPU" if isinstance(strategy, tf.distribute.TPUStrategy) else _local_devices()[0].split(":")[0]
+    count = strategy.num_replicas_in_sync
+    return f"{type(strategy).__name__} on {count} {kind}{'s' if count > 1 else ''}"
+
+
+def _automatic(tpu: str | None) -> str:
+    if tpu:
+        return "tpu"
+    if _worker_count() > 1:
+        return "multi_worker"
+    return "mirrored" if len(tf.config.list_logical_devices("GPU")) > 1 else "one_device"
+
+
+def _worker_count() -> int:
+    """Processes that train, by TF_CONFIG."""
+    text = os.environ.get("TF_CONFIG", "")
+    try:
+        cluster = json.loads(text).get("cluster", {}) if text else {}
+    except (ValueError, AttributeError) as error:
+        raise UserError(
+            f"the environment variable TF_CONFIG is not a JSON object: {text!r}; unset it or mend it"
+        ) from error
+    return len(cluster.get("worker", [])) + len(cluster.get("chief", []))
+
+
+def _local_devices() -> list[str]:
+    """Names like "GPU:0" of this machine's GPUs, else of its logical CPUs."""
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return [device.name.removeprefix("/device:") for device in devices]
+
+
+def _tpu_strategy(tpu: str | None) -> tf.distribute.Strategy:
+    if not tpu:
+        raise UserError("--strategy tpu needs --tpu: the TPU's name, its grpc:// address, or local")
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(tpu=tpu)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.OpError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"--tpu {tpu}: {reason}; check the name and that the TPU is up") from error
+    return tf.distribute.TPUStrategy(resolver)
