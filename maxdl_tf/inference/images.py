@@ -1,0 +1,102 @@
+"""Image files: found, read as the network wants them, written whole or not at all."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import tempfile
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from maxdl_tf.errors import UserError
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def find_images(pattern: str) -> list[str]:
+    """The image files that `pattern` means, sorted by path.
+
+    Args:
+      pattern: A file; a folder, which means the files right in it that have the suffix of an image; or a glob, in
+        which `**` stands for any number of folders.
+
+    Raises:
+      UserError: It means no file.
+    """
+    if os.path.isdir(pattern):
+        paths = [
+            os.path.join(pattern, name)
+            for name in os.listdir(pattern)
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+        ]
+        if not paths:
+            raise UserError(
+                f"folder {pattern} has no images (files ending in {' '.join(IMAGE_SUFFIXES)}); "
+                f"for images in folders below it give '{os.path.join(pattern, '**', '*.jpg')}'"
+            )
+    elif os.path.isfile(pattern):
+        paths = [pattern]
+    else:
+        paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+        if not paths:
+            raise UserError(f"no file matches {pattern!r}; give an image file, a folder of images or a glob")
+    return sorted(paths)
+
+
+def read_image(path: str) -> np.ndarray:
+    """Reads an image as RGB, upright.
+
+    An EXIF orientation is applied, so that photographs stand as they were taken. Gray and palette images become RGB,
+    16-bit ones keep their upper 8 bits, transparency is dropped, of an animation the first frame is taken.
+
+    Returns:
+      uint8 [height, width, 3].
+
+    Raises:
+      UserError: The file is not an image, is damaged, or holds floating point pixels.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            # Pillow warns of large images and damaged EXIF blocks; neither hinders us.
+            warnings.simplefilter("ignore")
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.mode.startswith("I"):
+                wide = np.asarray(image)
+                gray = (wide >> 8).clip(0, 255).astype(np.uint8)
+                return np.repeat(gray[..., np.newaxis], 3, axis=-1)
+            if image.mode == "F":
+                raise UserError(f"{path}: floating point pixels; convert it to 8 or 16 bits for each channel")
+            return np.asarray(image.convert("RGB"))
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them.
+        reason = re.sub(r"cannot identify image file .*", "not an image of a known format", str(error))
+        raise UserError(f"{path}: cannot be read as an image: {reason}") from error
+
+
+def write_image(path: str, pixels: np.ndarray) -> None:
+    """Writes uint8 [h, w, 3] in the format that the suffix names; another process never sees a part of it.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".", suffix=os.path.splitext(path)[1])
+    os.close(handle)
+    try:
+        options = {"quality": 92, "subsampling": 0} if path.endswith(".jpg") else {"compress_level": 3}
+        Image.fromarray(pixels).save(temporary, **options)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
