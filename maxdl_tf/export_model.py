@@ -57,14 +57,15 @@ def main(argv: list[str]) -> None:
     options = factory.inference_dataset(experiment)
     dataset_info = config.dataset_info_of(options)
     model = factory.build_model(experiment, dataset_info)
-    checkpoint = checkpoints.restore_for_inference(model, _CHECKPOINT.value)
+    restored = checkpoints.load_model_weights(model, _CHECKPOINT.value)
+    print(restored.report())
     report = saved_model.export_saved_model(
         model,
         factory.build_postprocessor(experiment, dataset_info),
         crop_size=factory.crop_size(options),
         dataset_info=dataset_info,
         export_dir=_EXPORT_DIR.value,
-        origin={"experiment": experiment.name, "checkpoint": os.path.basename(checkpoint)},
+        origin={"experiment": experiment.name, "checkpoint": restored.path, "step": restored.step},
         say=print,
     )
     print(

@@ -205,7 +205,7 @@ def _predictor_of_checkpoint(checkpoint: str, config_file: str, overrides: list[
     options = factory.inference_dataset(experiment)
     dataset_info = config.dataset_info_of(options)
     model = factory.build_model(experiment, dataset_info)
-    checkpoints.restore_for_inference(model, checkpoint)
+    checkpoints.load_model_weights(model, checkpoint)
     return Predictor.from_model(
         model,
         factory.build_postprocessor(experiment, dataset_info),

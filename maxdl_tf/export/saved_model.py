@@ -85,15 +85,16 @@ def export_saved_model(
     crop_size: tuple[int, int],
     dataset_info: DatasetInfo,
     export_dir: str,
-    origin: dict[str, str],
+    origin: dict[str, str | int],
     image: np.ndarray | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
     """Writes a SavedModel and makes sure that it does what the model does.
 
     Its signature `serving_default` takes `image`, uint8 [height, width, 3] of any size, RGB, and gives the fields of
-    `ImagePrediction` at that size. The folder appears under its name only after the SavedModel in it was loaded and gave
-    the model's own logits (within float noise) and labels (every pixel) on an image. After a failure there is none.
+    `ImagePrediction` at that size. The folder appears under its name only after the SavedModel in it was loaded and
+    gave the model's own outputs (within float noise) and labels (every pixel) on an image. After a failure there is
+    none.
 
     Args:
       model: With its final weights.

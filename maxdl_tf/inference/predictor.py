@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -67,10 +66,7 @@ class Predictor:
             raise UserError(f"{path}: the SavedModel cannot be loaded ({error}); export it again") from error
         if not hasattr(loaded, "dataset_info") or "serving_default" not in loaded.signatures:
             raise UserError(f"{path}: a SavedModel, but not one that maxdl-export wrote; export with maxdl-export")
-        with tf.io.gfile.GFile(loaded.dataset_info.asset_path.numpy().decode()) as file:
-            dataset_info = config.parse_dataset_info(
-                file.read(), os.path.join(path, "assets", config.DATASET_INFO_FILE)
-            )
+        dataset_info = config.load_dataset_info(loaded.dataset_info.asset_path.numpy().decode())
         signature = loaded.signatures["serving_default"]
 
         def segment(image: tf.Tensor) -> ImagePrediction:
