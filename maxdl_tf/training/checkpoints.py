@@ -1,0 +1,261 @@
+"""Saving and strictly restoring: all of the model comes back, or an error says what does not."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from maxdl_tf.errors import UserError
+
+_PREFIX = "ckpt"
+_KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+_SLOT = "/.OPTIMIZER_SLOT/"
+_BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + _KEY_SUFFIX)
+_NAMED_IN_ERRORS = 3
+# TensorFlow's reader turns some of its errors into Python's own.
+_DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
+
+
+class CheckpointMismatch(UserError):
+    """The checkpoint is of another model than this one."""
+
+
+class Restored(NamedTuple):
+    """What came out of a checkpoint.
+
+    Attributes:
+      path: The checkpoint.
+      step: Global step that it was written at.
+      model_variables: How many variables of the model were restored: all that it has.
+      optimizer_variables: How many of the optimizers were: all, or 0 where they were not asked for.
+    """
+
+    path: str
+    step: int
+    model_variables: int
+    optimizer_variables: int
+
+    def report(self) -> str:
+        """One line for people."""
+        optimizers = f" and {self.optimizer_variables} of the optimizers" if self.optimizer_variables else ""
+        return f"restored all {self.model_variables} variables of the model{optimizers} from {self.path}, step {self.step}"
+
+
+class Checkpoints:
+    """The checkpoints of one model_dir, `ckpt-STEP`.
+
+    Args:
+      directory: Where they are; created by the first `save`.
+      model: The model; its variables exist.
+      global_step: int64 variable, counts the steps.
+      optimizers: By their names in the checkpoint; none where only evaluation is wanted.
+      keep: How many checkpoints stay; older ones are deleted.
+      writes: False in those workers of a multi-worker run that must take part in saving but write nothing that stays.
+      say: Gets one line on what is restored, and on what had to be passed over.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        model: tf.Module,
+        global_step: tf.Variable,
+        optimizers: Mapping[str, Any] | None = None,
+        keep: int = 5,
+        writes: bool = True,
+        say: Callable[[str], None] = print,
+    ):
+        self.directory = directory
+        self._say = say
+        self._optimizers = dict(optimizers or {})
+        self._global_step = global_step
+        self._root = tf.train.Checkpoint(model=model, global_step=global_step, **self._optimizers)
+        self._keep = keep
+        self._writes = writes
+        self._manager: tf.train.CheckpointManager | None = None
+
+    def save(self) -> str:
+        """Writes `ckpt-STEP` and deletes what is too old. All workers must call it."""
+        if self._manager is None:
+            directory = self.directory if self._writes else tempfile.mkdtemp(prefix="maxdl_worker_")
+            self._manager = tf.train.CheckpointManager(
+                self._root, directory, max_to_keep=self._keep, checkpoint_name=_PREFIX
+            )
+        return self._manager.save(checkpoint_number=int(self._global_step.numpy()))
+
+    def restore_latest(self) -> Restored | None:
+        """Restores the newest checkpoint of the directory that is complete; None if it has none at all.
+
+        One that a killed process or a full disk left incomplete is passed over, and `say` told so.
+
+        Raises:
+          CheckpointMismatch: The checkpoint does not fit, see `restore`.
+          UserError: There are checkpoints, but all of them are damaged.
+        """
+        paths = checkpoint_paths(self.directory)
+        for path in paths:
+            try:
+                return self.restore(path)
+            except _DAMAGE as error:
+                self._say(f"checkpoint {path} is incomplete ({_first_line(error)}); trying the one before it")
+        if paths:
+            raise UserError(
+                f"none of the {len(paths)} checkpoints in {self.directory} can be read; delete them to start anew, or "
+                "take another --model_dir"
+            )
+        return None
+
+    def restore(self, path: str) -> Restored:
+        """Restores model, step and optimizers from one checkpoint.
+
+        Raises:
+          CheckpointMismatch: A variable is missing from it, has another shape, or is unknown here. Nothing has been
+            changed then.
+          tf.errors.OpError, IndexError, RuntimeError: The files are missing or damaged. Variables may have been changed.
+        """
+        expected = variables_by_key(self._root)
+        wanted = {key: v for key, v in expected.items() if key not in _BOOKKEEPING}
+        _require_same(path, wanted, ignore=() if self._optimizers else ("optimizer/", "backbone_optimizer/", _SLOT))
+        status = self._root.restore(path)
+        status.assert_existing_objects_matched()
+        if not self._optimizers:
+            status.expect_partial()  # The optimizers' part, and nothing else: the keys were compared above.
+        model_variables = sum(_is_of_model(key) for key in wanted)
+        restored = Restored(
+            path,
+            int(self._global_step.numpy()),
+            model_variables,
+            len(wanted) - model_variables - 1,  # 1: the global step
+        )
+        self._say(restored.report())
+        return restored
+
+    def remove_leftovers(self) -> None:
+        """Deletes the temporary files that a process killed while it saved has left in the directory."""
+        if not tf.io.gfile.isdir(self.directory):
+            return
+        complete = {os.path.basename(path) for path in checkpoint_paths(self.directory)}
+        for name in tf.io.gfile.listdir(self.directory):
+            name = name.rstrip("/")
+            match = re.fullmatch(rf"({_PREFIX}-\d+)(_temp.*|\.data-.*|\.index\.tempstate.*)", name)
+            if match and (match.group(1) not in complete or ".data-" not in name):
+                path = os.path.join(self.directory, name)
+                (tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove)(path)
+
+
+def checkpoint_paths(directory: str) -> list[str]:
+    """The checkpoints whose index is in a directory, the newest (highest step) first.
+
+    The files are asked, not TensorFlow's list in the file `checkpoint`, which a crash may have left behind the truth.
+    """
+    steps = {}
+    for path in tf.io.gfile.glob(os.path.join(directory, f"{_PREFIX}-*.index")):
+        match = re.fullmatch(rf"{_PREFIX}-(\d+)\.index", os.path.basename(path))
+        if match:
+            steps[int(match.group(1))] = path.removesuffix(".index")
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def load_model_weights(model: tf.Module, path: str) -> Restored:
+    """Restores the model's variables alone from a checkpoint that `Checkpoints` wrote, all of them.
+
+    Args:
+      model: Its variables exist.
+      path: A checkpoint (`.../ckpt-1000`), or a directory, of which the newest is taken.
+
+    Raises:
+      CheckpointMismatch: A variable is missing from it, has another shape, or is unknown here.
+      UserError: There is no checkpoint, or it cannot be read.
+    """
+    if tf.io.gfile.isdir(path):
+        paths = checkpoint_paths(path)
+        if not paths:
+            raise UserError(f"no checkpoint in {path}; wanted files like {_PREFIX}-1000.index")
+        path = paths[0]
+    step = tf.Variable(0, dtype=tf.int64, trainable=False)
+    try:
+        return Checkpoints(os.path.dirname(path), model=model, global_step=step, say=lambda _: None).restore(path)
+    except _DAMAGE as error:
+        raise UserError(f"cannot read the checkpoint {path}: {_first_line(error)}; check the path") from error
+
+
+def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
+    """All variables that `root` would save, slots of optimizers included, by their keys in the checkpoint's files."""
+    view = tf.train.TrackableView(root)
+    paths = {id(root): ""}
+    objects, queue = [], deque([root])
+    while queue:
+        parent = queue.popleft()
+        objects.append(parent)
+        for name, child in view.children(parent).items():
+            if id(child) not in paths:
+                paths[id(child)] = f"{paths[id(parent)]}/{name.replace('.', '..').replace('/', '.S')}".lstrip("/")
+                queue.append(child)
+    variables = [value for value in objects if isinstance(value, tf.Variable)]
+    by_key = {paths[id(variable)] + _KEY_SUFFIX: variable for variable in variables}
+    for optimizer in objects:
+        for slot in getattr(optimizer, "get_slot_names", list)():
+            for variable in variables:
+                if _has_slot(optimizer, variable, slot):
+                    key = f"{paths[id(variable)]}{_SLOT}{paths[id(optimizer)]}/{slot}{_KEY_SUFFIX}"
+                    by_key[key] = optimizer.get_slot(variable, slot)
+    return by_key
+
+
+def _has_slot(optimizer: Any, variable: tf.Variable, slot: str) -> bool:
+    # get_slot() raises where there is no such slot.
+    try:
+        return optimizer.get_slot(variable, slot) is not None
+    except KeyError:
+        return False
+
+
+def _require_same(path: str, expected: Mapping[str, tf.Variable], ignore: tuple[str, ...]) -> None:
+    """Raises CheckpointMismatch unless the checkpoint has exactly these variables, keys with `ignore` aside."""
+    reader = tf.train.load_checkpoint(path)
+    shapes = reader.get_variable_to_shape_map()
+    missing = [key for key in expected if key not in shapes]
+    unexpected = [
+        key
+        for key in sorted(shapes)
+        if key not in expected
+        and key not in _BOOKKEEPING
+        and not any(key.startswith(i) or (i == _SLOT and i in key) for i in ignore)
+    ]
+    reshaped = [
+        f"{_readable(key)} {tuple(shapes[key])} instead of {tuple(variable.shape)}"
+        for key, variable in expected.items()
+        if key in shapes and tuple(shapes[key]) != tuple(variable.shape)
+    ]
+    complaints = []
+    for kind, names in (
+        ("missing from it", [_readable(key) for key in missing]),
+        ("of another shape", reshaped),
+        ("in it but unknown here", [_readable(key) for key in unexpected]),
+    ):
+        if names:
+            more = ", ..." if len(names) > _NAMED_IN_ERRORS else ""
+            complaints.append(f"{len(names)} variables are {kind}: {', '.join(names[:_NAMED_IN_ERRORS])}{more}")
+    if complaints:
+        raise CheckpointMismatch(
+            f"checkpoint {path} does not fit this experiment; {'; '.join(complaints)}; use the config that it was "
+            "trained with, or start in an empty --model_dir"
+        )
+
+
+def _is_of_model(key: str) -> bool:
+    return key.startswith("model/") and _SLOT not in key
+
+
+def _readable(key: str) -> str:
+    return key.removesuffix(_KEY_SUFFIX)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(getattr(error, "message", error)).strip() or type(error).__name__).splitlines()[0]
