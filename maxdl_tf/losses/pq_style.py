@@ -12,9 +12,7 @@ from maxdl_tf.losses.target_masks import TargetMasks
 _LEAST_WEIGHT = 1e-5
 
 
-def dice_term(
-    masks: TargetMasks, matching: Matching, overlap: tf.Tensor, slot_probability: tf.Tensor
-) -> tf.Tensor:
+def dice_term(masks: TargetMasks, matching: Matching, overlap: tf.Tensor, slot_probability: tf.Tensor) -> tf.Tensor:
     """Sum over matched pairs of (class probability, held fixed) x (1 - Dice), divided by the slots.
 
     The quotient puts it on the scale of the class term, which is a mean over slots. Rows without a

@@ -98,7 +98,9 @@ class TargetMaskBuilder:
     def __call__(self, targets: PanopticTargets) -> TargetMasks:
         max_things = targets.thing_id_class.shape[1]
         if max_things is None:
-            raise ValueError("thing_id_class [batch, max_things] must have a static max_things; got None; set its shape")
+            raise ValueError(
+                "thing_id_class [batch, max_things] must have a static max_things; got None; set its shape"
+            )
         semantic = at_output_stride(targets.semantic)
         thing_id = at_output_stride(targets.thing_id_mask)
         is_thing = thing_id >= 0

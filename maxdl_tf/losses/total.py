@@ -93,7 +93,9 @@ class PanopticLoss:
             if not weight >= 0:
                 raise ValueError(f"{name} {weight} must be at least 0; 0 switches the term off")
         if not any(weights.values()):
-            raise ValueError(f"the weights {', '.join(weights)} are all 0; set at least one, or there is nothing to learn")
+            raise ValueError(
+                f"the weights {', '.join(weights)} are all 0; set at least one, or there is nothing to learn"
+            )
         if not 0 <= positive_weight <= 1:
             raise ValueError(f"positive_weight {positive_weight} must be in 0..1; the paper has 0.75")
         if not temperature > 0:
@@ -135,7 +137,10 @@ class PanopticLoss:
         terms["has_masks"] = tf.reduce_max(masks.in_row, axis=1)
         terms["has_things"] = tf.reduce_max(masks.is_thing, axis=1)
         terms["total"] = tf.add_n(
-            [terms[name] for name in ("pq_style_dice", "pq_style_class", "mask_id", "instance_discrimination", "semantic")]
+            [
+                terms[name]
+                for name in ("pq_style_dice", "pq_style_class", "mask_id", "instance_discrimination", "semantic")
+            ]
         )
         return PanopticLosses(**terms)
 
@@ -183,8 +188,8 @@ class PanopticLoss:
         channels = outputs.semantic_logits.shape[-1]
         if channels != self._num_semantic_channels:
             raise ValueError(
-                f"semantic_logits have {channels} channels; the data set wants {self._num_semantic_channels}; build the "
-                f"model with num_semantic_channels={self._num_semantic_channels}"
+                f"semantic_logits have {channels} channels; the data set wants {self._num_semantic_channels}; build "
+                f"the model with num_semantic_channels={self._num_semantic_channels}"
             )
 
 

@@ -1,0 +1,77 @@
+"""The assignment of masks to slots."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.losses.matching import scipy_assign
+from tests.helpers import shared_golden
+
+
+def assign(similarity, valid=None):
+    similarity = tf.constant(similarity, tf.float32)
+    valid = tf.ones(similarity.shape[:2], tf.bool) if valid is None else tf.constant(valid)
+    return scipy_assign(similarity, valid).numpy()
+
+
+def total(similarity, slot_of_row):
+    return sum(similarity[row, slot] for row, slot in enumerate(slot_of_row) if slot >= 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["random_8", "random_40", "integers_ties_10", "all_equal_6", "zeros_6", "one_1", "negative_12", "duplicate_rows_7"],
+)
+def test_totals_of_the_reference(name):
+    golden = shared_golden("d_hungarian")
+    cost, reference = golden[name + "/cost"], golden[name + "/assignment"]
+    slots = assign(-cost)
+    totals = [total(image, image_slots) for image, image_slots in zip(cost, slots)]
+    np.testing.assert_allclose(totals, golden[name + "/total"], rtol=1e-5, atol=1e-5)
+    if name.startswith(("random", "negative")):  # The others have several optima.
+        np.testing.assert_array_equal(slots, reference.argmax(axis=-1))
+
+
+@pytest.mark.parametrize("name", ["wide_5x9", "tall_9x5", "wide_ties_4x8"])
+def test_wide_and_tall(name):
+    golden = shared_golden("d_hungarian")
+    cost, reference = golden[name + "/cost"], golden[name + "/nonsquare"]
+    slots = assign(-cost)
+    rows, columns = cost.shape[1:]
+    for image_cost, image_slots, image_reference in zip(cost, slots, reference):
+        given = image_slots[image_slots >= 0]
+        assert len(given) == len(set(given)) == min(rows, columns)
+        np.testing.assert_allclose(total(image_cost, image_slots), (image_cost * image_reference).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rows, slots", [(2, 5), (4, 4), (5, 3)])
+def test_is_the_best_of_all_assignments(rows, slots):
+    similarity = np.random.default_rng(rows).random([rows, slots]).astype(np.float32)
+    few, many = sorted((rows, slots))
+    best = max(
+        sum(similarity[i, j] if rows <= slots else similarity[j, i] for i, j in enumerate(chosen))
+        for chosen in itertools.permutations(range(many), few)
+    )
+    np.testing.assert_allclose(total(similarity, assign(similarity[np.newaxis])[0]), best, rtol=1e-6)
+
+
+def test_rows_that_are_not_valid_take_no_slot():
+    similarity = np.zeros([2, 3, 2], np.float32)
+    similarity[:, 0] = 9.0  # Would win both slots.
+    similarity[:, 1, 1] = similarity[:, 2, 0] = 0.5
+    valid = np.array([[False, True, True], [False, False, False]])
+    np.testing.assert_array_equal(assign(similarity, valid), [[-1, 1, 0], [-1, -1, -1]])
+
+
+def test_tells_similarities_apart_that_float32_cannot_beside_999():
+    similarity = np.full([1, 2, 2], 1e-5, np.float32)
+    similarity[0, 0, 1] = similarity[0, 1, 0] = 1.1e-5
+    np.testing.assert_array_equal(assign(similarity), [[1, 0]])
+
+
+def test_nan_is_left_to_the_loss_to_report():
+    similarity = np.array([[[np.nan, np.nan], [0.1, 0.9]], [[0.1, 0.9], [0.3, 0.2]]])
+    slots = assign(similarity)
+    np.testing.assert_array_equal(slots, [[0, 1], [1, 0]])
