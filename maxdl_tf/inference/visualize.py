@@ -21,12 +21,12 @@ LINE_HEIGHT = 18
 # color; consecutive ones lie far apart, because neighbors in an image often have consecutive instance ids.
 _INSTANCE_SHIFTS = (
     (0.0, 0.0, 0.0),
-    (0.06, -0.30, 0.15),
-    (-0.06, 0.05, -0.35),
-    (0.03, -0.50, 0.30),
-    (-0.03, 0.25, -0.20),
-    (0.09, 0.10, -0.10),
-    (-0.09, -0.40, 0.25),
+    (0.06, -0.30, 0.18),
+    (-0.06, 0.05, -0.38),
+    (0.03, -0.50, 0.26),
+    (-0.03, 0.25, -0.12),
+    (0.09, 0.10, -0.30),
+    (-0.09, -0.40, 0.16),
 )
 
 
@@ -173,7 +173,7 @@ def _vary(color: tuple[int, int, int], rank: int) -> tuple[int, int, int]:
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255.0 for channel in color))
     shift = _INSTANCE_SHIFTS[rank % len(_INSTANCE_SHIFTS)]
     # The share of the shift differs between rounds through the table, so that colors repeat late.
-    share = 1.0 - 0.15 * (rank // len(_INSTANCE_SHIFTS) % 5)
+    share = 1.0 - 0.1 * (rank // len(_INSTANCE_SHIFTS) % 4)
     hue = (hue + share * shift[0]) % 1.0
     saturation = min(max(saturation + share * shift[1], 0.0), 1.0)
     # Shifts that would leave the range are turned around: a black or white class needs different grays too.
