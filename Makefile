@@ -1,0 +1,62 @@
+# make demo | test | test-slow | lint | clean. Each makes the environment .venv first, once.
+#
+#   make test PYTHON=python3.12          another Python (3.9 to 3.13; it decides which TensorFlow is installed)
+#   make test VENV=.venv312              another place for the environment
+#   make test TESTS="tests/losses -x"    other arguments for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+TESTS ?= tests
+
+SHELL := bash
+BIN := $(VENV)/bin
+PYTHON_VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+STACK_3.9 := tf2.15
+STACK_3.10 := tf2.15
+STACK_3.11 := tf2.15
+STACK_3.12 := tf2.20
+STACK_3.13 := tf2.20
+STACK := $(STACK_$(PYTHON_VERSION))
+CONSTRAINTS := .ci/constraints-$(STACK).txt
+READY := $(VENV)/.ready-$(PYTHON_VERSION)
+
+.PHONY: demo test test-slow lint clean python_is_supported
+
+demo: $(READY)
+	@echo "==> demo: draws a data set, trains on it, evaluates, exports, predicts"
+	@$(BIN)/python -m maxdl_tf.demo
+
+test: $(READY)
+	@echo "==> tests on TensorFlow $(STACK:tf%=%), Python $(PYTHON_VERSION)"
+	@$(BIN)/python -m pytest -m "not slow" -ra --durations=10 $(TESTS)
+
+test-slow: $(READY)
+	@echo "==> slow tests on TensorFlow $(STACK:tf%=%), Python $(PYTHON_VERSION)"
+	@$(BIN)/python -m pytest -m slow -ra --durations=10 $(TESTS)
+
+lint: $(READY)
+	@echo "==> lint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean:
+	@echo "==> removing environments, generated files and what the demo made"
+	@rm -rf .venv* build dist *.egg-info maxdl_tf/protos/*_pb2.py demo_output .pytest_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The package is installed in place, so that only a change of requirements or protos asks for a new install.
+$(READY): setup.py pyproject.toml $(wildcard $(CONSTRAINTS)) $(wildcard protos/*.proto) | python_is_supported
+	@echo "==> $(VENV): Python $(PYTHON_VERSION), TensorFlow $(STACK:tf%=%) and what goes with it; some minutes, once"
+	@if [ ! -e $(READY) ]; then $(PYTHON) -m venv --clear $(VENV); fi
+	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --no-compile --prefer-binary \
+	    --constraint $(CONSTRAINTS) --editable '.[dev]' 2>&1 | tee $(VENV)/install.log \
+	    | awk '/Downloading .*[MG]B|^Building wheels|^Installing|^ERROR|^error/ { print "    " substr($$0, 1, 96); fflush() }' \
+	    || { echo "make: the install failed; all that pip said is in $(VENV)/install.log" >&2; exit 1; }
+	@touch $@
+
+python_is_supported:
+	@if [ -z "$(STACK)" ]; then \
+	    echo "make: $(PYTHON) is $(if $(PYTHON_VERSION),Python $(PYTHON_VERSION),not a Python that runs);" \
+	        "wanted Python 3.9 to 3.13, for instance: make $(or $(firstword $(MAKECMDGOALS)),demo) PYTHON=python3.11" >&2; \
+	    exit 2; \
+	fi
