@@ -1,0 +1,29 @@
+"""Sizes of features and bilinear resizing with aligned corners (architecture section 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+
+def spatial_size(features) -> tuple[Any, Any]:
+    """(height, width) of [batch, height, width, ...]: integers where they are known, scalar tensors otherwise."""
+    dynamic = tf.shape(features)
+    return tuple(dynamic[axis] if features.shape[axis] is None else features.shape[axis] for axis in (1, 2))
+
+
+def size_at_stride(size: tuple[Any, Any], stride: int) -> tuple[Any, Any]:
+    """(height, width) at a stride of an image of `size`: 641 is 321, 161, 81, 41 at strides 2, 4, 8, 16."""
+    return tuple((side - 1) // stride + 1 for side in size)
+
+
+def resize_bilinear(features, size: tuple[Any, Any]):
+    """Resizes [batch, height, width, channels] so that the centers of the corner pixels stay at the corners.
+
+    The dtype is kept. Sizes that are known to agree cost nothing.
+    """
+    if tuple(features.shape[1:3]) == tuple(size):
+        return features
+    resized = tf.compat.v1.image.resize_bilinear(features, tf.stack(size), align_corners=True)
+    return tf.cast(resized, features.dtype)

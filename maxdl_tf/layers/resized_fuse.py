@@ -1,0 +1,56 @@
+"""The decoder's node: features of several strides, resized, projected and added (architecture section 2.4)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, NormFactory, batch_norm
+from maxdl_tf.layers.resize import resize_bilinear
+
+
+class ResizedFuse(keras.layers.Layer):
+    """Adds un-activated features after bringing each to one size and number of channels.
+
+    A feature that has the channels already is resized bilinearly. Another is activated and projected; with stride 2
+    where that alone gives the size, otherwise at its own size and then resized.
+
+    Args:
+      channels: Channels of the sum.
+      stride: Stride of the sum, relative to the image.
+      source_strides: Strides of the features, in the order of the call.
+      norm: Makes the batch norms.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        stride: int,
+        source_strides: tuple[int, ...],
+        norm: NormFactory = batch_norm,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.channels, self.stride, self.source_strides, self.norm = channels, stride, tuple(source_strides), norm
+
+    def build(self, input_shape):
+        # Numbered from 1 by the place of their feature, because features that fit need no projection.
+        self.projections = {}
+        for number, (shape, stride) in enumerate(zip(input_shape, self.source_strides), start=1):
+            if shape[-1] != self.channels:
+                strided = 2 * stride == self.stride
+                name = f"{'strided' if strided else 'resized'}{number}"
+                conv = Conv2DBatchNorm(self.channels, strides=2 if strided else 1, norm=self.norm, name=name)
+                self.projections[name] = conv
+        super().build(input_shape)
+
+    def call(self, inputs, size, training=None):
+        """Fuses a sequence of features [batch, h, w, c] to [batch, *size, channels]."""
+        fused = []
+        for number, feature in enumerate(inputs, start=1):
+            for name in (f"strided{number}", f"resized{number}"):
+                if name in self.projections:
+                    feature = self.projections[name](tf.nn.relu(feature), training=training)
+            fused.append(resize_bilinear(feature, size))
+        return tf.add_n(fused)

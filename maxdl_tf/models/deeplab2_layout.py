@@ -1,0 +1,97 @@
+"""Where our variables lie in the published DeepLab2 checkpoints (architecture section 12)."""
+
+from __future__ import annotations
+
+import re
+
+import tensorflow as tf
+
+# From the root of a `tf.train.Checkpoint(model=model)` to the published item; at most one rule applies.
+_ITEMS = (
+    (r"^model/backbone/memory$", r"encoder/memory_feature"),
+    (r"^model/backbone/stem/", r"encoder/_stem/"),
+    (r"^model/(?:backbone|decoder)/stages/(\w+)/blocks/(\w+)/", r"encoder/_\1/_\2/"),
+    (r"^model/(?:backbone|decoder)/stages/(\w+)/transformers/(\w+)/", r"encoder/_\1/_\2_transformer/"),
+    (r"^model/decoder/fuses/(\w+)/", r"encoder/_\1_resized_fuse/"),
+    (r"^model/class_head/hidden/", r"encoder/_class_feature_extra/"),
+    (r"^model/class_head/logits/", r"transformer_class_head/_conv/"),
+    (r"^model/mask_head/hidden/", r"encoder/_mask_feature_extra/"),
+    (r"^model/mask_head/embedding/", r"transformer_mask_head/"),
+    (r"^model/mask_head/batch_norm/", r"pixel_space_mask_batch_norm/"),
+    (r"^model/pixel_head/conv/", r"pixel_space_head/conv_block/_conv1_bn_act/"),
+    (r"^model/pixel_head/projection/", r"pixel_space_head/final_conv/"),
+    (r"^model/pixel_head/batch_norm/", r"pixel_space_feature_batch_norm/"),
+    (r"^model/semantic_head/conv/", r"semantic_head_without_last_layer/_conv1_bn_act/"),
+    (r"^model/semantic_head/logits/", r"semantic_last_layer/"),
+    (r"^model/semantic_decoder/", r"semantic_decoder/"),
+)
+
+# From our parts of layers, each between two slashes, to the published ones.
+_PARTS = (
+    (r"depthwise/conv(?=/depthwise_kernel)", r"_depthwise/_depthwise_conv"),
+    (r"(conv(?=/kernel)|batch_norm|depthwise|pointwise|shortcut|attention|height_axis|width_axis|aspp)", r"_\1"),
+    (r"(batch_norm_(?:qkv|similarity|retrieved_output|retrieved_value)|(?:memory|pixel)_attention)", r"_\1"),
+    (r"(query|key|value)_positions", r"_\1_rpe/embeddings"),
+    (r"all_pixels", r"_global"),
+    # Blocks: bottleneck and attention, basic; the Inception stem.
+    (r"reduce|first|conv1", r"_conv1_bn_act"),
+    (r"spatial|conv2", r"_conv2_bn_act"),
+    (r"second", r"_conv2_bn"),
+    (r"expand|conv3", r"_conv3_bn"),
+    # Transformer.
+    (r"(memory|pixel)_reduce", r"_\1_conv1_bn_act"),
+    (r"(memory|pixel)_qkv", r"_\1_qkv_conv_bn"),
+    (r"(memory|pixel)_expand", r"_\1_conv3_bn"),
+    (r"memory_ffn1", r"_memory_ffn_conv1_bn_act"),
+    (r"memory_ffn2", r"_memory_ffn_conv2_bn"),
+    # Decoder nodes, semantic decoder.
+    (r"projections/(resized|strided)(\d)", r"_\1_conv_bn\2"),
+    (r"direct", r"_conv_bn_act"),
+    (r"atrous(\d)", r"_aspp_conv\1/_conv_bn_act"),
+    (r"pool", r"_aspp_pool/_conv_bn_act"),
+    (r"project", r"_proj_conv_bn_act"),
+    (r"low_level(\d)", r"_low_level_conv\1"),
+    (r"fusion(\d)", r"_fusion_conv\1/_conv1_bn_act"),
+)
+
+
+def published_name(path: str) -> str:
+    """The published object path of one of our variables.
+
+    Args:
+      path: Object path in `tf.train.Checkpoint(model=model)`, such as `model/backbone/stem/conv1/conv/kernel`; or one
+        below a layer of maxdl_tf/layers.
+
+    Returns:
+      The path without `/.ATTRIBUTES/VARIABLE_VALUE`, such as `encoder/_stem/_conv1_bn_act/_conv/kernel`.
+    """
+    for pattern, replacement in _ITEMS:
+        path, count = re.subn(pattern, replacement, path)
+        if count:
+            break
+    for pattern, replacement in _PARTS:
+        path = re.sub(rf"(?<![^/])(?:{pattern})(?![^/])", replacement, path)
+    return path
+
+
+def variable_paths(root: tf.Module, prefix: str = "") -> dict[str, tf.Variable]:
+    """The variables below an object by their object path, as a checkpoint of it names them.
+
+    Args:
+      root: A layer or model that is built.
+      prefix: Put before each path, such as `model`.
+    """
+    view = tf.train.TrackableView(root)
+    paths: dict[str, tf.Variable] = {}
+    seen, queue = {id(root)}, [(prefix, root)]
+    # Breadth first, as checkpoints go, so that an object with several paths gets the same one.
+    for path, parent in queue:
+        for name, child in view.children(parent).items():
+            if id(child) in seen:
+                continue
+            seen.add(id(child))
+            child_path = f"{path}/{name}" if path else name
+            if isinstance(child, tf.Variable):
+                paths[child_path] = child
+            queue.append((child_path, child))
+    return paths
