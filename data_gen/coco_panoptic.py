@@ -1,0 +1,328 @@
+r"""Converts images with annotations in the COCO panoptic format: a JSON file and a folder of PNGs.
+
+Beside the shards it leaves dataset_info.textproto, the class table, made of the JSON's categories: ids 1, 2, ... in the
+order of the category ids. Every image is checked against its annotation on the way.
+
+Example:
+  maxdl-convert coco_panoptic --image_dir coco/train2017 --split train --output_dir coco_tfrecords \
+      --annotation_file coco/annotations/panoptic_train2017.json
+"""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import flags
+from maxdl_tf.data_gen import output_flags, shard_writer
+from PIL import Image
+
+from maxdl_tf import config, panoptic_ids
+from maxdl_tf.errors import UserError
+from maxdl_tf.structs import DatasetInfo, SegmentClass
+
+FLAGS = flags.FlagValues()
+_IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images.", required=True, flag_values=FLAGS)
+_ANNOTATION_FILE = flags.DEFINE_string(
+    "annotation_file", None, "The JSON file, such as panoptic_train2017.json.", required=True, flag_values=FLAGS
+)
+_PANOPTIC_DIR = flags.DEFINE_string(
+    "panoptic_dir", None, "Folder of the PNGs; if not given, --annotation_file without .json.", flag_values=FLAGS
+)
+_DATASET_INFO = flags.DEFINE_string(
+    "dataset_info",
+    None,
+    "Class table to use instead of one made of the categories: a textproto as in configs/datasets, whose source_ids "
+    "are the category ids.",
+    flag_values=FLAGS,
+)
+_DATASET_NAME = flags.DEFINE_string(
+    "dataset_name", None, "Name in the class table made; if not given, that of --output_dir.", flag_values=FLAGS
+)
+_LABEL_DIVISOR = flags.DEFINE_integer(
+    "label_divisor",
+    256,
+    "Of the class table made: one more than the most instances that a class can have in an image.",
+    lower_bound=2,
+    flag_values=FLAGS,
+)
+_CROWD_AS_IGNORE = flags.DEFINE_boolean(
+    "treat_crowd_as_ignore", True, "Make crowds void; otherwise they are instance 0 of their class.", flag_values=FLAGS
+)
+output_flags.define(FLAGS)
+
+_FAULTS_NAMED = 3  # Of one image, in one message.
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    output = output_flags.read(FLAGS)
+    annotation_file = Path(_ANNOTATION_FILE.value)
+    panoptic_dir = Path(_PANOPTIC_DIR.value or annotation_file.with_suffix(""))
+    for flag, folder in (("image_dir", Path(_IMAGE_DIR.value)), ("panoptic_dir", panoptic_dir)):
+        if not folder.is_dir():
+            raise UserError(f"--{flag}={folder} is not a folder; check the path")
+    annotations = load_annotations(annotation_file)
+    if _DATASET_INFO.value:
+        info = config.load_dataset_info(_DATASET_INFO.value)
+    else:
+        name = _DATASET_NAME.value or output.folder.resolve().name
+        info = dataset_info_of(annotations.categories, annotation_file, name, _LABEL_DIVISOR.value)
+    annotator = Annotator(
+        Path(_IMAGE_DIR.value), panoptic_dir, annotation_file.name, info, treat_crowd_as_ignore=_CROWD_AS_IGNORE.value
+    )
+    print(shard_writer.write_shards(annotations.images, annotator.annotate, info, output))
+    return 0
+
+
+class ImageEntry(NamedTuple):
+    """What the JSON says of one image.
+
+    Attributes:
+      file_name: Below the image folder.
+      height: In pixels.
+      width: In pixels.
+      png_name: Below the folder of PNGs; None if the JSON has no annotation of the image.
+      segments: The `segments_info` of the annotation.
+    """
+
+    file_name: str
+    height: int
+    width: int
+    png_name: str | None
+    segments: list[dict[str, Any]]
+
+
+class Annotations(NamedTuple):
+    """A JSON file: its images in the order of the file, and its categories."""
+
+    images: list[ImageEntry]
+    categories: list[dict[str, Any]]
+
+
+def load_annotations(path: Path) -> Annotations:
+    """Reads a COCO panoptic JSON file.
+
+    Raises:
+      UserError: If it cannot be read or does not have the format.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; check --annotation_file") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not a JSON file: {error}") from error
+    try:
+        annotation_of_image: dict[Any, dict[str, Any]] = {}
+        for annotation in content["annotations"]:
+            if annotation_of_image.setdefault(annotation["image_id"], annotation) is not annotation:
+                raise UserError(f"{path}: image {annotation['image_id']} has more than one annotation")
+            annotation["file_name"], annotation["segments_info"]
+        images = [_image_entry(image, annotation_of_image.pop(image["id"], None)) for image in content["images"]]
+        if annotation_of_image:
+            raise UserError(
+                f"{path}: annotations of images that are not in its list: {_some(sorted(annotation_of_image, key=str))}"
+            )
+        return Annotations(images, content["categories"])
+    except KeyError as error:
+        raise UserError(
+            f"{path} has no {error} where COCO panoptic files have one; is it a panoptic_*.json?"
+        ) from error
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path} is not laid out as COCO panoptic files are: {error}") from error
+
+
+def _image_entry(image: Mapping[str, Any], annotation: Mapping[str, Any] | None) -> ImageEntry:
+    png_name, segments = (annotation["file_name"], annotation["segments_info"]) if annotation else (None, [])
+    return ImageEntry(image["file_name"], image["height"], image["width"], png_name, segments)
+
+
+def dataset_info_of(categories: list[dict[str, Any]], source: Path, name: str, label_divisor: int = 256) -> DatasetInfo:
+    """The class table of a category list: ids from 1 in the order of the category ids, void 0.
+
+    Raises:
+      UserError: If the list is empty or an entry lacks something.
+    """
+    if not categories:
+        raise UserError(f"{source} lists no categories; pass a class table with --dataset_info")
+    classes = []
+    for rank, category in enumerate(sorted(categories, key=lambda category: category["id"])):
+        missing = [key for key in ("name", "isthing") if key not in category]
+        if missing:
+            raise UserError(
+                f"{source}: category {category['id']} has no {missing[0]!r}; add it, or pass --dataset_info"
+            )
+        color = tuple(category.get("color") or _distinct_color(rank))
+        classes.append(SegmentClass(rank + 1, category["name"], bool(category["isthing"]), color, category["id"]))
+    try:
+        return DatasetInfo(name, tuple(classes), label_divisor)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _distinct_color(rank: int) -> tuple[int, ...]:
+    """Hues a golden angle apart never come close to their last few predecessors."""
+    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(0.618034 * rank % 1, 0.55 + 0.3 * (rank % 2), 0.9))
+
+
+@dataclass(frozen=True)
+class Annotator:
+    """Makes label maps of images and their annotations, and tells what is wrong with them.
+
+    Attributes:
+      image_dir: Folder of the images.
+      panoptic_dir: Folder of the PNGs.
+      annotation_name: What messages call the JSON file.
+      dataset_info: The class table; its source_ids are the category ids.
+      treat_crowd_as_ignore: Make crowds void; otherwise they are instance 0 of their class.
+    """
+
+    image_dir: Path
+    panoptic_dir: Path
+    annotation_name: str
+    dataset_info: DatasetInfo
+    treat_crowd_as_ignore: bool = True
+
+    def annotate(self, entry: ImageEntry) -> shard_writer.AnnotatedImage:
+        """The image and its label map.
+
+        Raises:
+          UserError: With file and segment id.
+        """
+        if entry.png_name is None:
+            raise UserError(f"{entry.file_name}: {self.annotation_name} has no annotation of this image")
+        size = (entry.height, entry.width)
+        image_bytes, image_format = read_image(self.image_dir / entry.file_name, size)
+        segment_ids = read_panoptic_png(self.panoptic_dir / entry.png_name, size)
+        label = self._label_map(entry, segment_ids)
+        return shard_writer.AnnotatedImage(image_bytes, image_format, label, str(Path(entry.file_name).with_suffix("")))
+
+    def _label_map(self, entry: ImageEntry, segment_ids: np.ndarray) -> np.ndarray:
+        """int32 [height, width] of a PNG's segment ids, after checking them against the JSON."""
+        labels = np.array([self.dataset_info.void, *self._segment_labels(entry)])
+        listed = np.array([0, *(segment["id"] for segment in entry.segments)])
+        order = np.argsort(listed)
+        position = np.minimum(np.searchsorted(listed[order], segment_ids), len(listed) - 1)
+        unlisted = listed[order][position] != segment_ids
+        areas = np.zeros(len(listed), np.int64)
+        areas[order] = np.bincount(position[~unlisted], minlength=len(listed))
+
+        faults = [
+            f"segment {segment_id}: in the PNG but not in {self.annotation_name}"
+            for segment_id in np.unique(segment_ids[unlisted])
+        ]
+        for segment, area in zip(entry.segments, areas[1:]):
+            if area == 0:
+                faults.append(f"segment {segment['id']}: in {self.annotation_name} but not in the PNG")
+            elif "area" in segment and segment["area"] != area:
+                faults.append(
+                    f"segment {segment['id']}: area {area} in the PNG, {segment['area']} in {self.annotation_name}"
+                )
+        if faults:
+            raise UserError(f"{self.panoptic_dir / entry.png_name}: {_some(faults)}")
+        return labels[order][position].astype(np.int32)
+
+    def _segment_labels(self, entry: ImageEntry) -> list[int]:
+        """The label of each segment: things are numbered from 1 within their class, in the order of the JSON."""
+        class_of_category = {row.source_id: row for row in self.dataset_info.classes}
+        divisor = self.dataset_info.label_divisor
+        instances = dict.fromkeys(class_of_category, 0)
+        labels, faults, seen = [], [], {0}
+        for segment in entry.segments:
+            segment_id, category = segment["id"], segment["category_id"]
+            row = class_of_category.get(category)
+            instance = 0
+            if segment_id in seen:
+                faults.append(f"segment {segment_id}: {'listed twice' if segment_id else 'the id 0 stands for void'}")
+            elif row is None:
+                faults.append(f"segment {segment_id}: unknown category {category}")
+            elif row.is_thing and not segment.get("iscrowd", 0):
+                instances[category] += 1
+                instance = instances[category]
+                if instance == divisor:
+                    faults.append(
+                        f"segment {segment_id}: is instance {instance} of {row.name!r}, and label_divisor {divisor} leaves "
+                        f"room for {divisor - 1}; take a larger one"
+                    )
+            seen.add(segment_id)
+            is_void = row is None or (segment.get("iscrowd", 0) and self.treat_crowd_as_ignore)
+            labels.append(self.dataset_info.void if is_void else panoptic_ids.encode_label(row.id, instance, divisor))
+        if faults:
+            raise UserError(f"{self.annotation_name}, {entry.png_name}: {_some(faults)}")
+        return labels
+
+
+def read_image(path: Path, size: tuple[int, int]) -> tuple[bytes, str]:
+    """(content, "jpeg" or "png") of an RGB image file; gray, palette and CMYK images are coded anew as RGB.
+
+    Args:
+      path: The file.
+      size: (height, width) that it must have.
+
+    Raises:
+      UserError: If it cannot be read or decoded or has another size.
+    """
+    content = _read_file(path)
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            kind = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}.get(image.format)
+            if kind is None:
+                raise UserError(f"{path}: a {image.format} file; wanted a JPEG or PNG one")
+            if (image.height, image.width) != size:
+                raise UserError(_size_mismatch(path, (image.height, image.width), size))
+            if image.mode != "RGB":
+                if image.mode.startswith(("I", "F")):
+                    raise UserError(f"{path}: more than 8 bits per channel; wanted 8")
+                file = io.BytesIO()
+                options = {"quality": 100, "subsampling": 0} if kind == "jpeg" else {}
+                image.convert("RGB").save(file, format=kind, **options)
+                content = file.getvalue()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow reports broken PNGs as SyntaxError.
+        raise UserError(f"{path}: cannot be decoded: {error}") from error
+    return content, kind
+
+
+def read_panoptic_png(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """Segment ids, int32 [height, width], of a PNG of that size.
+
+    Raises:
+      UserError: If it cannot be read or decoded, is not RGB or has another size.
+    """
+    try:
+        with Image.open(io.BytesIO(_read_file(path))) as image:
+            if image.mode != "RGB":
+                raise UserError(
+                    f"{path}: a PNG of mode {image.mode}; wanted RGB, where a segment's id is R + 256 G + 65536 B"
+                )
+            colors = np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: cannot be decoded: {error}") from error
+    if colors.shape[:2] != size:
+        raise UserError(_size_mismatch(path, colors.shape[:2], size))
+    return panoptic_ids.color_to_id(colors)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _size_mismatch(path: Path, got: tuple[int, int], wanted: tuple[int, int]) -> str:
+    return f"{path}: {got[0]} x {got[1]} (height x width), but the JSON file says {wanted[0]} x {wanted[1]}"
+
+
+def _some(faults: list[Any]) -> str:
+    named = "; ".join(str(fault) for fault in faults[:_FAULTS_NAMED])
+    return named if len(faults) <= _FAULTS_NAMED else f"{named}; and {len(faults) - _FAULTS_NAMED} more"

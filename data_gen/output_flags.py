@@ -1,0 +1,54 @@
+"""The flags that all converters share: where shards go and how they are written."""
+
+from __future__ import annotations
+
+from absl import flags
+from maxdl_tf.data_gen.shard_writer import Output, available_processes
+
+from maxdl_tf.data.example_schema import LABEL_FORMATS
+
+
+def define(flag_values: flags.FlagValues) -> None:
+    """Adds the flags to a converter's own."""
+    flags.DEFINE_string(
+        "output_dir",
+        None,
+        "Folder of the shards and of dataset_info.textproto.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string("split", "train", "Shards are named SPLIT-00000-of-00008.tfrecord.", flag_values=flag_values)
+    flags.DEFINE_integer(
+        "num_shards", None, "Files to write; one for every 256 images if not given.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "processes", None, "Parallel processes; as many as there are cores if not given.", flag_values=flag_values
+    )
+    flags.DEFINE_enum(
+        "label_format",
+        "png",
+        LABEL_FORMATS,
+        "Coding of label maps: png is small, raw (int32) is what DeepLab2 reads.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "on_error",
+        "fail",
+        ["fail", "skip"],
+        "What bad input does: end the conversion and write nothing, or leave the image out and say so at the end.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean("overwrite", False, "Replace shards of the split that are there.", flag_values=flag_values)
+
+
+def read(flag_values: flags.FlagValues) -> Output:
+    """The values of the flags."""
+    return Output(
+        directory=flag_values.output_dir,
+        split=flag_values.split,
+        num_shards=flag_values.num_shards,
+        processes=flag_values.processes or available_processes(),
+        label_format=flag_values.label_format,
+        skip_bad_input=flag_values.on_error == "skip",
+        overwrite=flag_values.overwrite,
+    )

@@ -1,0 +1,241 @@
+"""Draws a panoptic data set of its own: disks, squares and triangles in front of sky, ground and water.
+
+Things overlap, and each has its own color, shading, texture, size and rotation; stuff is told by its texture, and its
+borders are irregular. An image depends on the seed, the split and its number only.
+
+Example:
+  maxdl-convert shapes --split train --count 4000 --output_dir shapes_tfrecords
+  maxdl-convert shapes --split val --count 100 --output_dir shapes_tfrecords
+"""
+
+from __future__ import annotations
+
+import colorsys
+import functools
+import io
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+from maxdl_tf.data_gen import output_flags, shard_writer
+from PIL import Image
+
+from maxdl_tf import config, panoptic_ids
+from maxdl_tf.errors import UserError
+from maxdl_tf.structs import DatasetInfo
+
+DATASET_INFO_FILE = Path(__file__).resolve().parent.parent / "configs" / "datasets" / "shapes.textproto"
+
+FLAGS = flags.FlagValues()
+_COUNT = flags.DEFINE_integer("count", 1000, "Images to draw.", lower_bound=1, flag_values=FLAGS)
+_HEIGHT = flags.DEFINE_integer("height", 129, "Height of the images in pixels.", lower_bound=32, flag_values=FLAGS)
+_WIDTH = flags.DEFINE_integer("width", 129, "Width of the images in pixels.", lower_bound=32, flag_values=FLAGS)
+_MAX_THINGS = flags.DEFINE_integer("max_things", 5, "Things in an image, at most.", lower_bound=1, flag_values=FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same images.", lower_bound=0, flag_values=FLAGS)
+output_flags.define(FLAGS)
+
+_JPEG_QUALITY = 95
+_THING_SIZE = (0.15, 0.5)  # Of the shorter side.
+_SMALLEST_VISIBLE_SHARE = 0.4  # Of a thing; one that would hide more of another is drawn elsewhere or not at all.
+_SMALLEST_STUFF_SHARE = 0.02  # Of the image; less is given to the stuff around it.
+_TRIES_PER_THING = 8
+
+
+def main(argv: list[str]) -> int:
+    del argv
+    output = output_flags.read(FLAGS)
+    info = dataset_info()
+    if _MAX_THINGS.value >= info.label_divisor:
+        raise UserError(f"--max_things={_MAX_THINGS.value}: a label map holds at most {info.label_divisor - 1}")
+    painter = Painter(_HEIGHT.value, _WIDTH.value, _MAX_THINGS.value, _SEED.value, output.split)
+    print(shard_writer.write_shards(range(_COUNT.value), painter.annotate, info, output))
+    return 0
+
+
+@functools.cache
+def dataset_info() -> DatasetInfo:
+    """The class table of what is drawn here."""
+    return config.load_dataset_info(str(DATASET_INFO_FILE))
+
+
+class Drawing(NamedTuple):
+    """image: uint8 [height, width, 3]. label: int32 [height, width], class id * label divisor + instance."""
+
+    image: np.ndarray
+    label: np.ndarray
+
+
+class _Shape(NamedTuple):
+    """kind: "disk", "square" or "triangle". distance: float [height, width], signed, in pixels, negative inside."""
+
+    kind: str
+    distance: np.ndarray
+    size: float
+
+
+@dataclass(frozen=True)
+class Painter:
+    """Draws the images of one split.
+
+    Attributes:
+      height: In pixels.
+      width: In pixels.
+      max_things: An image has 1 to this many things.
+      seed: With the split's name and the image's number it decides all that is random.
+      split: "train" and "val" of one seed are different images.
+    """
+
+    height: int
+    width: int
+    max_things: int
+    seed: int
+    split: str
+
+    def annotate(self, index: int) -> shard_writer.AnnotatedImage:
+        """Image number `index` as the shard writer wants it."""
+        drawing = self.draw(index)
+        file = io.BytesIO()
+        Image.fromarray(drawing.image).save(file, format="JPEG", quality=_JPEG_QUALITY)
+        return shard_writer.AnnotatedImage(file.getvalue(), "jpeg", drawing.label, f"shapes_{self.split}_{index:06d}")
+
+    def draw(self, index: int) -> Drawing:
+        """Image number `index`, before compression."""
+        random = np.random.default_rng([self.seed, zlib.crc32(self.split.encode()), index])
+        info = dataset_info()
+        class_id = {entry.name: entry.id for entry in info.classes}
+        shapes = self._place_things(random)
+        stuff = self._lay_out_stuff(random, np.any([shape.distance < 0 for shape in shapes], axis=0))
+
+        image = np.zeros([self.height, self.width, 3])
+        label = np.zeros([self.height, self.width], np.int32)
+        for number, (name, paint) in enumerate((("sky", self._sky), ("ground", self._ground), ("water", self._water))):
+            region = stuff == number
+            if region.any():
+                image[region] = paint(random)[region]
+                label[region] = panoptic_ids.encode_label(class_id[name], 0, info.label_divisor)
+        instances = dict.fromkeys(class_id, 0)
+        for shape in shapes:
+            instances[shape.kind] += 1
+            touched = np.nonzero(shape.distance < 0.5)  # Borders are blended over one pixel.
+            behind = image[touched]
+            opacity = np.minimum(0.5 - shape.distance[touched], 1)[:, np.newaxis]
+            color = _color_unlike(random, behind.mean(axis=0))
+            image[touched] = behind + opacity * (_surface(random, color, shape.size, *touched) - behind)
+            label[shape.distance < 0] = panoptic_ids.encode_label(
+                class_id[shape.kind], instances[shape.kind], info.label_divisor
+            )
+        image += random.normal(0, 4, image.shape)
+        return Drawing(np.clip(np.round(image), 0, 255).astype(np.uint8), label)
+
+    # --- where things and stuff are ---
+
+    def _place_things(self, random: np.random.Generator) -> list[_Shape]:
+        """Shapes from back to front, each of which stays visible enough."""
+        shapes: list[_Shape] = []
+        for _ in range(random.integers(1, self.max_things + 1)):
+            for _ in range(_TRIES_PER_THING):
+                shape = self._random_shape(random)
+                if all(_visible_shares([*shapes, shape]) >= _SMALLEST_VISIBLE_SHARE):
+                    shapes.append(shape)
+                    break
+        return shapes
+
+    def _random_shape(self, random: np.random.Generator) -> _Shape:
+        kind = random.choice(["disk", "square", "triangle"])
+        size = random.uniform(*_THING_SIZE) * min(self.height, self.width)
+        # Centers keep far enough inside for every shape to show most of itself.
+        center = random.uniform(0.3 * size, np.array([self.height, self.width]) - 0.3 * size)
+        y, x = np.mgrid[: self.height, : self.width] - (center - 0.5)[:, np.newaxis, np.newaxis]
+        angle = random.uniform(0, 2 * np.pi)
+        if kind == "disk":
+            distance = np.hypot(x, y) - size / 2
+        elif kind == "square":
+            u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+            distance = np.maximum(abs(u), abs(v)) - 0.42 * size
+        else:
+            normals = angle + np.array([0, 2, 4]) * np.pi / 3
+            distance = np.max([x * np.cos(normal) + y * np.sin(normal) for normal in normals], axis=0) - 0.3 * size
+        return _Shape(str(kind), distance, size)
+
+    def _lay_out_stuff(self, random: np.random.Generator, covered: np.ndarray) -> np.ndarray:
+        """0, sky, above an irregular horizon; 1, ground, below it; sometimes 2, a lake in it. int [height, width]."""
+        y, x = np.mgrid[: self.height, : self.width] / np.array([self.height, self.width]).reshape(2, 1, 1)
+        horizon = random.uniform(0.3, 0.7) + random.uniform(-0.25, 0.25) * (x - 0.5)
+        horizon += 0.25 * (self._noise(random, 4)[:1] - 0.5) + 0.06 * (self._noise(random, 16)[:1] - 0.5)
+        stuff = np.where(y < horizon, 0, 1)
+        lake_y, lake_x = random.uniform([0.55, 0.1], [1.0, 0.9])
+        radius = np.hypot((y - lake_y) * random.uniform(1.3, 2.2), x - lake_x) + 0.35 * (self._noise(random, 6) - 0.5)
+        if random.random() < 0.6:
+            stuff[(radius < random.uniform(0.25, 0.5)) & (y > horizon + 0.03)] = 2
+        shares = np.bincount(stuff[~covered], minlength=3) / stuff.size
+        return np.where(shares < _SMALLEST_STUFF_SHARE, np.argmax(shares), np.arange(3))[stuff]
+
+    # --- what stuff looks like: float [height, width, 3], 0..255 ---
+
+    def _sky(self, random: np.random.Generator) -> np.ndarray:
+        """A smooth gradient with soft clouds."""
+        hue = random.uniform(0.52, 0.64) if random.random() < 0.7 else random.uniform(0.95, 1.08)
+        top, bottom = (_rgb(hue % 1, random.uniform(0.25, 0.6), random.uniform(0.7, 0.95)) for _ in range(2))
+        slope = np.linspace(0, 1, self.height)[:, np.newaxis, np.newaxis]
+        clouds = np.clip(2 * self._noise(random, 5)[..., np.newaxis] - 0.9, 0, 1) * random.uniform(0.3, 1)
+        sky = top + (bottom - top) * slope
+        return sky + 0.8 * clouds * (245 - sky)
+
+    def _ground(self, random: np.random.Generator) -> np.ndarray:
+        """Coarse grain on brown or green."""
+        color = _rgb(random.uniform(0.07, 0.33), random.uniform(0.35, 0.7), random.uniform(0.35, 0.65))
+        patches = 0.6 * (self._noise(random, 10) - 0.5)
+        grain = random.uniform(-0.45, 0.45, [self.height, self.width])
+        return color * (1 + patches + grain)[..., np.newaxis]
+
+    def _water(self, random: np.random.Generator) -> np.ndarray:
+        """Waves across blue or teal."""
+        color = _rgb(random.uniform(0.48, 0.66), random.uniform(0.5, 0.9), random.uniform(0.35, 0.7))
+        wavelength = random.uniform(5, 9)
+        phase = np.arange(self.height)[:, np.newaxis] / wavelength + 1.5 * self._noise(random, 8)
+        return color * (1 + 0.3 * np.sin(2 * np.pi * phase))[..., np.newaxis]
+
+    def _noise(self, random: np.random.Generator, cells: int) -> np.ndarray:
+        """Smooth noise 0..1, float [height, width], with about `cells` bumps across the longer side."""
+        grid = Image.fromarray(random.random([cells + 1, cells + 1], dtype=np.float32))
+        return np.clip(np.asarray(grid.resize((self.width, self.height), Image.Resampling.BICUBIC)), 0, 1)
+
+
+def _visible_shares(shapes: list[_Shape]) -> np.ndarray:
+    """Of each shape, from back to front, the share that later ones leave visible."""
+    owner = np.full(shapes[0].distance.shape, -1)
+    for number, shape in enumerate(shapes):
+        owner[shape.distance < 0] = number
+    visible = np.bincount(owner[owner >= 0], minlength=len(shapes))
+    return visible / [np.sum(shape.distance < 0) for shape in shapes]
+
+
+def _surface(random: np.random.Generator, color: np.ndarray, size: float, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A thing's color at points y, x [points]: plain, striped or dotted, brighter towards one side. [points, 3]."""
+    light, stripe = random.uniform(0, 2 * np.pi, 2)
+    shade = 1 + random.uniform(0, 0.5) * np.cos((x * np.cos(light) + y * np.sin(light)) / size)
+    frequency = 2 * np.pi / (size * random.uniform(0.15, 0.35))
+    strength = random.uniform(0.08, 0.25)
+    kind = random.choice(["plain", "stripes", "dots"])
+    if kind != "plain":
+        texture = np.sin(frequency * (x * np.cos(stripe) + y * np.sin(stripe)))
+        if kind == "dots":
+            texture = texture * np.sin(frequency * (y * np.cos(stripe) - x * np.sin(stripe))) - 0.3
+        shade *= 1 + strength * np.sign(texture)
+    return color * shade[:, np.newaxis]
+
+
+def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
+    return 255 * np.array(colorsys.hsv_to_rgb(hue, saturation, value))
+
+
+def _color_unlike(random: np.random.Generator, other: np.ndarray) -> np.ndarray:
+    """A strong color that stands out from `other`."""
+    for _ in range(20):
+        color = _rgb(random.random(), random.uniform(0.4, 1), random.uniform(0.35, 1))
+        if np.linalg.norm(color - other) > 80:
+            break
+    return color
