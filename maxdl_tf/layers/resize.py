@@ -25,5 +25,5 @@ def resize_bilinear(features, size: tuple[Any, Any]):
     """
     if tuple(features.shape[1:3]) == tuple(size):
         return features
-    resized = tf.compat.v1.image.resize_bilinear(features, tf.stack(size), align_corners=True)
+    resized = tf.raw_ops.ResizeBilinear(images=features, size=tf.stack(size), align_corners=True)
     return tf.cast(resized, features.dtype)

@@ -1,0 +1,114 @@
+"""From features and memory to pixel features, masks, classes and semantic segmentation (architecture section 4)."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.aspp import ASPP
+from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, NormFactory, SeparableConvBatchNorm, batch_norm
+from maxdl_tf.layers.resize import resize_bilinear, spatial_size
+
+
+def _last_convolution(channels: int, name: str) -> keras.layers.Conv2D:
+    return keras.layers.Conv2D(
+        channels, 1, kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01), name=name
+    )
+
+
+class PixelHead(keras.layers.Layer):
+    """Activated feature at stride 4 -> L2-normalized pixel features [batch, height/4, width/4, mask channels]."""
+
+    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = batch_norm, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
+        self.projection = _last_convolution(mask_channels, "projection")
+        self.batch_norm = norm(name="batch_norm")
+
+    def call(self, inputs, training=None):
+        x = self.projection(self.conv(inputs, training=training))
+        x = self.batch_norm(x, training=training)
+        return tf.math.l2_normalize(tf.cast(x, tf.float32), axis=-1, epsilon=1e-12)
+
+
+class MaskHead(keras.layers.Layer):
+    """(pixel features g, memory) -> mask logits [batch, height/4, width/4, slots] = f . g, f made of the memory."""
+
+    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = batch_norm, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
+        self.embedding = Conv1DBatchNorm(mask_channels, norm=norm, name="embedding")
+        # One scale for all pixels and slots; it starts at 0.1 so that masks begin soft.
+        self.batch_norm = norm(gamma_initializer=keras.initializers.Constant(0.1), name="batch_norm")
+
+    def call(self, inputs, training=None):
+        pixel_feature, memory = inputs
+        embedding = self.embedding(self.hidden(memory, training=training), training=training)
+        logits = tf.einsum("bhwd,bnd->bhwn", pixel_feature, tf.cast(embedding, pixel_feature.dtype))
+        return self.batch_norm(logits[..., tf.newaxis], training=training)[..., 0]
+
+
+class ClassHead(keras.layers.Layer):
+    """Memory -> class logits [batch, slots, num_classes + 1], void last."""
+
+    def __init__(self, hidden_channels: int, num_classes: int, *, norm: NormFactory = batch_norm, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
+        initializer = keras.initializers.TruncatedNormal(stddev=0.01)
+        self.logits = keras.layers.Conv1D(num_classes + 1, 1, kernel_initializer=initializer, name="logits")
+        # A constant that gives void a probability of 0.9 where the other logits are 0, as most slots are void.
+        self.void_offset = [0.0] * num_classes + [math.log(num_classes * 0.9 / 0.1)]
+
+    def call(self, inputs, training=None):
+        logits = self.logits(self.hidden(inputs, training=training))
+        return logits + tf.constant(self.void_offset, logits.dtype)
+
+
+class SemanticDecoder(keras.layers.Layer):
+    """Activated features of strides 16, 8 and 4 -> activated [batch, height/4, width/4, channels].
+
+    Stands before the semantic head where the feature that it reads is at stride 16.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        aspp: ASPP,
+        low_level_channels: tuple[int, int],
+        *,
+        norm: NormFactory = batch_norm,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.aspp = aspp
+        self.low_level1, self.low_level2 = (
+            Conv2DBatchNorm(low, relu=True, norm=norm, name=f"low_level{number}")
+            for number, low in enumerate(low_level_channels, start=1)
+        )
+        self.fusion1 = SeparableConvBatchNorm(channels, norm=norm, name="fusion1")
+        self.fusion2 = SeparableConvBatchNorm(channels, norm=norm, name="fusion2")
+
+    def call(self, inputs, training=None):
+        stride16, stride8, stride4 = inputs
+        x = self.aspp(stride16, training=training)
+        for low_level, reduce, fusion in (
+            (stride8, self.low_level1, self.fusion1),
+            (stride4, self.low_level2, self.fusion2),
+        ):
+            x = resize_bilinear(x, spatial_size(low_level))
+            x = fusion(tf.concat([x, reduce(low_level, training=training)], axis=-1), training=training)
+        return x
+
+
+class SemanticHead(keras.layers.Layer):
+    """Activated feature at stride 4 -> semantic logits [batch, height/4, width/4, semantic channels]."""
+
+    def __init__(self, hidden_channels: int, num_channels: int, *, norm: NormFactory = batch_norm, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
+        self.logits = _last_convolution(num_channels, "logits")
+
+    def call(self, inputs, training=None):
+        return self.logits(self.conv(inputs, training=training))

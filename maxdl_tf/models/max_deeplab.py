@@ -1,0 +1,107 @@
+"""MaX-DeepLab, top to bottom (paper figure 3)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.resize import spatial_size
+from maxdl_tf.models.backbone import Backbone
+from maxdl_tf.models.decoder_schedule import semantic_source
+from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticDecoder, SemanticHead
+from maxdl_tf.models.stacked_decoder import StackedDecoder
+from maxdl_tf.structs import PanopticOutputs
+
+
+class MaXDeepLab(keras.Model):
+    """The model, of ready-made parts; `build_max_deeplab` makes them.
+
+    Example:
+      model = build_max_deeplab(VARIANTS["tiny"], num_classes=5, num_semantic_channels=6, crop_size=(97, 97))
+      outputs = model(images, training=False)  # images [batch, 97, 97, 3], 0..255
+      masks = tf.nn.softmax(outputs.mask_logits)  # [batch, 25, 25, slots]
+
+    Args:
+      backbone: Image to features and memory.
+      decoder: Both to features of stride 4.
+      pixel_head: Last feature to pixel features.
+      mask_head: Pixel features and memory to mask logits.
+      class_head: Memory to class logits.
+      semantic_decoder: In front of the semantic head where that reads a feature of stride 16, else None.
+      semantic_head: Auxiliary semantic segmentation, or None.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        decoder: StackedDecoder,
+        pixel_head: PixelHead,
+        mask_head: MaskHead,
+        class_head: ClassHead,
+        semantic_decoder: SemanticDecoder | None,
+        semantic_head: SemanticHead | None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+        self.decoder = decoder
+        self.pixel_head = pixel_head
+        self.mask_head = mask_head
+        self.class_head = class_head
+        self.semantic_decoder = semantic_decoder
+        self.semantic_head = semantic_head
+
+    def call(self, images, training=False) -> PanopticOutputs:
+        """Runs the network.
+
+        Args:
+          images: [batch, height, width, 3], RGB 0..255; each side 16k+1, known or not when traced.
+          training: Whether batch norms, drop path and dropout are in training.
+
+        Raises:
+          ValueError: if a known side is not 16k+1.
+        """
+        _check_sides(images.shape)
+        features, memory = self.backbone(tf.cast(images, tf.float32) / 127.5 - 1.0, training=training)
+        features, memory = self.decoder((features, memory), spatial_size(images), training=training)
+        activated = {name: tf.nn.relu(feature) for name, feature in features.items()}
+
+        pixel_feature = self.pixel_head(activated[self.decoder.schedule[-1].name], training=training)
+        mask_logits = self.mask_head((pixel_feature, memory), training=training)
+        class_logits = self.class_head(memory, training=training)
+        semantic_logits = self._semantic_logits(activated, training) if self.semantic_head else None
+        return PanopticOutputs(
+            pixel_feature=pixel_feature,
+            mask_logits=tf.cast(mask_logits, tf.float32),
+            class_logits=tf.cast(class_logits, tf.float32),
+            semantic_logits=semantic_logits,
+        )
+
+    def _semantic_logits(self, activated, training):
+        x = activated[semantic_source(self.decoder.schedule)]
+        if self.semantic_decoder:
+            x = self.semantic_decoder((x, activated["stage3"], activated["stage2"]), training=training)
+        return tf.cast(self.semantic_head(x, training=training), tf.float32)
+
+    @property
+    def backbone_variables(self) -> list[tf.Variable]:
+        """Trainable variables of what is pretrained on ImageNet, which learn at a lower rate (architecture section 7).
+
+        They are the stem and the blocks of all stages, with the decoder's pretrained steps; not the memory and the
+        transformers.
+        """
+        pretrained = [step.name for step in self.decoder.schedule if step.pretrained]
+        stages = [*self.backbone.stages.values(), *(self.decoder.stages[name] for name in pretrained)]
+        layers = [self.backbone.stem, *(block for stage in stages for block in stage.blocks.values())]
+        layers += [self.decoder.fuses[name] for name in pretrained]
+        return [variable for layer in layers for variable in layer.trainable_variables]
+
+
+def _check_sides(shape):
+    for side in shape[1:3]:
+        if side is not None and side % 16 != 1:
+            below = max(side - 2, 16) // 16 * 16 + 1
+            raise ValueError(
+                f"images of {shape[1]} x {shape[2]}: each side must be 16k+1 so that features stay aligned; "
+                f"pad or resize, for example {side} to {below + 16 if side > below else below}"
+            )
