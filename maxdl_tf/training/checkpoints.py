@@ -18,8 +18,8 @@ _KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = "/.OPTIMIZER_SLOT/"
 _BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + _KEY_SUFFIX)
 _NAMED_IN_ERRORS = 3
-# TensorFlow's reader turns some of its errors into Python's own.
-_DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
+# What reading a damaged checkpoint raises: TensorFlow's reader turns some of its errors into Python's own.
+DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
 
 
 class CheckpointMismatch(UserError):
@@ -44,7 +44,9 @@ class Restored(NamedTuple):
     def report(self) -> str:
         """One line for people."""
         optimizers = f" and {self.optimizer_variables} of the optimizers" if self.optimizer_variables else ""
-        return f"restored all {self.model_variables} variables of the model{optimizers} from {self.path}, step {self.step}"
+        return (
+            f"restored all {self.model_variables} variables of the model{optimizers} from {self.path}, step {self.step}"
+        )
 
 
 class Checkpoints:
@@ -81,13 +83,24 @@ class Checkpoints:
         self._manager: tf.train.CheckpointManager | None = None
 
     def save(self) -> str:
-        """Writes `ckpt-STEP` and deletes what is too old. All workers must call it."""
+        """Writes `ckpt-STEP` and deletes what is too old. All workers must call it.
+
+        Raises:
+          UserError: The disk is full.
+        """
         if self._manager is None:
             directory = self.directory if self._writes else tempfile.mkdtemp(prefix="maxdl_worker_")
             self._manager = tf.train.CheckpointManager(
                 self._root, directory, max_to_keep=self._keep, checkpoint_name=_PREFIX
             )
-        return self._manager.save(checkpoint_number=int(self._global_step.numpy()))
+        step = int(self._global_step.numpy())
+        try:
+            return self._manager.save(checkpoint_number=step)
+        except tf.errors.ResourceExhaustedError as error:
+            raise UserError(
+                f"cannot save step {step} in {self.directory}: {_first_line(error)}; make room, and start the same "
+                "command again to go on from the last checkpoint"
+            ) from error
 
     def restore_latest(self) -> Restored | None:
         """Restores the newest checkpoint of the directory that is complete; None if it has none at all.
@@ -102,7 +115,7 @@ class Checkpoints:
         for path in paths:
             try:
                 return self.restore(path)
-            except _DAMAGE as error:
+            except DAMAGE as error:
                 self._say(f"checkpoint {path} is incomplete ({_first_line(error)}); trying the one before it")
         if paths:
             raise UserError(
@@ -117,11 +130,10 @@ class Checkpoints:
         Raises:
           CheckpointMismatch: A variable is missing from it, has another shape, or is unknown here. Nothing has been
             changed then.
-          tf.errors.OpError, IndexError, RuntimeError: The files are missing or damaged. Variables may have been changed.
+          tf.errors.OpError, IndexError, RuntimeError: Files missing or damaged; variables may have changed.
         """
-        expected = variables_by_key(self._root)
-        wanted = {key: v for key, v in expected.items() if key not in _BOOKKEEPING}
-        _require_same(path, wanted, ignore=() if self._optimizers else ("optimizer/", "backbone_optimizer/", _SLOT))
+        wanted = {key: v for key, v in variables_by_key(self._root).items() if key not in _BOOKKEEPING}
+        _require_same(path, wanted, whole=bool(self._optimizers))
         status = self._root.restore(path)
         status.assert_existing_objects_matched()
         if not self._optimizers:
@@ -162,26 +174,33 @@ def checkpoint_paths(directory: str) -> list[str]:
     return [steps[step] for step in sorted(steps, reverse=True)]
 
 
-def load_model_weights(model: tf.Module, path: str) -> Restored:
+def load_model_weights(model: tf.Module, path: str, say: Callable[[str], None] = lambda line: None) -> Restored:
     """Restores the model's variables alone from a checkpoint that `Checkpoints` wrote, all of them.
 
     Args:
       model: Its variables exist.
-      path: A checkpoint (`.../ckpt-1000`), or a directory, of which the newest is taken.
+      path: A checkpoint (`.../ckpt-1000`), or a directory, of which the newest complete one is taken.
+      say: Gets a line on what is restored, and on what had to be passed over.
 
     Raises:
       CheckpointMismatch: A variable is missing from it, has another shape, or is unknown here.
       UserError: There is no checkpoint, or it cannot be read.
     """
-    if tf.io.gfile.isdir(path):
-        paths = checkpoint_paths(path)
-        if not paths:
+    is_directory = tf.io.gfile.isdir(path)
+    checkpoints = Checkpoints(
+        path if is_directory else os.path.dirname(path),
+        model=model,
+        global_step=tf.Variable(0, dtype=tf.int64, trainable=False),
+        say=say,
+    )
+    if is_directory:
+        restored = checkpoints.restore_latest()
+        if restored is None:
             raise UserError(f"no checkpoint in {path}; wanted files like {_PREFIX}-1000.index")
-        path = paths[0]
-    step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        return restored
     try:
-        return Checkpoints(os.path.dirname(path), model=model, global_step=step, say=lambda _: None).restore(path)
-    except _DAMAGE as error:
+        return checkpoints.restore(path)
+    except DAMAGE as error:
         raise UserError(f"cannot read the checkpoint {path}: {_first_line(error)}; check the path") from error
 
 
@@ -216,17 +235,15 @@ def _has_slot(optimizer: Any, variable: tf.Variable, slot: str) -> bool:
         return False
 
 
-def _require_same(path: str, expected: Mapping[str, tf.Variable], ignore: tuple[str, ...]) -> None:
-    """Raises CheckpointMismatch unless the checkpoint has exactly these variables, keys with `ignore` aside."""
+def _require_same(path: str, expected: Mapping[str, tf.Variable], whole: bool) -> None:
+    """Raises CheckpointMismatch unless the checkpoint, or else its part that is the model, has just these variables."""
     reader = tf.train.load_checkpoint(path)
     shapes = reader.get_variable_to_shape_map()
     missing = [key for key in expected if key not in shapes]
     unexpected = [
         key
         for key in sorted(shapes)
-        if key not in expected
-        and key not in _BOOKKEEPING
-        and not any(key.startswith(i) or (i == _SLOT and i in key) for i in ignore)
+        if key not in expected and key not in _BOOKKEEPING and (whole or _is_of_model(key))
     ]
     reshaped = [
         f"{_readable(key)} {tuple(shapes[key])} instead of {tuple(variable.shape)}"

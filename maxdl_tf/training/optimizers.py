@@ -51,7 +51,7 @@ class Optimizers:
     before the first step.
 
     Args:
-      model: Gives `trainable_variables` and, among them, `pretrained_backbone_variables`.
+      model: Gives `trainable_variables` and, among them, `backbone_variables`.
       schedule: Rate of what is not pretrained.
       backbone_multiplier: The pretrained part's rate as a share of it.
       beta1: Adam's, as are
@@ -74,7 +74,7 @@ class Optimizers:
             return keras.optimizers.legacy.Adam(rate, beta_1=beta1, beta_2=beta2, epsilon=epsilon)
 
         self.variables: tuple[tf.Variable, ...] = tuple(model.trainable_variables)
-        backbone = {id(variable) for variable in model.pretrained_backbone_variables}
+        backbone = {id(variable) for variable in model.backbone_variables}
         self._in_backbone = tuple(id(variable) in backbone for variable in self.variables)
         self.base = create(schedule)
         self.backbone = create(schedule.scaled(backbone_multiplier))

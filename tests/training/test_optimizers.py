@@ -17,7 +17,7 @@ class _Variables:
 
     def __init__(self, base, backbone=()):
         self.trainable_variables = [*base, *backbone]
-        self.pretrained_backbone_variables = list(backbone)
+        self.backbone_variables = list(backbone)
 
 
 @pytest.mark.parametrize(("variant", "peak"), [("s", 1e-3), ("l", 3e-4)])

@@ -1,0 +1,264 @@
+"""Trains and evaluates MaX-DeepLab.
+
+--mode train trains to the end of the experiment's steps; train_and_eval also measures the panoptic quality on
+eval_dataset on the way; eval measures the newest checkpoint once; continuous_eval measures each new one while
+another process trains. A training that was interrupted goes on from its last checkpoint: give the same command again.
+
+What is left in --model_dir:
+
+    experiment.textproto     the experiment with its base, placeholders and overrides resolved
+    ckpt-STEP.*              checkpoints
+    train/, eval/            curves and pictures for TensorBoard
+    metrics.json             panoptic quality of the last evaluation; of each one in eval/metrics-STEP.json
+
+Example:
+
+    maxdl-train --config_file configs/shapes/tiny.textproto --mode train_and_eval --model_dir runs/shapes
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from maxdl_tf import command_line
+from maxdl_tf.errors import UserError
+from maxdl_tf.evaluate import build_evaluator, check_shards
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from maxdl_tf.models.max_deeplab import MaXDeepLab
+    from maxdl_tf.protos import experiment_pb2
+    from maxdl_tf.structs import DatasetInfo
+    from maxdl_tf.training.checkpoints import Checkpoints
+    from maxdl_tf.training.loop import Plan
+    from maxdl_tf.training.optimizers import Optimizers
+    from maxdl_tf.training.train_step import Trainer
+
+FLAGS = flags.FlagValues()
+_CONFIG_FILE = flags.DEFINE_string("config_file", None, "Experiment textproto.", required=True, flag_values=FLAGS)
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train_and_eval",
+    ["train", "eval", "train_and_eval", "continuous_eval"],
+    "What to do.",
+    flag_values=FLAGS,
+)
+_MODEL_DIR = flags.DEFINE_string(
+    "model_dir", None, "Folder of the checkpoints, curves and metrics.", required=True, flag_values=FLAGS
+)
+_OVERRIDE = flags.DEFINE_multi_string(
+    "override",
+    [],
+    "Textproto fragment merged over --config_file, such as 'training { steps: 100 }'.",
+    flag_values=FLAGS,
+)
+_STRATEGY = flags.DEFINE_enum(
+    "strategy",
+    "auto",
+    ["auto", "one_device", "mirrored", "multi_worker", "tpu"],
+    "How a batch is spread over devices. auto: the TPU of --tpu, the hosts of TF_CONFIG, all GPUs, or the CPU.",
+    flag_values=FLAGS,
+)
+_TPU = flags.DEFINE_string("tpu", None, "Name or address of a TPU; local on a TPU host.", flag_values=FLAGS)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    mode = _MODE.value
+    trains, evaluates = mode.startswith("train"), mode != "train"
+    model_dir = _MODEL_DIR.value
+    experiment = load_and_check(trains, evaluates)
+    with command_line.quiet_imports():
+        import orbit
+
+        from maxdl_tf import config, factory
+        from maxdl_tf.training import distribution
+        from maxdl_tf.training.checkpoints import Checkpoints
+        from maxdl_tf.training.loop import Loop
+
+    dataset_info = config.dataset_info_of(experiment.train_dataset if trains else experiment.eval_dataset)
+    strategy = distribution.create_strategy(_STRATEGY.value, _TPU.value)
+    writes = distribution.is_chief(strategy)
+    say = print_to_stderr if writes else lambda line: None
+    check_strategy(experiment, strategy, trains, evaluates)
+
+    say(f"building {experiment.model.variant!r} for {distribution.describe(strategy)}")
+    set_seed(experiment)
+    with strategy.scope():
+        model = factory.build_model(experiment, dataset_info)
+        global_step = orbit.utils.create_global_step()
+        optimizers = factory.build_optimizers(experiment, model) if trains else None
+    checkpoints = Checkpoints(
+        model_dir,
+        model=model,
+        global_step=global_step,
+        optimizers=optimizers.by_name if trains else None,
+        keep=experiment.training.checkpoints_to_keep,
+        writes=writes,
+        say=say,
+    )
+    loop = Loop(global_step=global_step, model_dir=model_dir, checkpoints=checkpoints, writes=writes)
+    evaluator = None
+    if evaluates:
+        evaluator = build_evaluator(experiment, dataset_info, strategy, model, experiment.training.summary_images)
+
+    if mode == "continuous_eval":
+        loop.evaluate_continuously(
+            evaluator, steps=experiment.training.steps, timeout_seconds=experiment.evaluation.timeout_seconds
+        )
+    elif mode == "eval":
+        if checkpoints.restore_latest() is None:
+            raise UserError(f"no checkpoint in {model_dir}; train first, or name another --model_dir")
+        loop.evaluate(evaluator)
+    else:
+        step = restore_or_start(experiment, model, checkpoints, say)
+        if writes:
+            prepare_model_dir(experiment, checkpoints, [*model.variables, *optimizers.slot_variables])
+        experiment = with_seed_of_step(experiment, step)
+        set_seed(experiment)
+        trainer = build_trainer(experiment, dataset_info, strategy, model, optimizers, global_step)
+        loop.train(trainer, plan_of(experiment), evaluator)
+
+
+def load_and_check(trains: bool, evaluates: bool) -> experiment_pb2.Experiment:
+    """The experiment; what can be found wrong without TensorFlow is found here, in a second."""
+    from maxdl_tf import config
+    from maxdl_tf.training import storage
+
+    experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
+    class_tables = {}
+    for name, wanted in (("train_dataset", trains), ("eval_dataset", evaluates)):
+        if wanted:
+            check_shards(experiment, name)
+            class_tables[name] = config.dataset_info_of(getattr(experiment, name))
+    if len({(table.classes, table.label_divisor, table.ignore_label) for table in class_tables.values()}) > 1:
+        raise UserError("train_dataset and eval_dataset have different class tables; they must be equal")
+    if trains and not experiment.training.steps:
+        raise UserError(f"experiment {experiment.name!r} has no training.steps; say how long to train")
+    if not trains and "://" not in _MODEL_DIR.value and not os.path.isdir(_MODEL_DIR.value):
+        raise UserError(f"--model_dir {_MODEL_DIR.value} is not there; train first, or mend the path")
+    storage.check_writable(_MODEL_DIR.value)
+    return experiment
+
+
+def check_strategy(
+    experiment: experiment_pb2.Experiment, strategy: tf.distribute.Strategy, trains: bool, evaluates: bool
+) -> None:
+    """Raises UserError where the experiment cannot run on these devices."""
+    import tensorflow as tf
+
+    replicas = strategy.num_replicas_in_sync
+    batch_size = experiment.train_dataset.batch_size
+    if trains and batch_size % replicas:
+        raise UserError(
+            f"train_dataset.batch_size {batch_size} is not a multiple of the {replicas} replicas; make it one"
+        )
+    if evaluates and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise UserError(
+            f"--mode {_MODE.value} does not run on several hosts; use --mode train there, and --mode continuous_eval "
+            "on one more host"
+        )
+
+
+def with_seed_of_step(experiment: experiment_pb2.Experiment, step: int) -> experiment_pb2.Experiment:
+    """The experiment, with another seed where a run goes on at `step`: it is to see other images than it saw before."""
+    if not experiment.training.HasField("seed"):
+        return experiment
+    reseeded = type(experiment).FromString(experiment.SerializeToString())
+    reseeded.training.seed += step
+    return reseeded
+
+
+def set_seed(experiment: experiment_pb2.Experiment) -> None:
+    """Seeds initial weights, drop path and dropout; the data take the seed from the experiment themselves."""
+    if experiment.training.HasField("seed"):
+        from maxdl_tf.keras_api import keras
+
+        keras.utils.set_random_seed(experiment.training.seed % 2**32)  # NumPy takes 32 bits.
+
+
+def restore_or_start(
+    experiment: experiment_pb2.Experiment, model: MaXDeepLab, checkpoints: Checkpoints, say: Callable[[str], None]
+) -> int:
+    """Puts weights into the model: model_dir's, else those of initial_checkpoint, else random; gives the step."""
+    from maxdl_tf.training.checkpoints import load_model_weights
+
+    checkpoints.remove_leftovers()
+    restored = checkpoints.restore_latest()
+    if restored is not None:
+        return restored.step
+    if experiment.training.initial_checkpoint:
+        load_model_weights(model, experiment.training.initial_checkpoint, say=say)
+    return 0
+
+
+def prepare_model_dir(
+    experiment: experiment_pb2.Experiment, checkpoints: Checkpoints, variables: Sequence[tf.Variable]
+) -> None:
+    """Makes sure that the checkpoints will fit, and leaves the experiment there."""
+    import tensorflow as tf
+
+    from maxdl_tf import config
+    from maxdl_tf.training import storage
+    from maxdl_tf.training.checkpoints import checkpoint_paths
+
+    size = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
+    # A new checkpoint is complete before the oldest goes.
+    missing = experiment.training.checkpoints_to_keep + 1 - len(checkpoint_paths(checkpoints.directory))
+    storage.check_space(checkpoints.directory, size, max(1, missing))
+    with tf.io.gfile.GFile(os.path.join(checkpoints.directory, "experiment.textproto"), "w") as file:
+        file.write(config.experiment_to_text(experiment))
+
+
+def build_trainer(
+    experiment: experiment_pb2.Experiment,
+    dataset_info: DatasetInfo,
+    strategy: tf.distribute.Strategy,
+    model: MaXDeepLab,
+    optimizers: Optimizers,
+    global_step: tf.Variable,
+) -> Trainer:
+    from maxdl_tf import factory
+    from maxdl_tf.training.train_step import Trainer
+
+    return Trainer(
+        strategy=strategy,
+        model=model,
+        loss=factory.build_loss(experiment, dataset_info),
+        optimizers=optimizers,
+        batches=strategy.distribute_datasets_from_function(
+            lambda context: factory.build_train_batches(experiment, dataset_info, context)
+        ),
+        global_step=global_step,
+        batch_size=experiment.train_dataset.batch_size,
+        steps_per_loop=experiment.training.steps_per_loop,
+    )
+
+
+def plan_of(experiment: experiment_pb2.Experiment) -> Plan:
+    from maxdl_tf.training.loop import Plan
+
+    return Plan(
+        steps=experiment.training.steps,
+        per_checkpoint=experiment.training.steps_per_checkpoint,
+        per_summary=experiment.training.steps_per_summary,
+        per_evaluation=experiment.evaluation.steps_between_evaluations,
+    )
+
+
+def print_to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def run() -> None:
+    command_line.run(main, FLAGS)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,143 @@
+"""Panoptic quality of the model on a data set, at the size of the raw images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import orbit
+import tensorflow as tf
+
+# (image uint8 [h, w, 3], truth int [h, w], prediction int [h, w]) -> picture uint8 [any, any, 3].
+Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+
+
+class Evaluator(orbit.AbstractEvaluator):
+    """Runs the model over all evaluation images and accumulates a metric of their label maps.
+
+    Args:
+      strategy: The model was made in its scope. Each replica evaluates its part of a batch.
+      model: `model(images, training=False) -> PanopticOutputs`.
+      postprocess: `postprocess(outputs, (height, width)) -> PanopticPrediction`.
+      batches: `EvaluationBatch`es of all images, once; not distributed yet.
+      new_metric: Makes an empty accumulator with `update(truth, prediction)` and `result()`.
+      draw: Makes the picture of an image.
+      summary_images: How many images, from the first on, are drawn into the default summary writer, where there is one.
+
+    Attributes:
+      on_progress: Called with the number of images that were evaluated since the last call.
+      result: The metric's result of the last evaluation.
+      image_count: Images of the data set; None before the first evaluation.
+    """
+
+    def __init__(
+        self,
+        *,
+        strategy: tf.distribute.Strategy,
+        model: tf.Module,
+        postprocess: Callable,
+        batches: tf.data.Dataset,
+        new_metric: Callable[[], Any],
+        draw: Draw | None = None,
+        summary_images: int = 0,
+    ):
+        super().__init__()
+        self._strategy = strategy
+        self._model = model
+        self._postprocess = postprocess
+        self._batches = strategy.experimental_distribute_dataset(batches)
+        self._new_metric = new_metric
+        self._draw = draw
+        self._summary_images = summary_images if draw else 0
+        self.on_progress: Callable[[int], None] = lambda images: None
+        self._predict = tf.function(self._distributed_predict)
+        self.result: Any = None
+        self.image_count: int | None = None
+
+    def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
+        """Evaluates the whole data set, whatever `num_steps`; the full result is in `result` afterwards.
+
+        Returns:
+          PQ, SQ and RQ in 0..1 under TensorBoard's tags.
+        """
+        del num_steps
+        metric = self._new_metric()
+        evaluated = 0
+        for batch in self._batches:
+            panoptic = self._predict(batch.images)
+            before = evaluated
+            for replica_batch, replica_maps in zip(self._local(batch), self._local(panoptic)):
+                for image, resized_size, raw_size, truth, prediction in zip(
+                    replica_batch.images.numpy(),
+                    replica_batch.resized_size.numpy(),
+                    replica_batch.raw_size.numpy(),
+                    replica_batch.label_maps.numpy(),
+                    replica_maps.numpy(),
+                ):
+                    truth = truth[: raw_size[0], : raw_size[1]]
+                    metric.update(truth, to_raw_size(prediction, resized_size, raw_size))
+                    if evaluated < self._summary_images:
+                        self._draw_example(evaluated, image, resized_size, truth, prediction)
+                    evaluated += 1
+            self.on_progress(evaluated - before)
+        self.image_count = evaluated
+        self.result = metric.result()
+        return curves(self.result)
+
+    def _distributed_predict(self, images):
+        return self._strategy.run(self._replica_predict, args=(images,))
+
+    def _replica_predict(self, images: tf.Tensor) -> tf.Tensor:
+        """int32 [batch, height, width], the panoptic maps at the size of the network's input."""
+        outputs = self._model(images, training=False)
+        return self._postprocess(outputs, (images.shape[1], images.shape[2])).panoptic
+
+    def _local(self, value) -> list:
+        """The parts of a distributed structure that this process holds, one for each replica."""
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return [type(value)(*parts) for parts in zip(*(self._local(field) for field in value))]
+        return list(self._strategy.experimental_local_results(value))
+
+    def _draw_example(self, number, image, resized_size, truth, prediction) -> None:
+        height, width = resized_size
+        picture = self._draw(
+            np.clip(image[:height, :width] + 0.5, 0, 255).astype(np.uint8),
+            resize_nearest(truth, resized_size),
+            prediction[:height, :width],
+        )
+        tf.summary.image(f"examples/{number}", picture[np.newaxis])
+
+
+def curves(result: Any) -> dict[str, float]:
+    """The figures of a `PanopticQualityResult` under TensorBoard's tags."""
+    raise NotImplementedError
+
+
+def to_raw_size(label_map: np.ndarray, resized_size, raw_size) -> np.ndarray:
+    """A prediction on the padded crop as one on the raw image (architecture section 9, "undo").
+
+    Args:
+      label_map: int [crop height, crop width].
+      resized_size: (height, width) that the image has in the crop; what is right and below of it is padding.
+      raw_size: (height, width) of the image as it came.
+
+    Returns:
+      int [raw height, raw width].
+    """
+    return resize_nearest(label_map[: resized_size[0], : resized_size[1]], raw_size)
+
+
+def resize_nearest(label_map: np.ndarray, size) -> np.ndarray:
+    """Nearest neighbor with aligned corners, computed in float32 as TensorFlow does (architecture section 1)."""
+    rows = _source_indices(label_map.shape[0], int(size[0]))
+    columns = _source_indices(label_map.shape[1], int(size[1]))
+    return label_map[rows[:, np.newaxis], columns]
+
+
+def _source_indices(old: int, new: int) -> np.ndarray:
+    if new == 1:
+        return np.zeros(1, np.int64)
+    scale = np.float32((old - 1) / (new - 1))
+    indices = np.floor(np.arange(new, dtype=np.float32) * scale + np.float32(0.5)).astype(np.int64)
+    return np.minimum(indices, old - 1)

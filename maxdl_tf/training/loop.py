@@ -1,0 +1,172 @@
+"""The outer loop: trains up to the next stop, saves, evaluates, and tells how far it is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import orbit
+import tensorflow as tf
+
+from maxdl_tf.progress import Progress
+from maxdl_tf.training.checkpoints import DAMAGE, Checkpoints
+from maxdl_tf.training.eval_step import Evaluator
+from maxdl_tf.training.train_step import LOSS_TERMS, Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """When what happens; all in steps.
+
+    Attributes:
+      steps: Of the whole training.
+      per_checkpoint: Between two checkpoints.
+      per_summary: Between two points of the curves.
+      per_evaluation: Between two evaluations; 0: only at the end.
+    """
+
+    steps: int
+    per_checkpoint: int
+    per_summary: int
+    per_evaluation: int = 0
+
+    def next_stop(self, step: int) -> int:
+        """Where training is interrupted next, for a checkpoint: multiples of the intervals, and the end.
+
+        They do not depend on where the run started, so that a resumed run stops where the unbroken one would.
+        """
+        stops = [_next_multiple(step, interval) for interval in (self.per_checkpoint, self.per_evaluation) if interval]
+        return min(self.steps, *stops)
+
+    def next_summary(self, step: int) -> int:
+        """Up to where the next point of the curves is averaged."""
+        return min(self.next_stop(step), _next_multiple(step, self.per_summary))
+
+    def evaluates_at(self, step: int) -> bool:
+        return step >= self.steps or bool(self.per_evaluation and step % self.per_evaluation == 0)
+
+
+class Loop:
+    """Drives a `Trainer` and an `Evaluator` by Orbit's controller.
+
+    Args:
+      global_step: Counts the steps.
+      model_dir: Curves go below `train/` and `eval/`, metrics into `metrics.json` and `eval/metrics-STEP.json`.
+      checkpoints: Of model_dir.
+      writes: False in the workers that leave writing to the chief.
+    """
+
+    def __init__(self, *, global_step: tf.Variable, model_dir: str, checkpoints: Checkpoints, writes: bool = True):
+        self._global_step = global_step
+        self._model_dir = model_dir
+        self._checkpoints = checkpoints
+        self._writes = writes
+        self._eval_controllers: dict[int, orbit.Controller] = {}
+
+    def train(self, trainer: Trainer, plan: Plan, evaluator: Evaluator | None = None) -> None:
+        """Trains from the current step to the end of the plan; evaluates on the way where there is an evaluator."""
+        controller = orbit.Controller(
+            global_step=self._global_step,
+            trainer=trainer,
+            steps_per_loop=lambda step: plan.next_summary(int(step)) - int(step),
+            summary_dir=self._summary_dir("train"),
+        )
+        step = int(self._global_step)
+        with Progress("training", plan.steps, "steps", images_per_unit=trainer.batch_size, done=step) as progress:
+            if step < plan.steps:
+                progress.say("compiling the training step")
+            trainer.on_progress = lambda steps, means: progress.advance(steps, note=_losses_note(means))
+            while step < plan.steps:
+                step = plan.next_stop(step)
+                with _hushed():
+                    controller.train(step, checkpoint_at_completion=False)
+                self._checkpoints.save()
+                if evaluator is not None and plan.evaluates_at(step):
+                    self.evaluate(evaluator)
+
+    def evaluate(self, evaluator: Evaluator) -> Any:
+        """Evaluates the weights as they are; prints the table, writes JSON and curves.
+
+        Returns:
+          The metric's result.
+        """
+        # One controller for each evaluator, because each opens a file of events.
+        controller = self._eval_controllers.setdefault(
+            id(evaluator),
+            orbit.Controller(
+                global_step=self._global_step, evaluator=evaluator, eval_summary_dir=self._summary_dir("eval")
+            ),
+        )
+        with _shown(evaluator), _hushed():
+            controller.evaluate()
+        step = int(self._global_step)
+        if self._writes:
+            metrics = {"step": step, **evaluator.result.as_dict()}
+            write_json(os.path.join(self._model_dir, "eval", f"metrics-{step}.json"), metrics)
+            write_json(os.path.join(self._model_dir, "metrics.json"), metrics)
+        print(f"step {step}\n{evaluator.result.as_table()}", flush=True)
+        return evaluator.result
+
+    def evaluate_continuously(self, evaluator: Evaluator, *, steps: int, timeout_seconds: float) -> None:
+        """Evaluates each new checkpoint of model_dir until that of step `steps`, or none comes for so long."""
+        say = Progress("waiting", None).say
+        say(f"waiting for checkpoints in {self._model_dir}, at most {timeout_seconds:g} s for each")
+        for path in tf.train.checkpoints_iterator(self._model_dir, timeout=timeout_seconds):
+            try:
+                self._checkpoints.restore(path)
+            except DAMAGE as error:
+                # The training run deletes old checkpoints, perhaps this one just now.
+                say(f"checkpoint {path} cannot be read ({error}); waiting for the next")
+                continue
+            self.evaluate(evaluator)
+            if int(self._global_step) >= steps:
+                return
+        say(f"no new checkpoint for {timeout_seconds:g} s")
+
+    def _summary_dir(self, name: str) -> str | None:
+        return os.path.join(self._model_dir, name) if self._writes else None
+
+
+def evaluate_with_progress(evaluator: Evaluator) -> Any:
+    """The metric's result of the weights as they are; writes nothing."""
+    with _shown(evaluator):
+        evaluator.evaluate(tf.constant(-1))
+    return evaluator.result
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes a JSON file at once: whoever reads it meanwhile sees the old one or the new one."""
+    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+    temporary = f"{path}.tmp{os.getpid()}"
+    with tf.io.gfile.GFile(temporary, "w") as file:
+        file.write(json.dumps(content, indent=2) + "\n")
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def _next_multiple(step: int, interval: int) -> int:
+    return (step // interval + 1) * interval
+
+
+def _losses_note(means: dict[str, float]) -> str:
+    parts = " ".join(f"{name} {means[name]:.3g}" for name in LOSS_TERMS if name != "total" and means[name])
+    return f"loss {means['total']:.4g} ({parts})"
+
+
+@contextlib.contextmanager
+def _shown(evaluator: Evaluator) -> Iterator[None]:
+    """Shows the evaluator's progress."""
+    with Progress("evaluating", evaluator.image_count, "images") as progress:
+        evaluator.on_progress = progress.advance
+        yield
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps the dictionaries off the screen that Orbit's controller prints; our own lines go to stderr meanwhile."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

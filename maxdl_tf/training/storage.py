@@ -1,0 +1,111 @@
+"""Is there room for what a run will write? Asked before hours of training, not after."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+
+from maxdl_tf.errors import UserError
+
+_PROBE_PREFIX = ".maxdl_probe_"
+
+
+def check_writable(directory: str) -> None:
+    """Creates a directory if need be, and writes and removes a small file in it.
+
+    Raises:
+      UserError: It cannot be created or written.
+    """
+    if _is_remote(directory):
+        _check_remote(directory)
+        return
+    try:
+        os.makedirs(directory, exist_ok=True)
+        with _probe(directory) as descriptor:
+            os.write(descriptor, b"x" * 4096)
+            os.fsync(descriptor)
+    except OSError as error:
+        raise UserError(_complaint(directory, error)) from error
+
+
+def check_space(directory: str, size: int, count: int) -> None:
+    """Makes sure that some files fit into a directory.
+
+    Quotas and reserved blocks hide from the free space that the file system claims, so one of the files is reserved
+    for real, and given back. File systems that are not local are not asked.
+
+    Args:
+      directory: Exists.
+      size: Bytes of one file.
+      count: How many files there will be more than now.
+
+    Raises:
+      UserError: They do not fit.
+    """
+    if _is_remote(directory) or count < 1:
+        return
+    free = shutil.disk_usage(directory).free
+    if free < size * count:
+        raise UserError(
+            f"{directory} has {_readable(free)} free and {count} checkpoints of {_readable(size)} are to go there; "
+            "make room, take another --model_dir, or lower training.checkpoints_to_keep"
+        )
+    try:
+        with _probe(directory) as descriptor:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return  # The file system cannot reserve space.
+        raise UserError(
+            f"{directory} cannot take a checkpoint of {_readable(size)}: {error.strerror}; make room, or take another "
+            "--model_dir"
+        ) from error
+
+
+@contextlib.contextmanager
+def _probe(directory: str):
+    """An open file that is gone afterwards, whatever happens."""
+    descriptor, path = tempfile.mkstemp(prefix=_PROBE_PREFIX, dir=directory)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+        os.unlink(path)
+
+
+def _check_remote(directory: str) -> None:
+    import tensorflow as tf
+
+    path = os.path.join(directory, _PROBE_PREFIX + str(os.getpid()))
+    try:
+        tf.io.gfile.makedirs(directory)
+        with tf.io.gfile.GFile(path, "w") as file:
+            file.write("x")
+        tf.io.gfile.remove(path)
+    except tf.errors.OpError as error:
+        raise UserError(f"cannot write to {directory}: {error.message}; check the path and your rights") from error
+
+
+def _is_remote(directory: str) -> bool:
+    return "://" in directory
+
+
+def _complaint(directory: str, error: OSError) -> str:
+    if error.errno in (errno.EEXIST, errno.ENOTDIR):
+        return f"{directory} cannot be a directory: a file is in the way; remove it, or take another path"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"cannot write to {directory}: {error.strerror}; make room, or take another path"
+    return f"cannot write to {directory}: {error.strerror}; check the path and your rights to it"
+
+
+def _readable(size: int) -> str:
+    number = float(size)
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if number < 1000 or unit == "GB":
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,150 @@
+"""The inner loop of training: batch -> outputs -> losses -> gradients -> one step of the optimizers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import orbit
+import tensorflow as tf
+
+from maxdl_tf.errors import UserError
+from maxdl_tf.keras_api import keras
+from maxdl_tf.training.optimizers import Optimizers
+
+LOSS_TERMS = ("total", "pq_style_dice", "pq_style_class", "mask_id", "instance_discrimination", "semantic")
+# The figures that the paper plots over training, and which images they are defined on.
+FIGURES = {
+    "matched_class_probability": "has_masks",
+    "matched_dice": "has_masks",
+    "mask_id_accuracy": "has_masks",
+    "instance_discrimination_accuracy": "has_things",
+}
+
+
+class NonFiniteLossError(UserError):
+    """A loss term or the gradient became NaN or infinite; no later checkpoint has been written."""
+
+
+class Trainer(orbit.AbstractTrainer):
+    """Trains for some steps at a time; the outer loop saves and evaluates in between.
+
+    Args:
+      strategy: Model and optimizers were made in its scope.
+      model: `model(images, training=True) -> PanopticOutputs`.
+      loss: `loss(outputs, targets) -> PanopticLosses`, each [batch].
+      optimizers: Hold the model's variables.
+      batches: Endless `TrainBatch`es, distributed by the strategy.
+      global_step: Counts the steps; see `orbit.utils.create_global_step`.
+      batch_size: Images of one step over all replicas.
+      steps_per_loop: Steps of one call from the host into the graph.
+
+    Attributes:
+      on_progress: Called after each such call with its number of steps and the means so far of this `train`.
+    """
+
+    def __init__(
+        self,
+        *,
+        strategy: tf.distribute.Strategy,
+        model: tf.Module,
+        loss: Callable,
+        optimizers: Optimizers,
+        batches: tf.data.Dataset,
+        global_step: tf.Variable,
+        batch_size: int,
+        steps_per_loop: int,
+    ):
+        super().__init__()
+        self._strategy = strategy
+        self._model = model
+        self._loss = loss
+        self._optimizers = optimizers
+        self._batches = batches
+        self._iterator = None
+        self._global_step = global_step
+        self.batch_size = batch_size
+        self._steps_per_loop = steps_per_loop
+        self.on_progress: Callable[[int, dict[str, float]], None] = lambda steps, means: None
+        self._run_steps = tf.function(orbit.utils.create_tf_while_loop_fn(self._train_step))
+        self._compiled = False
+        with strategy.scope():
+            self._means = {name: keras.metrics.Mean(name) for name in (*LOSS_TERMS, *FIGURES, "gradient_norm")}
+
+    def train(self, num_steps: tf.Tensor) -> dict[str, float]:
+        """Trains `num_steps` steps.
+
+        Returns:
+          Means over these steps under TensorBoard's tags, the learning rates at the last one, and images per second
+          (without the compilation).
+
+        Raises:
+          NonFiniteLossError: Names the term.
+        """
+        if self._iterator is None:
+            self._iterator = iter(self._batches)
+        for mean in self._means.values():
+            mean.reset_state()
+        remaining, timed_steps, seconds = int(num_steps), 0, 0.0
+        while remaining:
+            # The first call compiles. A single step then shows soon that everything works.
+            steps = min(remaining, self._steps_per_loop) if self._compiled else 1
+            start = time.monotonic()
+            self._run_steps(self._iterator, tf.constant(steps))
+            means = self._finite_means(steps)
+            if self._compiled:
+                timed_steps, seconds = timed_steps + steps, seconds + time.monotonic() - start
+            self._compiled = True
+            remaining -= steps
+            self.on_progress(steps, means)
+        return self._curves(means, timed_steps * self.batch_size / seconds if seconds else None)
+
+    def _train_step(self, iterator) -> None:
+        self._strategy.run(self._replica_step, args=(next(iterator),))
+        self._global_step.assign_add(1)
+
+    def _replica_step(self, batch) -> None:
+        """One step on a replica's part of the batch."""
+        variables = self._optimizers.variables
+        with tf.GradientTape() as tape:
+            outputs = self._model(batch.images, training=True)
+            losses = self._loss(outputs, batch.targets)
+            share_of_mean = tf.reduce_sum(losses.total) / self.batch_size
+        gradients = tape.gradient(share_of_mean, variables)
+        known = [index for index, gradient in enumerate(gradients) if gradient is not None]
+        summed = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, [tf.convert_to_tensor(gradients[index]) for index in known]
+        )
+        for index, gradient in zip(known, summed):
+            gradients[index] = gradient
+        self._optimizers.apply(gradients)
+
+        for name in LOSS_TERMS:
+            self._means[name].update_state(getattr(losses, name))
+        for name, defined in FIGURES.items():
+            self._means[name].update_state(getattr(losses, name), sample_weight=getattr(losses, defined))
+        self._means["gradient_norm"].update_state(tf.linalg.global_norm(summed))
+
+    def _finite_means(self, steps: int) -> dict[str, float]:
+        """The means so far of this `train`; a NaN of any step stays in them and is found here."""
+        means = {name: float(mean.result()) for name, mean in self._means.items()}
+        # The total comes last: the term that spoiled it says more.
+        for name in (*LOSS_TERMS[1:], LOSS_TERMS[0], "gradient_norm"):
+            if not math.isfinite(means[name]):
+                last = int(self._global_step)
+                raise NonFiniteLossError(
+                    f"{name} became {means[name]} between step {last - steps} and step {last}; start again from the "
+                    "last checkpoint with a lower training.optimizer.learning_rate or a longer warm-up"
+                )
+        return means
+
+    def _curves(self, means: dict[str, float], images_per_second: float | None) -> dict[str, float]:
+        curves = {f"losses/{name}": means[name] for name in LOSS_TERMS}
+        curves.update({f"matching/{name}": means[name] for name in FIGURES})
+        curves["optimizer/gradient_norm"] = means["gradient_norm"]
+        for name, rate in self._optimizers.learning_rates(self._global_step - 1).items():
+            curves[f"optimizer/{name}"] = float(rate)
+        if images_per_second is not None:
+            curves["images_per_second"] = images_per_second
+        return curves
