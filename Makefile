@@ -50,7 +50,9 @@ $(READY): setup.py pyproject.toml $(wildcard $(CONSTRAINTS)) $(wildcard protos/*
 	@if [ ! -e $(READY) ]; then $(PYTHON) -m venv --clear $(VENV); fi
 	@set -o pipefail; $(BIN)/python -m pip install --disable-pip-version-check --no-compile --prefer-binary \
 	    --constraint $(CONSTRAINTS) --editable '.[dev]' 2>&1 | tee $(VENV)/install.log \
-	    | awk '/Downloading .*[MG]B|^Building wheels|^Installing|^ERROR|^error/ { print "    " substr($$0, 1, 96); fflush() }' \
+	    | awk '/Downloading .*[0-9][0-9]\.[0-9] MB/ { split($$2, name, "-"); print "    downloading " name[1], name[2], $$3, $$4 } \
+	           /^Installing collected/ { print "    unpacking " NF - 3 " packages" } \
+	           /^ERROR|^error/ { print "    " $$0 } { fflush() }' \
 	    || { echo "make: the install failed; all that pip said is in $(VENV)/install.log" >&2; exit 1; }
 	@touch $@
 

@@ -74,7 +74,7 @@ def run(
     argv = list(sys.argv if argv is None else argv)
     program = _program_name(argv[0])
     if any(argument in _HELP_FLAGS for argument in argv[1:]):
-        print(help_text(program, inspect.getmodule(main).__doc__ or "", flag_values))
+        _print_help(help_text(program, inspect.getmodule(main).__doc__ or "", flag_values))
         sys.exit(0)
     _hush_start_up()
     try:
@@ -155,7 +155,15 @@ def help_text(program: str, docstring: str, flag_values: flags.FlagValues) -> st
         entry = f"  {title}\n{textwrap.indent(textwrap.fill(text, _WIDTH - 8), ' ' * 8)}"
         entries.append((not _is_required(flag), name, entry))
     body = inspect.cleandoc(docstring)
-    return f"{program}: {body}\n\nFlags:\n" + "\n".join(entry for *_, entry in sorted(entries))
+    flags_part = "\n\nFlags:\n" + "\n".join(entry for *_, entry in sorted(entries)) if entries else ""
+    return f"{program}: {body}{flags_part}"
+
+
+def _print_help(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # A pager that was left, or `head`; without this Python complains again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _program_name(path: str) -> str:

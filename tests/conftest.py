@@ -1,0 +1,30 @@
+"""Holds for all tests: TensorFlow starts quietly, shares the GPU, and draws the same numbers every time."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Tests start commands as processes of their own, which need memory on the same GPU.
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers_every_time():
+    random.seed(0)
+    np.random.seed(0)
+    # Not imported here: many tests do without, and it takes seconds.
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].random.set_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_keras_memory():
+    yield
+    if "maxdl_tf.keras_api" in sys.modules:
+        sys.modules["maxdl_tf.keras_api"].keras.backend.clear_session()

@@ -1,0 +1,209 @@
+"""Holds the floors: who may import whom (CONTRIBUTING.md says why)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.helpers import REPOSITORY
+
+# A module imports from lower floors and from its own group. Groups on one floor do not know each other.
+GROUPS = (
+    {"protos": "protos", "basics": "maxdl_tf structs panoptic_ids keras_api errors progress"},
+    {"config": "config", "command_line": "command_line"},
+    {"layers": "layers", "data": "data", "metrics": "metrics"},
+    {"models": "models", "losses": "losses"},
+    {"training": "training", "inference": "inference", "export": "export"},
+    {"factory": "factory"},
+    {"data_gen": "data_gen", "commands": "trainer evaluate export_model predict"},
+    {"demo": "demo"},
+)
+COMMANDS = 6
+
+# Modules that only some may import: built objects are handed down, protos and options stay above.
+RESERVED = {
+    "maxdl_tf.protos": {"config", "factory", "data_gen", "commands", "demo"},
+    "maxdl_tf.config": {"factory", "data_gen", "commands", "demo"},
+    "maxdl_tf.command_line": {"data_gen", "commands", "demo"},
+    "tensorflow_addons": {"training"},
+}
+# What tf-models-official brings along and nothing here needs.
+NEVER = {"tensorflow_text", "tensorflow_datasets", "tensorflow_hub", "cv2", "pandas", "sklearn", "matplotlib"}
+
+# Single imports against the rules above, and why they are right.
+EXCEPTIONS = {
+    ("maxdl_tf.export.saved_model", "maxdl_tf.config"): "writes the class table beside the model, as a textproto",
+    ("maxdl_tf.inference.predictor", "maxdl_tf.config"): "reads the class table that lies beside a SavedModel",
+    ("maxdl_tf.export.saved_model", "maxdl_tf.inference.segmenter"): "exports the very function that Predictor runs",
+}
+
+
+class Place(NamedTuple):
+    floor: int
+    group: str
+
+
+def _places() -> dict[str, Place]:
+    places = {}
+    for floor, groups in enumerate(GROUPS):
+        for group, names in groups.items():
+            for name in names.split():
+                places[name if name.startswith("maxdl_tf") else f"maxdl_tf.{name}"] = Place(floor, group)
+    return places
+
+
+PLACES = _places()
+
+
+def place_of(module: str) -> Place | None:
+    """The longest listed prefix decides, but that the package itself is listed does not place its modules."""
+    parts = module.split(".")
+    for length in range(len(parts), 1, -1):
+        if ".".join(parts[:length]) in PLACES:
+            return PLACES[".".join(parts[:length])]
+    return PLACES.get(module)
+
+
+class Import(NamedTuple):
+    module: str
+    line: int
+    when_imported: bool  # Neither in a function nor only for type checkers.
+
+
+def imports_of(tree: ast.Module, known_modules: set[str]) -> list[Import]:
+    """All imports of a module; `from package import module` counts as an import of the module."""
+    found = []
+
+    def visit(node: ast.AST, when_imported: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend(Import(alias.name, node.lineno, when_imported) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import; write the whole name"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                is_module = whole in known_modules or node.module == "tensorflow"
+                found.append(Import(whole if is_module else node.module, node.lineno, when_imported))
+        if isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            when_imported = False
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            when_imported = False
+        for child in ast.iter_child_nodes(node):
+            visit(child, when_imported)
+
+    visit(tree, True)
+    return found
+
+
+def complaints(module: str, source: str, known_modules: set[str]) -> list[str]:
+    """What a module does against the floors, one line each."""
+    place = place_of(module)
+    if place is None:
+        return [f"{module} has no floor; give it one in tests/test_import_floors.py"]
+    tree = ast.parse(source)
+    found = []
+    for imported, line, when_imported in imports_of(tree, known_modules):
+        if (module, imported) in EXCEPTIONS:
+            continue
+        at = f"{module}:{line} imports {imported}"
+        top = imported.split(".")[0]
+        if top == "maxdl_tf":
+            target = place_of(imported)
+            if target is None:
+                found.append(f"{at}, which has no floor")
+            elif target.floor > place.floor or (target.floor == place.floor != 0 and target.group != place.group):
+                found.append(f"{at}: from floor {place.floor} ({place.group}) to {target.floor} ({target.group})")
+        elif top in ("data_gen", "configs", "tests"):
+            found.append(f"{at}: its name is maxdl_tf.{top}, and tests are never imported")
+        for reserved, groups in RESERVED.items():
+            own = reserved.rpartition(".")[2]
+            if f"{imported}.".startswith(f"{reserved}.") and place.group not in groups and place.group != own:
+                found.append(f"{at}, which is for {', '.join(sorted(groups))}")
+        if top in NEVER:
+            found.append(f"{at}, which is no requirement of ours")
+        if module != "maxdl_tf.keras_api" and (top in ("keras", "tf_keras") or "tensorflow.keras" in imported):
+            found.append(f"{at}: write `from maxdl_tf.keras_api import keras`")
+        if when_imported and top == "tensorflow" and (place.floor >= COMMANDS or module == "maxdl_tf.command_line"):
+            found.append(f"{at} outside a function, so that --help would wait for it")
+    if module != "maxdl_tf.keras_api":
+        found.extend(
+            f"{module}:{node.lineno} uses tf.keras: write `from maxdl_tf.keras_api import keras`"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr == "keras" and getattr(node.value, "id", "") == "tf"
+        )
+    return found
+
+
+def _source_files() -> dict[str, Path]:
+    """{module name: file} of maxdl_tf/ and data_gen/, generated protos aside."""
+    files = {}
+    for folder, prefix in (("maxdl_tf", ()), ("data_gen", ("maxdl_tf",)), ("configs", ("maxdl_tf",))):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            parts = (*prefix, *path.relative_to(REPOSITORY).with_suffix("").parts)
+            if not path.name.endswith("_pb2.py"):
+                files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return files
+
+
+FILES = _source_files()
+MODULES = set(FILES) | {f"maxdl_tf.protos.{path.stem}_pb2" for path in (REPOSITORY / "protos").glob("*.proto")}
+
+
+@pytest.mark.parametrize("module", sorted(set(FILES) - {"maxdl_tf.configs"}))
+def test_module_keeps_to_its_floor(module):
+    assert complaints(module, FILES[module].read_text(encoding="utf-8"), MODULES) == []
+
+
+@pytest.mark.parametrize(("module", "imported"), sorted(EXCEPTIONS))
+def test_exceptions_are_needed(module, imported):
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    assert imported in {found.module for found in imports_of(tree, MODULES)}
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "complaint"),
+    [
+        ("maxdl_tf.layers.stem", "from maxdl_tf.models import build", "from floor 2 (layers) to 3 (models)"),
+        (
+            "maxdl_tf.layers.stem",
+            "def f():\n  from maxdl_tf.models import build",
+            "stem:2 imports maxdl_tf.models.build",
+        ),
+        ("maxdl_tf.losses.total", "import maxdl_tf.models.build", "from floor 3 (losses) to 3 (models)"),
+        ("maxdl_tf.data.pipeline", "from maxdl_tf import config", "which is for"),
+        ("maxdl_tf.training.loop", "from maxdl_tf import factory", "from floor 4 (training) to 5 (factory)"),
+        ("maxdl_tf.export.saved_model", "from maxdl_tf.protos import model_pb2", "which is for"),
+        ("maxdl_tf.models.build", "from maxdl_tf.protos.model_pb2 import ModelOptions", "which is for"),
+        ("maxdl_tf.models.build", "import tensorflow_addons as tfa", "which is for training"),
+        ("maxdl_tf.models.build", "import tensorflow as tf\nx = tf.keras.Model", "models.build:2 uses tf.keras"),
+        ("maxdl_tf.models.build", "from tensorflow import keras", "write `from maxdl_tf.keras_api"),
+        ("maxdl_tf.models.build", "import tf_keras", "write `from maxdl_tf.keras_api"),
+        ("maxdl_tf.trainer", "import tensorflow as tf", "--help would wait"),
+        ("maxdl_tf.data_gen.convert", "try:\n  import tensorflow\nexcept ImportError:\n  pass", "--help would wait"),
+        ("maxdl_tf.data_gen.convert", "from data_gen import shapes", "its name is maxdl_tf.data_gen"),
+        ("maxdl_tf.inference.predictor", "import cv2", "no requirement of ours"),
+        ("maxdl_tf.newcomer", "", "has no floor"),
+    ],
+)
+def test_a_breach_is_seen(module, source, complaint):
+    found = complaints(
+        module, source, MODULES | {"maxdl_tf.models.build", "maxdl_tf.factory", "maxdl_tf.data_gen.shapes"}
+    )
+    assert len(found) >= 1 and complaint in found[0]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("maxdl_tf.trainer", "if TYPE_CHECKING:\n  import tensorflow as tf"),
+        ("maxdl_tf.trainer", "def main(argv):\n  import tensorflow as tf\n  from maxdl_tf import factory"),
+        ("maxdl_tf.factory", "from maxdl_tf import config\nfrom maxdl_tf.protos import model_pb2"),
+        ("maxdl_tf.models.build", "from maxdl_tf.layers.stem import Stem\nfrom maxdl_tf.models import heads"),
+        ("maxdl_tf.layers.stem", "import tensorflow as tf\nfrom maxdl_tf.keras_api import keras"),
+        ("maxdl_tf.training.optimizers", "import tensorflow_addons"),
+    ],
+)
+def test_what_the_floors_allow(module, source):
+    assert complaints(module, source, MODULES) == []
