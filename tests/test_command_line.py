@@ -1,0 +1,140 @@
+"""How every command starts and fails: exit status, what is on stderr, and that flags arrive."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+
+import pytest
+from absl import flags
+
+from maxdl_tf import command_line
+from maxdl_tf.errors import UserError
+
+PROGRAM = "/usr/bin/maxdl-fake"
+
+
+@pytest.fixture
+def flag_values():
+    values = flags.FlagValues()
+    flags.DEFINE_string("config_file", None, "Experiment textproto.", required=True, flag_values=values)
+    flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.", flag_values=values)
+    flags.DEFINE_multi_string("override", [], "Textproto fragment.", flag_values=values)
+    flags.DEFINE_boolean("mixed_precision", False, "Compute in bfloat16.", flag_values=values)
+    return values
+
+
+def _run(main, flag_values, *arguments, **options) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        command_line.run(main, flag_values, [PROGRAM, *arguments], **options)
+    return stopped.value.code or 0
+
+
+def test_flags_and_positional_arguments_arrive(flag_values):
+    seen = []
+
+    def main(argv):
+        seen.append((argv, flag_values.config_file, flag_values.mode, flag_values.override))
+        return 3
+
+    arguments = ["--config_file=a", "images", "--override", "x", "--override", "y", "--mode=eval"]
+    assert _run(main, flag_values, *arguments, max_positional=1) == 3
+    assert seen == [([PROGRAM, "images"], "a", "eval", ["x", "y"])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config_file is missing"),
+        (["--config_file"], "--config_file"),
+        (["--config_file=a", "--mode=fly"], "--mode=fly: value should be one of <train|eval>"),
+        (["--confg_file=a"], "Unknown command line flag 'confg_file'. Did you mean: config_file"),
+        (["--config_file=a", "stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_bad_flags_are_told_in_one_line(flag_values, capsys, arguments, message):
+    assert _run(lambda argv: pytest.fail("main was called"), flag_values, *arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("maxdl-fake: ") and output.err.count("\n") == 1
+    assert message in output.err and "see maxdl-fake --help" in output.err
+
+
+def test_a_user_error_is_one_line_and_status_2(flag_values, capsys):
+    def main(argv):
+        raise UserError("crop_size 640:\n  wanted 16k+1; try 641")
+
+    assert _run(main, flag_values, "--config_file=a") == 2
+    assert capsys.readouterr().err == "maxdl-fake: crop_size 640: wanted 16k+1; try 641\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(flag_values):
+    def main(argv):
+        raise ValueError("a fault")
+
+    with pytest.raises(ValueError, match="a fault"):
+        command_line.run(main, flag_values, [PROGRAM, "--config_file=a"])
+
+
+def test_ctrl_c_ends_without_traceback(flag_values, capsys):
+    def main(argv):
+        raise KeyboardInterrupt
+
+    assert _run(main, flag_values, "--config_file=a") == 130
+    assert capsys.readouterr().err == "\nmaxdl-fake: interrupted\n"
+
+
+def test_user_errors_names_the_file(tmp_path):
+    missing = tmp_path / "missing.json"
+    with pytest.raises(UserError, match=r"missing\.json: No such file or directory$"), command_line.user_errors():
+        missing.open()
+    with pytest.raises(KeyError), command_line.user_errors():
+        raise KeyError("a fault of the program")
+    with pytest.raises(UserError, match="'k'"), command_line.user_errors(KeyError):
+        raise KeyError("k")
+
+
+def test_help_has_docstring_and_flags(flag_values, capsys, monkeypatch):
+    module = types.ModuleType("fake_command", "Does it.\n\nExample:\n  maxdl-fake --config_file x\n")
+    exec("def main(argv): raise AssertionError", module.__dict__)
+    monkeypatch.setitem(sys.modules, "fake_command", module)
+    assert _run(module.main, flag_values, "--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == ["maxdl-fake: Does it.", "", "Example:", "  maxdl-fake --config_file x"]
+    flag_lines = [line for line in lines if line.startswith("  --")]
+    assert flag_lines == [
+        "  --config_file=STRING",
+        "  --[no]mixed_precision",
+        "  --mode=train|eval",
+        "  --override=STRING",
+    ]
+    text_of = dict(zip(lines, (line.strip() for line in lines[1:])))
+    assert text_of["  --config_file=STRING"] == "Experiment textproto. (required)"
+    assert text_of["  --mode=train|eval"] == "What to do. (default: train)"
+    assert text_of["  --override=STRING"] == "Textproto fragment. (may be repeated)"
+
+
+NOISE = b"2026 E cuda_dnn.cc:9261] Unable to register cuDNN factory: Attempting to register\n"
+
+
+def test_quiet_imports_hold_back_known_noise_only(capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    with command_line.quiet_imports():
+        os.write(2, NOISE + b"something new\n")
+    assert capfd.readouterr().err == "something new\n"
+
+
+def test_a_failed_import_shows_all(capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    with pytest.raises(ImportError), command_line.quiet_imports():
+        os.write(2, NOISE)
+        raise ImportError
+    assert capfd.readouterr().err == NOISE.decode()
+
+
+def test_all_is_shown_to_whom_asks(capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
+    with command_line.quiet_imports():
+        os.write(2, NOISE)
+    assert capfd.readouterr().err == NOISE.decode()
