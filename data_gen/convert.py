@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absl import flags
-from maxdl_tf.data_gen import coco_panoptic, shapes
 
 from maxdl_tf import command_line
+from maxdl_tf.data_gen import coco_panoptic, shapes
 from maxdl_tf.errors import UserError
 
 CONVERTERS = {"coco_panoptic": coco_panoptic, "shapes": shapes}

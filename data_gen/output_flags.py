@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from absl import flags
-from maxdl_tf.data_gen.shard_writer import Output, available_processes
 
 from maxdl_tf.data.example_schema import LABEL_FORMATS
+from maxdl_tf.data_gen.shard_writer import Output, available_processes
 
 
 def define(flag_values: flags.FlagValues) -> None:

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 from absl import flags
-from maxdl_tf.data_gen import output_flags, shard_writer
 from PIL import Image
 
 from maxdl_tf import config, panoptic_ids
+from maxdl_tf.data_gen import output_flags, shard_writer
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo
 
