@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import orbit
 import tensorflow as tf
+
+from maxdl_tf.data import transforms
+from maxdl_tf.metrics.panoptic_quality import PanopticQuality, PanopticQualityResult
 
 # (image uint8 [h, w, 3], truth int [h, w], prediction int [h, w]) -> picture uint8 [any, any, 3].
 Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
@@ -21,7 +23,7 @@ class Evaluator(orbit.AbstractEvaluator):
       model: `model(images, training=False) -> PanopticOutputs`.
       postprocess: `postprocess(outputs, (height, width)) -> PanopticPrediction`.
       batches: `EvaluationBatch`es of all images, once; not distributed yet.
-      new_metric: Makes an empty accumulator with `update(truth, prediction)` and `result()`.
+      new_metric: Makes an empty accumulator.
       draw: Makes the picture of an image.
       summary_images: How many images, from the first on, are drawn into the default summary writer, where there is one.
 
@@ -38,7 +40,7 @@ class Evaluator(orbit.AbstractEvaluator):
         model: tf.Module,
         postprocess: Callable,
         batches: tf.data.Dataset,
-        new_metric: Callable[[], Any],
+        new_metric: Callable[[], PanopticQuality],
         draw: Draw | None = None,
         summary_images: int = 0,
     ):
@@ -51,8 +53,8 @@ class Evaluator(orbit.AbstractEvaluator):
         self._draw = draw
         self._summary_images = summary_images if draw else 0
         self.on_progress: Callable[[int], None] = lambda images: None
-        self._predict = tf.function(self._distributed_predict)
-        self.result: Any = None
+        self._predict = tf.function(self._distributed_predict, autograph=False)
+        self.result: PanopticQualityResult | None = None
         self.image_count: int | None = None
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
@@ -103,41 +105,31 @@ class Evaluator(orbit.AbstractEvaluator):
         height, width = resized_size
         picture = self._draw(
             np.clip(image[:height, :width] + 0.5, 0, 255).astype(np.uint8),
-            resize_nearest(truth, resized_size),
+            transforms.resize_labels(truth, resized_size).numpy(),
             prediction[:height, :width],
         )
         tf.summary.image(f"examples/{number}", picture[np.newaxis])
 
 
-def curves(result: Any) -> dict[str, float]:
-    """The figures of a `PanopticQualityResult` under TensorBoard's tags."""
-    raise NotImplementedError
+def curves(result: PanopticQualityResult) -> dict[str, float]:
+    """The figures under TensorBoard's tags; classes without segments are left out."""
+    figures = {
+        f"{figure}/{group}": getattr(getattr(result, group), figure)
+        for figure in ("pq", "sq", "rq")
+        for group in ("all", "things", "stuff")
+    }
+    return {**figures, **{f"pq_of_class/{c.name}": c.pq for c in result.classes if c.has_segments}}
 
 
 def to_raw_size(label_map: np.ndarray, resized_size, raw_size) -> np.ndarray:
-    """A prediction on the padded crop as one on the raw image (architecture section 9, "undo").
+    """A prediction on the padded crop as one on the image as it came (architecture section 9, "undo").
 
     Args:
-      label_map: int [crop height, crop width].
+      label_map: int32 [crop height, crop width].
       resized_size: (height, width) that the image has in the crop; what is right and below of it is padding.
       raw_size: (height, width) of the image as it came.
 
     Returns:
-      int [raw height, raw width].
+      int32 [raw height, raw width].
     """
-    return resize_nearest(label_map[: resized_size[0], : resized_size[1]], raw_size)
-
-
-def resize_nearest(label_map: np.ndarray, size) -> np.ndarray:
-    """Nearest neighbor with aligned corners, computed in float32 as TensorFlow does (architecture section 1)."""
-    rows = _source_indices(label_map.shape[0], int(size[0]))
-    columns = _source_indices(label_map.shape[1], int(size[1]))
-    return label_map[rows[:, np.newaxis], columns]
-
-
-def _source_indices(old: int, new: int) -> np.ndarray:
-    if new == 1:
-        return np.zeros(1, np.int64)
-    scale = np.float32((old - 1) / (new - 1))
-    indices = np.floor(np.arange(new, dtype=np.float32) * scale + np.float32(0.5)).astype(np.int64)
-    return np.minimum(indices, old - 1)
+    return transforms.resize_labels(label_map[: resized_size[0], : resized_size[1]], raw_size).numpy()

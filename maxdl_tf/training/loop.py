@@ -13,6 +13,7 @@ from typing import Any
 import orbit
 import tensorflow as tf
 
+from maxdl_tf.metrics.panoptic_quality import PanopticQualityResult
 from maxdl_tf.progress import Progress
 from maxdl_tf.training.checkpoints import DAMAGE, Checkpoints
 from maxdl_tf.training.eval_step import Evaluator
@@ -89,7 +90,7 @@ class Loop:
                 if evaluator is not None and plan.evaluates_at(step):
                     self.evaluate(evaluator)
 
-    def evaluate(self, evaluator: Evaluator) -> Any:
+    def evaluate(self, evaluator: Evaluator) -> PanopticQualityResult:
         """Evaluates the weights as they are; prints the table, writes JSON and curves.
 
         Returns:
@@ -132,7 +133,7 @@ class Loop:
         return os.path.join(self._model_dir, name) if self._writes else None
 
 
-def evaluate_with_progress(evaluator: Evaluator) -> Any:
+def evaluate_with_progress(evaluator: Evaluator) -> PanopticQualityResult:
     """The metric's result of the weights as they are; writes nothing."""
     with _shown(evaluator):
         evaluator.evaluate(tf.constant(-1))

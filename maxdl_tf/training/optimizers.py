@@ -91,11 +91,11 @@ class Optimizers:
         """Everything that the optimizers remember between two steps."""
         return [*self.base.variables(), *self.backbone.variables()]
 
-    def apply(self, gradients: Sequence[tf.Tensor | None]) -> None:
+    def apply(self, gradients: Sequence[tf.Tensor]) -> None:
         """One step; call it in replica context.
 
         Args:
-          gradients: Of `variables`, in their order, already summed over the replicas. None leaves a variable alone.
+          gradients: Of `variables`, in their order, already summed over the replicas.
         """
         pairs = list(zip(gradients, self.variables))
         for optimizer, wanted in ((self.base, False), (self.backbone, True)):

@@ -67,7 +67,9 @@ class Trainer(orbit.AbstractTrainer):
         self.batch_size = batch_size
         self._steps_per_loop = steps_per_loop
         self.on_progress: Callable[[int, dict[str, float]], None] = lambda steps, means: None
-        self._run_steps = tf.function(orbit.utils.create_tf_while_loop_fn(self._train_step))
+        # AutoGraph is for the loop only: it would take most of the time of tracing on layers that do not need it.
+        train_step = tf.autograph.experimental.do_not_convert(self._train_step)
+        self._run_steps = tf.function(orbit.utils.create_tf_while_loop_fn(train_step))
         self._compiled = False
         with strategy.scope():
             self._means = {name: keras.metrics.Mean(name) for name in (*LOSS_TERMS, *FIGURES, "gradient_norm")}
@@ -101,7 +103,7 @@ class Trainer(orbit.AbstractTrainer):
         return self._curves(means, timed_steps * self.batch_size / seconds if seconds else None)
 
     def _train_step(self, iterator) -> None:
-        self._strategy.run(self._replica_step, args=(next(iterator),))
+        self._strategy.run(self._replica_step, args=(iterator.get_next(),))
         self._global_step.assign_add(1)
 
     def _replica_step(self, batch) -> None:
@@ -111,20 +113,18 @@ class Trainer(orbit.AbstractTrainer):
             outputs = self._model(batch.images, training=True)
             losses = self._loss(outputs, batch.targets)
             share_of_mean = tf.reduce_sum(losses.total) / self.batch_size
-        gradients = tape.gradient(share_of_mean, variables)
-        known = [index for index, gradient in enumerate(gradients) if gradient is not None]
-        summed = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, [tf.convert_to_tensor(gradients[index]) for index in known]
+        # What a switched-off loss term leaves without a gradient stays where it is: Adam does not move on zeros.
+        gradients = tape.gradient(share_of_mean, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        gradients = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, [tf.convert_to_tensor(gradient) for gradient in gradients]
         )
-        for index, gradient in zip(known, summed):
-            gradients[index] = gradient
         self._optimizers.apply(gradients)
 
         for name in LOSS_TERMS:
             self._means[name].update_state(getattr(losses, name))
         for name, defined in FIGURES.items():
             self._means[name].update_state(getattr(losses, name), sample_weight=getattr(losses, defined))
-        self._means["gradient_norm"].update_state(tf.linalg.global_norm(summed))
+        self._means["gradient_norm"].update_state(tf.linalg.global_norm(gradients))
 
     def _finite_means(self, steps: int) -> dict[str, float]:
         """The means so far of this `train`; a NaN of any step stays in them and is found here."""

