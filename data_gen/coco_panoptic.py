@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
-from maxdl_tf.data_gen import output_flags, shard_writer
 from PIL import Image
 
 from maxdl_tf import config, panoptic_ids
+from maxdl_tf.data_gen import output_flags, shard_writer
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo, SegmentClass
 
@@ -248,7 +248,7 @@ class Annotator:
                 instance = instances[category]
                 if instance == divisor:
                     faults.append(
-                        f"segment {segment_id}: is instance {instance} of {row.name!r}, and label_divisor {divisor} leaves "
+                        f"segment {segment_id}: is instance {instance} of {row.name!r}, label_divisor {divisor} has "
                         f"room for {divisor - 1}; take a larger one"
                     )
             seen.add(segment_id)

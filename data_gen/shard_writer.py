@@ -214,10 +214,11 @@ def _write_staged(
     skipped: list[str] = []
     written = 0
     with _records_in_order(make_record, tasks, min(output.processes, len(tasks))) as records:
+        progress = Progress(f"converting {output.split}", total=len(tasks))
         with command_line.quiet_imports():  # After the processes have started: they need not wait for it.
             import tensorflow as tf
         try:
-            with Progress(f"converting {output.split}", total=len(tasks)) as progress:
+            with progress:
                 for shard in range(num_shards):
                     name = f"{output.split}-{shard:05d}-of-{num_shards:05d}.tfrecord"
                     size = len(tasks) * (shard + 1) // num_shards - len(tasks) * shard // num_shards

@@ -1,0 +1,254 @@
+"""TFRecord shards to batches for training and evaluation (architecture section 8)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from maxdl_tf.data import example_schema, transforms
+from maxdl_tf.data.panoptic_targets import panoptic_targets
+from maxdl_tf.errors import UserError
+from maxdl_tf.structs import DatasetInfo, PanopticTargets, Tensor
+
+_FILES_READ_AT_ONCE = 32
+
+
+class TrainBatch(NamedTuple):
+    """Crops and their ground truth.
+
+    Attributes:
+      images: float32 [batch, height, width, 3], 0..255.
+      targets: At the size of the crop.
+      image_ids: string [batch].
+    """
+
+    images: Tensor
+    targets: PanopticTargets
+    image_ids: Tensor
+
+
+class EvaluationBatch(NamedTuple):
+    """Whole images, and their truth at the size they came in.
+
+    Attributes:
+      images: float32 [batch, height, width, 3], 0..255, resized to fit and padded on the right and below.
+      resized_size: int32 [batch, 2], (height, width) of the image without padding.
+      raw_size: int32 [batch, 2], (height, width) of the image and the label map as they came.
+      label_maps: int32 [batch, largest raw height, largest raw width], void right and below of an image's raw size.
+      image_ids: string [batch].
+    """
+
+    images: Tensor
+    resized_size: Tensor
+    raw_size: Tensor
+    label_maps: Tensor
+    image_ids: Tensor
+
+
+def train_batches(
+    file_pattern: str | Sequence[str],
+    dataset_info: DatasetInfo,
+    *,
+    crop_size: tuple[int, int],
+    batch_size: int,
+    augmentation: transforms.Augmentation | None = None,
+    small_instance_weight: float = 1.0,
+    small_instance_area: int = 4096,
+    max_things: int = 128,
+    shuffle_buffer: int = 1000,
+    cache: bool = False,
+    seed: int | None = None,
+    shard_count: int = 1,
+    shard_index: int = 0,
+) -> tf.data.Dataset:
+    """Endless shuffled batches of random crops.
+
+    Args:
+      file_pattern: One or more globs of TFRecord shards.
+      dataset_info: The class table.
+      crop_size: (height, width).
+      batch_size: Images in a batch; the last of one epoch and the first of the next may share a batch.
+      augmentation: Random changes; None for the reference's.
+      small_instance_weight: See `panoptic_targets`, as for the next two.
+      small_instance_area: In pixels of the crop.
+      max_things: Things of a crop that are kept as targets.
+      shuffle_buffer: Examples in the shuffle buffer.
+      cache: Keep the undecoded examples in memory after the first pass.
+      seed: Runs with the same seed (and files) get the same batches; None for other ones in each run.
+      shard_count: Input pipelines that share the data, one for each worker.
+      shard_index: Which of them this is. Workers take whole files if there is one for each, else every n-th example.
+
+    Raises:
+      UserError: If a pattern matches no file.
+    """
+    deterministic = seed is not None
+    if seed is None:
+        seed = random.SystemRandom().getrandbits(31)
+    augmentation = augmentation or transforms.Augmentation()
+
+    files = matching_files(file_pattern)
+    if len(files) < shard_count:
+        # Examples can be dealt out without gaps only in an order that all workers agree on: that of the files.
+        dataset = tf.data.TFRecordDataset(files).shard(shard_count, shard_index)
+    else:
+        files = files[shard_index::shard_count]
+        dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=seed)
+        dataset = dataset.interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=min(_FILES_READ_AT_ONCE, len(files)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=deterministic,
+        )
+    if cache:
+        dataset = dataset.cache()
+    dataset = dataset.shuffle(shuffle_buffer, seed=seed).repeat().enumerate()
+
+    @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and looking for it takes a second.
+    def make_crop(index: Tensor, serialized: Tensor) -> TrainBatch:
+        return train_example(
+            serialized,
+            dataset_info,
+            crop_size=crop_size,
+            augmentation=augmentation,
+            small_instance_weight=small_instance_weight,
+            small_instance_area=small_instance_area,
+            max_things=max_things,
+            seed=tf.stack([tf.constant(seed, tf.int64), index * shard_count + shard_index]),
+        )
+
+    dataset = dataset.map(make_crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    return _already_sharded(dataset.prefetch(tf.data.AUTOTUNE))
+
+
+def train_example(
+    serialized: Tensor,
+    dataset_info: DatasetInfo,
+    *,
+    crop_size: tuple[int, int],
+    augmentation: transforms.Augmentation,
+    seed: Tensor,
+    **target_options,
+) -> TrainBatch:
+    """One random crop: what a batch of `train_batches` has, without the batch dimension.
+
+    Args:
+      serialized: scalar string, a TFRecord example.
+      dataset_info: The class table.
+      crop_size: (height, width).
+      augmentation: Random changes.
+      seed: int64 [2]: the seed of the run and the number of the example in it.
+      **target_options: For `panoptic_targets`.
+    """
+    example = _parse(serialized, dataset_info)
+    image, label_map = transforms.train_transform(
+        example.image,
+        example.label,
+        crop_size=crop_size,
+        augmentation=augmentation,
+        void=dataset_info.void,
+        seed=seed,
+    )
+    return TrainBatch(image, panoptic_targets(label_map, dataset_info, **target_options), example.image_id)
+
+
+def evaluation_batches(
+    file_pattern: str | Sequence[str],
+    dataset_info: DatasetInfo,
+    *,
+    crop_size: tuple[int, int],
+    batch_size: int,
+    max_images: int | None = None,
+    shard_count: int = 1,
+    shard_index: int = 0,
+) -> tf.data.Dataset:
+    """All images once, in the order of the files; the last batch may be smaller.
+
+    Args:
+      file_pattern: One or more globs of TFRecord shards.
+      dataset_info: The class table.
+      crop_size: (height, width).
+      batch_size: Images in a batch.
+      max_images: Only the first ones.
+      shard_count: Input pipelines that share the images, one for each worker.
+      shard_index: Which of them this is.
+
+    Raises:
+      UserError: If a pattern matches no file.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def make_example(serialized: Tensor) -> EvaluationBatch:
+        example = _parse(serialized, dataset_info)
+        image, resized_size = transforms.evaluation_transform(example.image, crop_size)
+        return EvaluationBatch(image, resized_size, tf.shape(example.label), example.label, example.image_id)
+
+    dataset = tf.data.TFRecordDataset(matching_files(file_pattern), num_parallel_reads=1)
+    if max_images is not None:
+        dataset = dataset.take(max_images)
+    if shard_count > 1:
+        dataset = dataset.shard(shard_count, shard_index)
+    dataset = dataset.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = dataset.padded_batch(
+        batch_size,
+        padding_values=EvaluationBatch(
+            images=0.0, resized_size=0, raw_size=0, label_maps=tf.constant(dataset_info.void, tf.int32), image_ids=""
+        ),
+    )
+    return _already_sharded(dataset.prefetch(tf.data.AUTOTUNE))
+
+
+def matching_files(file_pattern: str | Sequence[str]) -> list[str]:
+    """The files that any of the patterns matches, sorted.
+
+    Raises:
+      UserError: If a pattern matches none.
+    """
+    patterns = [file_pattern] if isinstance(file_pattern, str) else list(file_pattern)
+    files = set()
+    for pattern in patterns:
+        matches = tf.io.gfile.glob(pattern)
+        if not matches:
+            raise UserError(
+                f"file_pattern {pattern!r} matches no file; wanted TFRecord shards such as those that maxdl-convert "
+                "writes (train-00000-of-00008.tfrecord): convert the data first, or correct the path"
+            )
+        files.update(matches)
+    if not files:
+        raise UserError("no file_pattern is given; name the TFRecord shards, such as 'data/train-*.tfrecord'")
+    return sorted(files)
+
+
+def _parse(serialized: Tensor, dataset_info: DatasetInfo) -> example_schema.Example:
+    """A decoded example whose classes are known to be in the class table."""
+    example = example_schema.parse_example(serialized)
+    num_ids = dataset_info.num_semantic_channels
+    is_known = np.zeros(num_ids + 1, bool)  # The last stands for all ids that are larger.
+    is_known[[*dataset_info.class_order, dataset_info.ignore_label]] = True
+    class_ids = tf.reshape(example.label // dataset_info.label_divisor, [-1])
+    histogram = tf.math.bincount(tf.clip_by_value(class_ids, 0, num_ids), minlength=num_ids + 1)
+    unknown = tf.boolean_mask(tf.range(num_ids + 1), (histogram > 0) & ~is_known)
+    check = tf.debugging.Assert(
+        tf.equal(tf.size(unknown), 0),
+        [
+            "image",
+            example.image_id,
+            f"has classes that the class table of {dataset_info.name} lacks ({num_ids} stands for all from there on):",
+            unknown,
+            "; is it the dataset_info of this data set?",
+        ],
+    )
+    # What follows fails with less helpful words, so in a graph it must wait; eagerly there is nothing to wait for.
+    with tf.control_dependencies([check] if check is not None else []):
+        return example._replace(label=tf.identity(example.label))
+
+
+def _already_sharded(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Keeps a distribution strategy from dividing once more what was divided here."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)

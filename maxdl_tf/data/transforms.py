@@ -1,0 +1,172 @@
+"""From images of any size to crops: resize, random scale, color, crop, pad, flip (architecture section 8).
+
+All that is random comes from a seed, by operations that give the same eagerly, in a graph and in tf.data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from maxdl_tf.data import color_augmentation
+from maxdl_tf.structs import Tensor
+
+PADDING = 127.5  # Becomes 0 when the model normalizes its input.
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of training images.
+
+    Attributes:
+      min_scale: The random scale is drawn from [min_scale, max_scale] ...
+      max_scale: ... and there is none if both are 1.
+      scale_step: About the distance between two scales.
+      flip: Mirror left and right with probability 1/2.
+      color: Change colors (the reference: L only).
+    """
+
+    min_scale: float = 0.5
+    max_scale: float = 1.5
+    scale_step: float = 0.1
+    flip: bool = True
+    color: bool = False
+
+    def scales(self) -> np.ndarray:
+        """float32 [number of scales], evenly spaced: 10 from 0.5 to 1.5 with the reference's step of 0.1.
+
+        There are 10 and not 11 because 0.1 as float32 is a little more than a tenth.
+        """
+        count = int((self.max_scale - self.min_scale) / float(np.float32(self.scale_step)) + 1)
+        step = np.float32((self.max_scale - self.min_scale) / max(count - 1, 1))
+        return np.float32(self.min_scale) + step * np.arange(count, dtype=np.float32)
+
+
+def train_transform(
+    image: Tensor,
+    label_map: Tensor,
+    *,
+    crop_size: tuple[int, int],
+    augmentation: Augmentation,
+    void: int,
+    seed: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """A random crop for training.
+
+    Where the reference pads so that an image never touches the right or lower border of the crop, here all offsets,
+    those flush to a border included, are equally likely.
+
+    Args:
+      image: uint8 [h, w, 3].
+      label_map: int32 [h, w].
+      crop_size: (height, width).
+      augmentation: What to change at random.
+      void: Value of label maps in padding.
+      seed: int [2]; decides everything.
+
+    Returns:
+      float32 [height, width, 3], 0..255, and int32 [height, width].
+    """
+    draws = tf.random.stateless_uniform([6 + color_augmentation.NUM_DRAWS], seed)
+    scales = augmentation.scales()
+    size = resized_size(tf.shape(image)[:2], crop_size)
+    image = resize_image(tf.cast(image, tf.float32), size)
+    label_map = resize_labels(label_map, size)
+    if not np.all(scales == 1):
+        size = scaled_size(size, tf.gather(scales, _pick(draws[0], len(scales))))
+        image = resize_image(image, size)
+        label_map = resize_labels(label_map, size)
+    if augmentation.color:
+        image = color_augmentation.augment_color(tf.cast(image, tf.uint8), draws[6:])
+        image = tf.cast(image, tf.float32)
+    visible = tf.minimum(size, crop_size)
+    offset = _pick(draws[1:3], size - visible + 1)
+    image = tf.slice(image, tf.pad(offset, [[0, 1]]), tf.concat([visible, [3]], axis=0))
+    label_map = tf.slice(label_map, offset, visible)
+    offset = _pick(draws[3:5], crop_size - visible + 1)
+    image = pad_image(image, crop_size, offset)
+    label_map = pad_labels(label_map, crop_size, void, offset)
+    if augmentation.flip:
+        flip = draws[5] < 0.5
+        image = tf.cond(flip, lambda: image[:, ::-1], lambda: image)
+        label_map = tf.cond(flip, lambda: label_map[:, ::-1], lambda: label_map)
+    return image, label_map
+
+
+def evaluation_transform(image: Tensor, crop_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Resizes an image to fit into the crop and pads it on the right and below.
+
+    Args:
+      image: uint8 [h, w, 3].
+      crop_size: (height, width).
+
+    Returns:
+      float32 [height, width, 3], 0..255, and int32 [2], the (height, width) of the image in it.
+    """
+    size = resized_size(tf.shape(image)[:2], crop_size)
+    return pad_image(resize_image(tf.cast(image, tf.float32), size), crop_size), size
+
+
+def resized_size(size: Tensor, crop_size: tuple[int, int]) -> Tensor:
+    """The size to which an image is resized: as large as fits into the crop, its aspect kept.
+
+    It is enlarged until both sides reach the crop, then shrunk until both fit; with rounding down, in float32, each
+    time. So the long side is that of the crop or, rarely, one less.
+
+    Args:
+      size: int [2], (height, width).
+      crop_size: (height, width).
+
+    Returns:
+      int32 [2], (height, width).
+    """
+    crop = tf.cast(crop_size, tf.float32)
+    size = tf.cast(size, tf.float32)
+    size = tf.floor(size * tf.reduce_max(crop / size))
+    size = tf.floor(size * tf.minimum(tf.reduce_min(crop / size), 1.0))
+    return tf.cast(tf.maximum(size, 1.0), tf.int32)
+
+
+def scaled_size(size: Tensor, scale: Tensor) -> Tensor:
+    """int32 [2]: `size` times `scale` (float32), rounded down."""
+    return tf.maximum(tf.cast(tf.cast(size, tf.float32) * scale, tf.int32), 1)
+
+
+def resize_image(image: Tensor, size: Tensor) -> Tensor:
+    """Bilinear with aligned corners: float32 [h, w, 3] to float32 [size[0], size[1], 3]."""
+    return tf.compat.v1.image.resize_bilinear(image[tf.newaxis], size, align_corners=True)[0]
+
+
+def resize_labels(label_map: Tensor, size: Tensor) -> Tensor:
+    """Nearest neighbor with aligned corners: any numbers [h, w] to [size[0], size[1]]."""
+    label_map = label_map[tf.newaxis, :, :, tf.newaxis]
+    return tf.compat.v1.image.resize_nearest_neighbor(label_map, size, align_corners=True)[0, :, :, 0]
+
+
+def pad_image(image: Tensor, size: tuple[int, int], offset: Tensor | tuple[int, int] = (0, 0)) -> Tensor:
+    """Sets float32 [h, w, 3] into a gray [size[0], size[1], 3] with its upper left corner at `offset`."""
+    margins = _margins(tf.shape(image)[:2], size, offset)
+    padded = tf.pad(image, tf.pad(margins, [[0, 1], [0, 0]]), constant_values=PADDING)
+    padded.set_shape([*size, 3])
+    return padded
+
+
+def pad_labels(
+    label_map: Tensor, size: tuple[int, int], void: int, offset: Tensor | tuple[int, int] = (0, 0)
+) -> Tensor:
+    """Sets int32 [h, w] into a `void` [size[0], size[1]] with its upper left corner at `offset`."""
+    padded = tf.pad(label_map, _margins(tf.shape(label_map), size, offset), constant_values=void)
+    padded.set_shape(size)
+    return padded
+
+
+def _margins(old_size: Tensor, new_size: tuple[int, int], offset: Tensor | tuple[int, int]) -> Tensor:
+    """int32 [2, 2]: above and below, left and right."""
+    return tf.stack([offset, new_size - old_size - offset], axis=1)
+
+
+def _pick(draw: Tensor, count: Tensor | int) -> Tensor:
+    """A uniform draw from [0, 1) as an integer from 0 to count - 1."""
+    return tf.cast(draw * tf.cast(count, tf.float32), tf.int32)

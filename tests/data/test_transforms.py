@@ -1,0 +1,146 @@
+"""Resizing, scaling, padding and cropping against the goldens, and what random crops must keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.data import transforms
+from maxdl_tf.data.transforms import Augmentation
+from tests.helpers import shared_golden
+
+
+def test_resized_sizes_equal_the_reference():
+    sizes = shared_golden("f_eval_samples_129").group("size")
+    assert sizes
+    for key, wanted in sizes.items():
+        crop, raw = key.split("/")
+        raw_size = [int(side) for side in raw.split("x")]
+        np.testing.assert_array_equal(transforms.resized_size(raw_size, (int(crop), int(crop))), wanted, err_msg=key)
+
+
+@pytest.mark.parametrize("crop_size", [(129, 97), (65, 193)])
+def test_a_resized_image_fills_one_side_and_keeps_its_aspect(crop_size):
+    for height, width in np.random.default_rng(0).integers(20, 900, [50, 2]):
+        size = transforms.resized_size([height, width], crop_size).numpy()
+        room = np.array(crop_size) - size
+        assert room.min() in (0, 1)
+        exact = np.array([height, width]) * min(np.array(crop_size) / [height, width])
+        assert np.all(abs(size - exact) <= 2)
+
+
+@pytest.mark.parametrize("case", range(4))
+def test_evaluation_samples_equal_the_reference(case):
+    golden = shared_golden("f_eval_samples_129")
+    image, size = transforms.evaluation_transform(tf.constant(golden[f"eval{case}/in/image"]), (129, 129))
+    wanted = golden[f"eval{case}/out/resized_image"]
+    np.testing.assert_array_equal(size, wanted.shape[:2])
+    np.testing.assert_array_equal(image[: size[0], : size[1]], wanted)
+    np.testing.assert_allclose(image, golden[f"eval{case}/out/image"], rtol=1e-6)  # The reference pads 0 after - 127.5.
+    label_map = transforms.resize_labels(tf.constant(golden[f"eval{case}/in/panoptic"]), size)
+    label_map = transforms.pad_labels(label_map, (129, 129), void=0)
+    np.testing.assert_array_equal(label_map, golden[f"eval{case}/out/panoptic_gt"])
+
+
+def test_scales_are_the_ten_of_the_reference():
+    golden = shared_golden("f_train_ops")
+    np.testing.assert_allclose(Augmentation().scales(), golden["scale_factors"], rtol=1.2e-7)
+    np.testing.assert_array_equal(Augmentation(min_scale=0.8, max_scale=0.8).scales(), np.float32([0.8]))
+
+
+def test_scaled_sizes_and_images_equal_the_reference():
+    golden = shared_golden("f_train_ops")
+    image, label_map = tf.constant(golden["in/image"], tf.float32), tf.constant(golden["in/panoptic"])
+    scales = Augmentation().scales()
+    for scale in scales:
+        wanted = golden[f"tensor_scale{scale:.4f}/size"]
+        np.testing.assert_array_equal(transforms.scaled_size(label_map.shape, scale), wanted)
+    for scale in (0.5, 0.7, 0.8, 1.5):
+        size = transforms.scaled_size(label_map.shape, np.float32(scale))
+        np.testing.assert_array_equal(size, golden[f"scale{scale}/size"])
+        np.testing.assert_allclose(transforms.resize_image(image, size), golden[f"scale{scale}/image"], atol=1e-4)
+        np.testing.assert_array_equal(transforms.resize_labels(label_map, size), golden[f"scale{scale}/label"][..., 0])
+
+
+def test_padding_at_an_offset_equals_the_reference():
+    golden = shared_golden("f_train_ops")
+    image, label_map = tf.constant(golden["in/image"], tf.float32), tf.constant(golden["in/panoptic"])
+    np.testing.assert_array_equal(transforms.pad_image(image, (150, 140), (5, 9)), golden["pad_5_9_150_140/image"])
+    np.testing.assert_array_equal(
+        transforms.pad_labels(label_map, (150, 140), 0, (5, 9)), golden["pad_5_9_150_140/label"][..., 0]
+    )
+
+
+# --- random crops of an image whose every pixel tells where it came from ---
+
+_VOID = 7 * 256
+
+
+def _coordinates(height: int, width: int):
+    y, x = np.mgrid[:height, :width]
+    label_map = (y * 100 + x).astype(np.int32)
+    image = np.stack([y, x, np.full_like(x, 200)], axis=-1).astype(np.uint8)
+    return tf.constant(image), tf.constant(label_map)
+
+
+def _crops(image, label_map, count: int, crop_size=(33, 49), **augmentation):
+    transform = tf.function(
+        lambda index: transforms.train_transform(
+            image,
+            label_map,
+            crop_size=crop_size,
+            augmentation=Augmentation(**augmentation),
+            void=_VOID,
+            seed=tf.stack([tf.constant(5, tf.int64), index]),
+        )
+    )
+    return [tuple(part.numpy() for part in transform(tf.constant(index, tf.int64))) for index in range(count)]
+
+
+def test_crops_are_flush_to_every_border_as_often_as_not():
+    image, label_map = _coordinates(33, 49)
+    crops = _crops(image, label_map, 150, min_scale=0.9, max_scale=0.9, flip=False)
+    height, width = transforms.scaled_size([33, 49], np.float32(0.9)).numpy()
+    offsets = np.array([np.argwhere(label_map != _VOID).min(axis=0) for _, label_map in crops])
+    for axis, room in enumerate((33 - height, 49 - width)):
+        assert set(offsets[:, axis]) == set(range(room + 1))
+    crops = _crops(image, label_map, 150, min_scale=1.1, max_scale=1.1, flip=False)
+    corners = np.array([label_map[0, 0] for _, label_map in crops])
+    ends = np.array([label_map[-1, -1] for _, label_map in crops])
+    assert corners.min() == 0 and ends.max() == 32 * 100 + 48
+
+
+def test_image_and_labels_stay_together():
+    image, label_map = _coordinates(33, 49)
+    flipped = set()
+    for crop, crop_labels in _crops(image, label_map, 60):
+        is_image = crop_labels != _VOID
+        np.testing.assert_array_equal(crop[~is_image], np.full([np.sum(~is_image), 3], 127.5))
+        assert np.all(crop[is_image, 2] > 199.9)
+        # The nearest pixel's coordinates are less than one from the interpolated ones.
+        assert abs(crop[is_image, 0] - crop_labels[is_image] // 100).max() <= 1
+        assert abs(crop[is_image, 1] - crop_labels[is_image] % 100).max() <= 1
+        rows = np.flatnonzero(is_image.any(axis=1))
+        row = crop_labels[rows[0]][is_image[rows[0]]]
+        flipped.add(bool(row[0] > row[-1]))
+    assert flipped == {True, False}
+
+
+def test_without_randomness_a_crop_is_the_evaluation_transform():
+    image, label_map = _coordinates(66, 98)
+    (crop, crop_labels), *_ = _crops(image, label_map, 1, crop_size=(33, 49), min_scale=1, max_scale=1, flip=False)
+    wanted, size = transforms.evaluation_transform(image, (33, 49))
+    np.testing.assert_array_equal(crop, wanted)
+    np.testing.assert_array_equal(crop_labels, transforms.resize_labels(label_map, size))
+
+
+def test_color_changes_the_image_and_not_the_labels():
+    image, label_map = _coordinates(33, 49)
+    plain = _crops(image, label_map, 30, flip=False)
+    colored = _crops(image, label_map, 30, flip=False, color=True)
+    for (_, plain_labels), (_, labels) in zip(plain, colored):
+        np.testing.assert_array_equal(plain_labels, labels)
+    # Truncation changes values by less than one; the policy by more, in a good share of images.
+    changed = [abs(a - b).max() > 1 for (a, _), (b, _) in zip(plain, colored)]
+    assert 5 < sum(changed) < 25
