@@ -51,6 +51,7 @@ def main(argv: list[str]) -> None:
 
         from maxdl_tf import factory
         from maxdl_tf.export import saved_model
+        from maxdl_tf.inference import segmenter
         from maxdl_tf.training import checkpoints
     tf.config.set_visible_devices([], "GPU")
     saved_model.check_export_dir(_EXPORT_DIR.value)
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> None:
     restored = checkpoints.load_model_weights(model, _CHECKPOINT.value)
     print(restored.report())
     report = saved_model.export_saved_model(
-        model,
+        segmenter.without_semantic_branch(model),
         factory.build_postprocessor(experiment, dataset_info),
         crop_size=factory.crop_size(options),
         dataset_info=dataset_info,

@@ -200,6 +200,7 @@ def _predictor_of_checkpoint(checkpoint: str, config_file: str, overrides: list[
     experiment = config.load_experiment(config_file, overrides)
     with command_line.quiet_imports():
         from maxdl_tf import factory
+        from maxdl_tf.inference import segmenter
         from maxdl_tf.inference.predictor import Predictor
         from maxdl_tf.training import checkpoints
     options = factory.inference_dataset(experiment)
@@ -207,7 +208,7 @@ def _predictor_of_checkpoint(checkpoint: str, config_file: str, overrides: list[
     model = factory.build_model(experiment, dataset_info)
     checkpoints.load_model_weights(model, checkpoint)
     return Predictor.from_model(
-        model,
+        segmenter.without_semantic_branch(model),
         factory.build_postprocessor(experiment, dataset_info),
         crop_size=factory.crop_size(options),
         dataset_info=dataset_info,

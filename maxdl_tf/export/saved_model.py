@@ -62,12 +62,13 @@ class ExportedModel(tf.Module):
         self.export_info = tf.saved_model.Asset(export_info_path)
         one_image = tf.TensorSpec([None, None, 3], tf.uint8, name="image")
 
-        @tf.function(input_signature=[one_image])
+        # Nothing in here needs AutoGraph, and tracing takes several times longer with it.
+        @tf.function(input_signature=[one_image], autograph=False)
         def network_outputs(image):
             """The network's outputs for one image [h, w, 3], as tensors by name: batch 1, strided, not cropped."""
             return _outputs_by_name(segmenter.network_outputs(image))
 
-        @tf.function(input_signature=[one_image])
+        @tf.function(input_signature=[one_image], autograph=False)
         def segment(image):
             """Panoptic map and scores [h, w] of one image [h, w, 3]."""
             outputs = PanopticOutputs(**network_outputs(image), semantic_logits=None)
@@ -129,7 +130,8 @@ def export_saved_model(
         )
         say(f"writing {export_dir}")
         try:
-            tf.saved_model.save(exported, temporary, signatures={"serving_default": exported.segment})
+            signature = exported.segment.get_concrete_function()  # Given the function, it would be traced again.
+            tf.saved_model.save(exported, temporary, signatures={"serving_default": signature})
         except (OSError, tf.errors.OpError) as error:
             raise UserError(f"cannot write {export_dir}: {error}; is the disk full or read-only?") from error
         say("comparing it with the checkpoint's model")

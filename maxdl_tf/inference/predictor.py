@@ -51,7 +51,7 @@ class Predictor:
         """With a model in memory; `crop_size` is (height, width) of the network's input, each 16k+1."""
         segmenter = ImageSegmenter(model, postprocessor, crop_size)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
-        return cls(tf.function(segmenter, input_signature=signature), dataset_info)
+        return cls(tf.function(segmenter, input_signature=signature, autograph=False), dataset_info)
 
     @classmethod
     def from_saved_model(cls, path: str) -> Predictor:

@@ -46,9 +46,7 @@ class ImageSegmenter:
 
     def network_outputs(self, image: tf.Tensor) -> PanopticOutputs:
         """The network's outputs, batch 1, for an image, uint8 [h, w, 3], resized and padded to the crop."""
-        size = transforms.resized_size(tf.shape(image)[:2], self._crop_size)
-        resized = transforms.resize_image(tf.cast(image, tf.float32), size)
-        padded = transforms.pad_image(resized, self._crop_size)
+        padded, _ = transforms.evaluation_transform(image, self._crop_size)
         return self._model(padded[tf.newaxis], training=False)
 
     def segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> ImagePrediction:
@@ -57,3 +55,20 @@ class ImageSegmenter:
         height, width = tf.unstack(transforms.resized_size(image_size, self._crop_size))
         maps = (prediction.panoptic, prediction.instance_score, prediction.semantic_score)
         return ImagePrediction(*(transforms.resize_labels(m[0, :height, :width], image_size) for m in maps))
+
+
+def without_semantic_branch(model: MaXDeepLab) -> MaXDeepLab:
+    """The same layers and variables as one without the auxiliary semantic branch, which inference does not need.
+
+    Build and restore the model with the branch, as it was trained, and take it off then.
+    """
+    return MaXDeepLab(
+        backbone=model.backbone,
+        decoder=model.decoder,
+        pixel_head=model.pixel_head,
+        mask_head=model.mask_head,
+        class_head=model.class_head,
+        semantic_decoder=None,
+        semantic_head=None,
+        name=model.name,
+    )
