@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.segmenter import ImageSegmenter
+from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
+
+SIZES = [(1, 1), (1, 300), (300, 1), (13, 5), (97, 129), (96, 128), (400, 60), (333, 777)]
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return Predictor.from_model(ColorNetwork(), postprocessor(), crop_size=CROP_SIZE, dataset_info=INFO)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_labels_lie_where_the_image_has_them_whatever_its_size(predictor, size):
+    image, labels = striped_image(*size)
+    prediction = predictor(image)
+    assert prediction.label_map.dtype == np.int32
+    assert prediction.label_map.shape == size
+    # The network sees every fourth pixel of an image that was made to fit into the crop.
+    blur = 4 * max(1.0, size[0] / CROP_SIZE[0], size[1] / CROP_SIZE[1])
+    edges = np.flatnonzero(np.diff(labels[0])) + 0.5
+    columns = np.arange(size[1])
+    sure = np.all(np.abs(columns[:, np.newaxis] - edges) > blur, axis=1)
+    rows = max(1, int(size[0] - blur))  # Those at the bottom mix with the padding below them.
+    np.testing.assert_array_equal(prediction.label_map[:rows, sure], labels[:rows, sure])
+
+
+def test_segments_describe_the_label_map(predictor):
+    image, _ = striped_image(120, 200)
+    prediction = predictor(image)
+    assert [(s.id, s.class_id, s.is_thing) for s in prediction.segments] == [
+        (1001, 1, True),
+        (1002, 1, True),
+        (3000, 3, False),
+    ]
+    for segment in prediction.segments:
+        rows, columns = np.nonzero(prediction.label_map == segment.id)
+        assert segment.area == len(rows)
+        left, top, width, height = segment.bbox
+        assert (left, top) == (columns.min(), rows.min())
+        assert (left + width - 1, top + height - 1) == (columns.max(), rows.max())
+        assert 0.9 < segment.score <= 1.0
+
+
+def test_small_segments_of_the_crop_are_void():
+    image, _ = striped_image(97, 129, (RED, BLUE, BLUE))
+    strict = Predictor.from_model(ColorNetwork(), postprocessor(97 * 43 * 2), crop_size=CROP_SIZE, dataset_info=INFO)
+    assert {segment.id for segment in strict(image).segments} == {3000}
+
+
+def test_an_image_of_the_crops_size_is_not_resampled():
+    """Then the maps are the post-processor's own."""
+    image, _ = striped_image(*CROP_SIZE)
+    network, read_map = ColorNetwork(), postprocessor()
+    maps = ImageSegmenter(network, read_map, CROP_SIZE)(tf.constant(image))
+    wanted = read_map(network(tf.cast(image, tf.float32)[tf.newaxis]), CROP_SIZE)
+    np.testing.assert_array_equal(maps.panoptic, wanted.panoptic[0])
+    np.testing.assert_allclose(maps.instance_score, wanted.instance_score[0], atol=1e-6)
+    np.testing.assert_allclose(maps.semantic_score, wanted.semantic_score[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_image_is_refused(predictor, image):
+    with pytest.raises(ValueError, match=r"want uint8 \[height, width, 3\]"):
+        predictor(image)

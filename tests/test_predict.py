@@ -1,0 +1,159 @@
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+from maxdl_tf import command_line, panoptic_ids, predict
+from maxdl_tf.errors import UserError
+from maxdl_tf.export import saved_model
+from maxdl_tf.inference.predictor import Predictor
+from tests.helpers import REPOSITORY
+from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
+
+
+@pytest.fixture(scope="module")
+def export_dir(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("exports") / "colors")
+    saved_model.export_saved_model(
+        ColorNetwork(), postprocessor(), crop_size=CROP_SIZE, dataset_info=INFO, export_dir=path, origin={}
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    Image.fromarray(striped_image(97, 129)[0]).save(folder / "000000000139.png")
+    Image.fromarray(striped_image(300, 40, (RED, BLUE))[0]).save(folder / "000000000285.png")
+    Image.fromarray(np.full((1, 1), 127, np.uint8)).save(folder / "7.png")
+    return folder
+
+
+def _run(*arguments):
+    """Exit status of the command in this process."""
+    saved = flagsaver.save_flag_values(predict.FLAGS)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            command_line.run(predict.main, predict.FLAGS, ["maxdl-predict", *map(str, arguments)])
+    finally:
+        flagsaver.restore_flag_values(saved, predict.FLAGS)
+    return exit_.value.code or 0
+
+
+def _check_coco(output, images: int) -> dict:
+    """Each id of a PNG is in the JSON and the other way round, with its area and box; returns the JSON."""
+    coco = json.loads((output / "panoptic.json").read_text())
+    assert len(coco["images"]) == len(coco["annotations"]) == images
+    assert {path.name for path in (output / "panoptic").iterdir()} == {a["file_name"] for a in coco["annotations"]}
+    category_ids = {category["id"] for category in coco["categories"]}
+    for image, annotation in zip(coco["images"], coco["annotations"]):
+        assert image["id"] == annotation["image_id"]
+        ids = panoptic_ids.color_to_id(np.asarray(Image.open(output / "panoptic" / annotation["file_name"])))
+        assert ids.shape == (image["height"], image["width"])
+        segments = {segment["id"]: segment for segment in annotation["segments_info"]}
+        assert set(np.unique(ids)) - {0} == set(segments)
+        for segment_id, segment in segments.items():
+            rows, columns = np.nonzero(ids == segment_id)
+            assert segment["area"] == len(rows)
+            left, top, right, bottom = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+            assert segment["bbox"] == [left, top, right - left, bottom - top]
+            assert segment["category_id"] in category_ids
+            assert 0 < segment["score"] <= 1
+    return coco
+
+
+def test_a_folder_becomes_coco_panoptic_files_and_overlays(export_dir, photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    assert _run("--model", export_dir, "--input", photos, "--output", output) == 0
+    coco = _check_coco(output, images=3)
+    assert [image["id"] for image in coco["images"]] == [139, 285, 7]
+    assert [image["file_name"] for image in coco["images"]] == ["000000000139.png", "000000000285.png", "7.png"]
+    assert [len(annotation["segments_info"]) for annotation in coco["annotations"]] == [3, 2, 0]
+    assert {c["id"]: (c["name"], c["isthing"]) for c in coco["categories"]} == {18: ("ball", 1), 155: ("sea", 0)}
+
+    predictor = Predictor.from_saved_model(export_dir)
+    for name, size, colors in (("000000000139", (97, 129), None), ("000000000285", (300, 40), (RED, BLUE))):
+        image, _ = striped_image(*size, *filter(None, [colors]))
+        ids = panoptic_ids.color_to_id(np.asarray(Image.open(output / "panoptic" / f"{name}.png")))
+        np.testing.assert_array_equal(ids, predictor(image).label_map)  # Void is 0 in both.
+        assert Image.open(output / "overlays" / f"{name}.jpg").size[0] > size[1]  # The legend is beside it.
+    assert "predicted 3 of 3 images" in capsys.readouterr().out
+
+
+def test_a_damaged_image_is_told_and_the_others_are_predicted(export_dir, photos, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "bad.jpg").write_bytes(b"no image")
+    (folder / "good.png").write_bytes((photos / "000000000139.png").read_bytes())
+    arguments = ("--model", export_dir, "--input", folder, "--output", tmp_path / "out", "--nooverlays")
+    assert _run(*arguments) == 1
+    coco = _check_coco(tmp_path / "out", images=1)
+    assert coco["images"][0]["id"] == "good"
+    assert sorted(os.listdir(tmp_path / "out")) == ["panoptic", "panoptic.json"]
+    captured = capsys.readouterr()
+    assert "bad.jpg: cannot be read as an image" in captured.err
+    assert "predicted 1 of 2 images" in captured.out and "1 failed" in captured.out
+
+    assert _run(*arguments) == 2
+    assert "add --overwrite" in capsys.readouterr().err
+    stale = tmp_path / "out" / "panoptic" / "stale.png"
+    stale.touch()
+    assert _run(*arguments, "--overwrite") == 1
+    assert not stale.exists()
+
+
+def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_path, capsys):
+    for name, content in (("notes.txt", "mine"), ("panoptic.json", '{"annotations": "mine"}')):
+        output = tmp_path / name.split(".")[0]
+        output.mkdir()
+        (output / name).write_text(content)
+        assert _run("--model", export_dir, "--input", photos, "--output", output, "--overwrite") == 2
+        assert f"holds other things than predictions, such as {name}" in capsys.readouterr().err
+        assert (output / name).read_text() == content
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"--input": "nowhere/*.jpg"}, "no file matches 'nowhere/*.jpg'"),
+        ({"--model": "nowhere"}, "neither a SavedModel's folder nor a checkpoint"),
+        ({"--model": "."}, "give its --config_file too"),
+        ({"--config_file": "a.textproto"}, "leave --config_file and --override away"),
+        ({"--output": f"{__file__}/out"}, "is not a folder that can be written to"),
+        ({"--batch": "3"}, "Unknown command line flag 'batch'"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_and_leaves_nothing(export_dir, photos, tmp_path, capsys, changed, message):
+    flags = {"--model": export_dir, "--input": photos, "--output": tmp_path / "out", **changed}
+    assert _run(*(part for flag in flags.items() for part in flag)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_images_of_one_name_are_refused():
+    with pytest.raises(UserError, match=r"a/1\.jpg and b/1\.png would both be written to 1\.png"):
+        predict.output_names(["a/1.jpg", "a/2.jpg", "b/1.png"])
+
+
+def test_image_ids_are_numbers_only_if_all_names_are_different_numbers():
+    assert predict.image_ids(["000139", "7"]) == [139, 7]
+    assert predict.image_ids(["007", "7"]) == ["007", "7"]
+    assert predict.image_ids(["1", "one"]) == ["1", "one"]
+
+
+def test_the_command_runs_on_its_own(export_dir, photos, tmp_path):
+    """From the file, as `python maxdl_tf/predict.py`, with nothing on stderr but its progress."""
+    command = [sys.executable, str(REPOSITORY / "maxdl_tf" / "predict.py"), "--model", export_dir]
+    command += ["--input", str(photos / "7.png"), "--output", str(tmp_path / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("predicted 1 of 1 images")
+    assert [line.split()[0] for line in done.stderr.splitlines()] == ["predicting"]
