@@ -67,12 +67,13 @@ def compile_protos():
     from grpc_tools import protoc
 
     output = ROOT / "maxdl_tf" / "protos"
-    for outdated in output.glob("*_pb2.py"):
-        outdated.unlink()
     sources = sorted((ROOT / "protos").glob("*.proto"))
     arguments = [f"--proto_path=maxdl_tf/protos={ROOT / 'protos'}", f"--python_out={ROOT}"]
     if protoc.main(["protoc", *arguments, *(f"maxdl_tf/protos/{source.name}" for source in sources)]) != 0:
         sys.exit("setup.py: protoc failed; its messages are above")
+    for generated in output.glob("*_pb2.py"):
+        if generated.name not in {f"{source.stem}_pb2.py" for source in sources}:
+            generated.unlink()
 
 
 def version():
