@@ -52,16 +52,16 @@ def panoptic_targets(
     labels = tf.reshape(label_map, [shape[0], -1])  # [batch, pixels]
     num_pixels = tf.shape(labels)[1]
 
-    semantic = labels // divisor
+    semantic = tf.truncatediv(labels, divisor)
     is_thing_class = tf.constant([class_id in dataset_info.thing_ids for class_id in range(num_classes)])
-    is_thing = tf.gather(is_thing_class, semantic) & (labels % divisor > 0)
+    is_thing = tf.gather(is_thing_class, semantic) & (labels != semantic * divisor)
 
     # Tables with a row for every possible label value, one after the other for the images of the batch; stuff, crowd
     # and void pixels all count in row 0, which no thing can have.
     num_rows = tf.maximum(num_labels, max_things)
     row = tf.where(is_thing, labels, 0) + (tf.range(shape[0]) * num_rows)[:, tf.newaxis]
     area = tf.math.unsorted_segment_sum(tf.cast(is_thing, tf.int32), row, shape[0] * num_rows)
-    raster_position = tf.where(is_thing, tf.broadcast_to(tf.range(num_pixels), tf.shape(labels)), num_pixels)
+    raster_position = tf.where(is_thing, tf.range(num_pixels), num_pixels)
     first_position = tf.math.unsorted_segment_min(raster_position, row, shape[0] * num_rows)
 
     area_of_label = tf.reshape(area, [shape[0], num_rows])

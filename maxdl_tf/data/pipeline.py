@@ -6,7 +6,6 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.data import example_schema, transforms
@@ -226,18 +225,16 @@ def matching_files(file_pattern: str | Sequence[str]) -> list[str]:
 def _parse(serialized: Tensor, dataset_info: DatasetInfo) -> example_schema.Example:
     """A decoded example whose classes are known to be in the class table."""
     example = example_schema.parse_example(serialized)
-    num_ids = dataset_info.num_semantic_channels
-    is_known = np.zeros(num_ids + 1, bool)  # The last stands for all ids that are larger.
-    is_known[[*dataset_info.class_order, dataset_info.ignore_label]] = True
-    class_ids = tf.reshape(example.label // dataset_info.label_divisor, [-1])
-    histogram = tf.math.bincount(tf.clip_by_value(class_ids, 0, num_ids), minlength=num_ids + 1)
-    unknown = tf.boolean_mask(tf.range(num_ids + 1), (histogram > 0) & ~is_known)
+    known = tf.constant([*dataset_info.class_order, dataset_info.ignore_label])
+    labels, _ = tf.unique(tf.reshape(example.label, [-1]))
+    class_ids, _ = tf.unique(labels // dataset_info.label_divisor)
+    unknown = tf.boolean_mask(class_ids, tf.reduce_all(class_ids[:, tf.newaxis] != known, axis=1))
     check = tf.debugging.Assert(
         tf.equal(tf.size(unknown), 0),
         [
             "image",
             example.image_id,
-            f"has classes that the class table of {dataset_info.name} lacks ({num_ids} stands for all from there on):",
+            f"has classes that the class table of {dataset_info.name} lacks:",
             unknown,
             "; is it the dataset_info of this data set?",
         ],

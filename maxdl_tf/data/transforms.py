@@ -136,13 +136,13 @@ def scaled_size(size: Tensor, scale: Tensor) -> Tensor:
 
 def resize_image(image: Tensor, size: Tensor) -> Tensor:
     """Bilinear with aligned corners: float32 [h, w, 3] to float32 [size[0], size[1], 3]."""
-    return tf.compat.v1.image.resize_bilinear(image[tf.newaxis], size, align_corners=True)[0]
+    return tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=size, align_corners=True)[0]
 
 
 def resize_labels(label_map: Tensor, size: Tensor) -> Tensor:
     """Nearest neighbor with aligned corners: any numbers [h, w] to [size[0], size[1]]."""
     label_map = label_map[tf.newaxis, :, :, tf.newaxis]
-    return tf.compat.v1.image.resize_nearest_neighbor(label_map, size, align_corners=True)[0, :, :, 0]
+    return tf.raw_ops.ResizeNearestNeighbor(images=label_map, size=size, align_corners=True)[0, :, :, 0]
 
 
 def pad_image(image: Tensor, size: tuple[int, int], offset: Tensor | tuple[int, int] = (0, 0)) -> Tensor:
