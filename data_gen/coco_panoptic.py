@@ -260,7 +260,7 @@ class Annotator:
 
 
 def read_image(path: Path, size: tuple[int, int]) -> tuple[bytes, str]:
-    """(content, "jpeg" or "png") of an RGB image file; gray, palette and CMYK images are coded anew as RGB.
+    """(content, "jpeg" or "png") of an RGB image file; gray, palette and CMYK images become RGB PNGs.
 
     Args:
       path: The file.
@@ -282,9 +282,8 @@ def read_image(path: Path, size: tuple[int, int]) -> tuple[bytes, str]:
                 if image.mode.startswith(("I", "F")):
                     raise UserError(f"{path}: more than 8 bits per channel; wanted 8")
                 file = io.BytesIO()
-                options = {"quality": 100, "subsampling": 0} if kind == "jpeg" else {}
-                image.convert("RGB").save(file, format=kind, **options)
-                content = file.getvalue()
+                image.convert("RGB").save(file, format="PNG")  # Few are, and so nothing is lost.
+                content, kind = file.getvalue(), "png"
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow reports broken PNGs as SyntaxError.
         raise UserError(f"{path}: cannot be decoded: {error}") from error
     return content, kind
