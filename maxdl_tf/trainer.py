@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
     else:
         step = restore_or_start(experiment, model, checkpoints, say)
         if writes:
-            prepare_model_dir(experiment, checkpoints, [*model.variables, *optimizers.slot_variables])
+            prepare_model_dir(experiment, checkpoints)
         experiment = with_seed_of_step(experiment, step)
         set_seed(experiment)
         trainer = build_trainer(experiment, dataset_info, strategy, model, optimizers, global_step)
@@ -198,9 +198,7 @@ def restore_or_start(
     return 0
 
 
-def prepare_model_dir(
-    experiment: experiment_pb2.Experiment, checkpoints: Checkpoints, variables: Sequence[tf.Variable]
-) -> None:
+def prepare_model_dir(experiment: experiment_pb2.Experiment, checkpoints: Checkpoints) -> None:
     """Makes sure that the checkpoints will fit, and leaves the experiment there."""
     import tensorflow as tf
 
@@ -208,10 +206,9 @@ def prepare_model_dir(
     from maxdl_tf.training import storage
     from maxdl_tf.training.checkpoints import checkpoint_paths
 
-    size = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
     # A new checkpoint is complete before the oldest goes.
     missing = experiment.training.checkpoints_to_keep + 1 - len(checkpoint_paths(checkpoints.directory))
-    storage.check_space(checkpoints.directory, size, max(1, missing))
+    storage.check_space(checkpoints.directory, checkpoints.size, max(1, missing))
     with tf.io.gfile.GFile(os.path.join(checkpoints.directory, "experiment.textproto"), "w") as file:
         file.write(config.experiment_to_text(experiment))
 

@@ -18,6 +18,7 @@ _KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SLOT = "/.OPTIMIZER_SLOT/"
 _BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + _KEY_SUFFIX)
 _NAMED_IN_ERRORS = 3
+_BYTES_PER_NAME = 1000  # In a checkpoint's index and object graph, about.
 # What reading a damaged checkpoint raises: TensorFlow's reader turns some of its errors into Python's own.
 DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
 
@@ -81,6 +82,13 @@ class Checkpoints:
         self._keep = keep
         self._writes = writes
         self._manager: tf.train.CheckpointManager | None = None
+
+    @property
+    def size(self) -> int:
+        """Estimated bytes of one checkpoint."""
+        variables = variables_by_key(self._root).values()
+        tensors = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
+        return tensors + _BYTES_PER_NAME * len(variables)
 
     def save(self) -> str:
         """Writes `ckpt-STEP` and deletes what is too old. All workers must call it.
@@ -275,4 +283,6 @@ def _readable(key: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(getattr(error, "message", error)).strip() or type(error).__name__).splitlines()[0]
+    """The reason for people, without the names of TensorFlow's operations."""
+    text = str(getattr(error, "message", error)).strip() or type(error).__name__
+    return re.sub(r"^\{\{.*?\}\} |\s*\[Op:\w+\].*$", "", text.splitlines()[0])

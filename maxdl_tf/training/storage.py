@@ -11,6 +11,7 @@ import tempfile
 from maxdl_tf.errors import UserError
 
 _PROBE_PREFIX = ".maxdl_probe_"
+_CURVES = 20_000_000  # Bytes for TensorBoard's files.
 
 
 def check_writable(directory: str) -> None:
@@ -32,15 +33,15 @@ def check_writable(directory: str) -> None:
 
 
 def check_space(directory: str, size: int, count: int) -> None:
-    """Makes sure that some files fit into a directory.
+    """Makes sure that checkpoints fit into a directory, and some curves and pictures beside them.
 
-    Quotas and reserved blocks hide from the free space that the file system claims, so one of the files is reserved
+    Quotas and reserved blocks hide from the free space that the file system claims, so one of them is reserved
     for real, and given back. File systems that are not local are not asked.
 
     Args:
       directory: Exists.
-      size: Bytes of one file.
-      count: How many files there will be more than now.
+      size: Bytes of one checkpoint.
+      count: How many more there will be than now.
 
     Raises:
       UserError: They do not fit.
@@ -48,9 +49,10 @@ def check_space(directory: str, size: int, count: int) -> None:
     if _is_remote(directory) or count < 1:
         return
     free = shutil.disk_usage(directory).free
-    if free < size * count:
+    if free < size * count + _CURVES:
         raise UserError(
-            f"{directory} has {_readable(free)} free and {count} checkpoints of {_readable(size)} are to go there; "
+            f"{directory} has {_readable(free)} free; {count} checkpoints of {_readable(size)} and {_readable(_CURVES)} of "
+            "curves are to go there; "
             "make room, take another --model_dir, or lower training.checkpoints_to_keep"
         )
     try:

@@ -76,6 +76,13 @@ def test_the_keys_that_are_compared_are_those_in_the_file(tmp_path):
     assert in_file - ours == {"_CHECKPOINTABLE_OBJECT_GRAPH"} and ours <= in_file
 
 
+def test_the_size_is_known_before_it_is_written(tmp_path):
+    run = _Run(tmp_path, seed=1)
+    expected = run.checkpoints.size
+    run.save(1)
+    assert 0.5 * expected < sum(path.stat().st_size for path in tmp_path.glob("ckpt-1.*")) < expected
+
+
 def test_evaluation_and_initial_weights_leave_the_optimizers_in_the_file(tmp_path):
     old = _Run(tmp_path, seed=1)
     path = old.save(3)

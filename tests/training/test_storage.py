@@ -39,7 +39,7 @@ def test_what_may_not_be_written(tmp_path, monkeypatch):
 
 def test_too_little_free_space_names_both_sizes(tmp_path):
     free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(UserError, match=r"free and 3 checkpoints of .* are to go there; make room"):
+    with pytest.raises(UserError, match=r"free; 3 checkpoints of .* are to go there; make room"):
         storage.check_space(str(tmp_path), free // 2, 3)
     assert not os.listdir(tmp_path)
 

@@ -1,0 +1,189 @@
+"""The training command: what it refuses before it starts, and that being killed costs it nothing but time."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from maxdl_tf import config
+from maxdl_tf.data.example_schema import encode_example
+from maxdl_tf.training.checkpoints import checkpoint_paths
+from maxdl_tf.training.optimizers import PolySchedule
+from tests.helpers import REPOSITORY
+from tests.training import fakes
+from tests.training.test_loop import scalars
+
+STEPS = 300
+STEPS_PER_CHECKPOINT = 10
+
+# The real command with a network of three layers.
+_WITH_FAKE_MODEL = """
+from maxdl_tf import factory, trainer
+from tests.training import fakes
+factory.build_model = lambda experiment, dataset_info: fakes.FakeModel()
+trainer.run()
+"""
+
+
+def write_shards(path: Path, count: int) -> None:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for seed in range(count):
+            labels = fakes.label_map(seed)
+            png = io.BytesIO()
+            Image.fromarray(fakes.picture(labels).astype(np.uint8)).save(png, "PNG")
+            writer.write(encode_example(png.getvalue(), "png", labels, f"image{seed}"))
+
+
+@pytest.fixture(scope="module")
+def config_file(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("experiment")
+    write_shards(folder / "train.tfrecord", 16)
+    write_shards(folder / "val.tfrecord", 5)
+    (folder / config.DATASET_INFO_FILE).write_text(config.dataset_info_to_text(fakes.DATASET_INFO))
+    path = folder / "rectangles.textproto"
+    path.write_text(
+        f"""
+        model {{ variant: "tiny" postprocess {{ thing_area_limit: 4 stuff_area_limit: 4 }} }}
+        train_dataset {{
+          file_pattern: "{folder}/train.tfrecord" crop_size: {fakes.SIZE} batch_size: 4 cache: true
+          augmentation {{ min_scale: 1.0 max_scale: 1.0 flip: false }}
+        }}
+        eval_dataset {{ file_pattern: "{folder}/val.tfrecord" crop_size: {fakes.SIZE} batch_size: 4 }}
+        training {{
+          seed: 3 steps: {STEPS} steps_per_checkpoint: {STEPS_PER_CHECKPOINT} steps_per_summary: 5 steps_per_loop: 5
+          checkpoints_to_keep: 3
+          optimizer {{ learning_rate: 1e-2 backbone_multiplier: 1.0 warmup_steps: 20 }}
+        }}
+        """
+    )
+    return path
+
+
+def command(config_file, model_dir, *flags, fake_model=True):
+    program = ["-c", _WITH_FAKE_MODEL] if fake_model else [str(REPOSITORY / "maxdl_tf" / "trainer.py")]
+    return [sys.executable, *program, f"--config_file={config_file}", f"--model_dir={model_dir}", *flags]
+
+
+def run(*arguments, **keywords):
+    return subprocess.run(command(*arguments, **keywords), cwd=REPOSITORY, capture_output=True, text=True, timeout=600)
+
+
+def assert_refused(process, pattern):
+    assert process.returncode == 2, process.stderr
+    # Only the last line is the complaint: TensorFlow may have been started before it.
+    assert "Traceback" not in process.stderr
+    assert re.search(pattern, process.stderr.splitlines()[-1]), process.stderr
+
+
+def kill_after_step(config_file, model_dir, step, delay):
+    """Starts the training and kills it some time after the checkpoint of a step; gives what it said."""
+    with open(model_dir.parent / "stderr", "w+") as said:
+        process = subprocess.Popen(
+            command(config_file, model_dir, "--mode=train"), cwd=REPOSITORY, stdout=said, stderr=said
+        )
+        try:
+            deadline = time.monotonic() + 300
+            while not any(int(path.rsplit("-", 1)[1]) >= step for path in checkpoint_paths(str(model_dir))):
+                assert process.poll() is None and time.monotonic() < deadline, (model_dir.parent / "stderr").read_text()
+                time.sleep(0.005)
+            time.sleep(delay)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert process.returncode == -signal.SIGKILL, "the training ended before it was killed"
+        said.seek(0)
+        return said.read()
+
+
+def test_a_training_that_is_killed_three_times_ends_as_if_it_had_not_been(config_file, tmp_path):
+    model_dir = tmp_path / "model"
+    draw = random.Random(20)
+    starts = [0]
+    for low, high in ((20, 70), (100, 150), (180, 230)):
+        kill_after_step(config_file, model_dir, draw.randrange(low, high), draw.uniform(0, 0.05))
+        starts.append(int(checkpoint_paths(str(model_dir))[0].rsplit("-", 1)[1]))
+    last = run(config_file, model_dir, "--mode=train_and_eval")
+    assert last.returncode == 0, last.stderr
+    assert re.search(
+        rf"restored all \d+ variables of the model and \d+ of the optimizers .*step {starts[-1]}\n", last.stderr
+    )
+
+    # It ends at the same step, with no more checkpoints than were asked for.
+    assert [os.path.basename(p) for p in checkpoint_paths(str(model_dir))] == ["ckpt-300", "ckpt-290", "ckpt-280"]
+    assert not [p for p in model_dir.iterdir() if "temp" in p.name]
+    assert json.loads((model_dir / "metrics.json").read_text())["step"] == STEPS
+
+    # The curves have no gap, the learning rate is the schedule's, and no restart threw the loss back.
+    curves = scalars(model_dir / "train")
+    assert set(curves["losses/total"]) == set(range(5, STEPS + 1, 5))
+    schedule = PolySchedule(1e-2, steps=STEPS, warmup_steps=20, power=0.9)
+    for step, rate in curves["optimizer/learning_rate"].items():
+        assert rate == pytest.approx(float(schedule(step - 1)), rel=1e-4), step
+    losses = curves["losses/total"]
+    for start in starts[1:]:
+        before = np.mean([losses[step] for step in range(start - 15, start + 1, 5)])
+        after = np.mean([losses[step] for step in range(start + 5, start + 21, 5)])
+        assert after < before + 0.25 * (losses[5] - before), (start, before, after, losses[5])
+    assert losses[STEPS] < 0.5 * losses[5]
+
+    # Once more: there is nothing left to train.
+    again = run(config_file, model_dir, "--mode=train")
+    assert again.returncode == 0 and f"step {STEPS}" in again.stderr, again.stderr
+
+
+@pytest.mark.parametrize("below", ["", "runs/first"])
+def test_a_file_in_the_way_of_model_dir(config_file, tmp_path, below):
+    (tmp_path / "file").write_text("x")
+    process = run(config_file, tmp_path / "file" / below, fake_model=False)
+    assert_refused(process, r"^trainer\.py: .*file.* a file is in the way; remove it, or take another path$")
+    assert len(process.stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with 200 KB; skips where this user may not mount one."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(directory)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("may not mount a tmpfs")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)
+
+
+def test_a_disk_that_is_full_or_too_small_for_the_checkpoints(config_file, small_disk):
+    process = run(config_file, small_disk / "model")
+    assert_refused(process, r"KB free; 4 checkpoints of .* KB and 20 MB of curves are to go there; make room")
+    assert not os.listdir(small_disk / "model")
+    (small_disk / "filler").write_bytes(b"x" * 200 * 1024)
+    process = run(config_file, small_disk / "model", fake_model=False)
+    assert_refused(process, "No space left on device; make room")
+    assert len(process.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--override=train_dataset { file_pattern: '/nowhere/*.tfrecord' }"], "'/nowhere/.*' finds no file; convert"),
+        (["--mode=eval"], "model_dir .*model is not there; train first"),
+        (["--mode=test"], "mode.*train_and_eval.*see .* --help"),
+    ],
+)
+def test_what_is_refused_before_tensorflow_starts(config_file, tmp_path, flags, complaint):
+    process = run(config_file, tmp_path / "model", *flags, fake_model=False)
+    assert_refused(process, complaint)
+    assert len(process.stderr.splitlines()) == 1
+    assert not (tmp_path / "model").exists()
