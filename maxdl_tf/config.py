@@ -147,8 +147,8 @@ def _with_bases(path: str) -> list[_Source]:
         source = _Source(path, _read(path))
         source = source._replace(text=_resolve_placeholders(source))
         sources.insert(0, source)
-        base = _parse(source, experiment_pb2.Experiment()).base
-        path = os.path.join(os.path.dirname(path), base) if base else ""
+        experiment = _parse(source, experiment_pb2.Experiment())
+        path = os.path.join(os.path.dirname(path), experiment.base) if experiment.base else ""
     return sources
 
 
@@ -268,7 +268,7 @@ _AT_LEAST = {
     },
 }
 _FRACTIONS = (
-    "model.drop_path_keep_probability",
+    "model.drop_path_keep",
     "model.batch_norm_momentum",
     "model.postprocess.class_threshold",
     "model.postprocess.pixel_threshold",

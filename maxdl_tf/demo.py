@@ -1,0 +1,114 @@
+"""Shows the whole of MaX-DeepLab at work on a small machine, in about a quarter of an hour.
+
+Draws a data set and converts it to TFRecord, trains a small model on it, measures its panoptic quality, exports a
+SavedModel, and runs that on pictures it has not seen. Every step is one of the package's own commands, printed before
+it runs; they can be typed one by one in the same way.
+
+Example:
+
+    python -m maxdl_tf.demo --output_dir demo_output
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from absl import flags
+
+from maxdl_tf import command_line
+from maxdl_tf.errors import UserError
+
+FLAGS = flags.FlagValues()
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo_output", "Where everything goes.", flag_values=FLAGS)
+_TRAIN_IMAGES = flags.DEFINE_integer("train_images", 2000, "Images to train on.", lower_bound=1, flag_values=FLAGS)
+_VAL_IMAGES = flags.DEFINE_integer("val_images", 100, "Images to measure on.", lower_bound=1, flag_values=FLAGS)
+_OVERRIDE = flags.DEFINE_multi_string(
+    "override", [], "Textproto fragment merged over the experiment, as in maxdl-train.", flag_values=FLAGS
+)
+
+_CONFIG_FILE = Path(__file__).resolve().parent.parent / "configs" / "shapes" / "max_deeplab_tiny_97.textproto"
+_COMMANDS = {
+    "maxdl-convert": "maxdl_tf.data_gen.convert",
+    "maxdl-train": "maxdl_tf.trainer",
+    "maxdl-eval": "maxdl_tf.evaluate",
+    "maxdl-export": "maxdl_tf.export_model",
+    "maxdl-predict": "maxdl_tf.predict",
+}
+_PICTURES = 12
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    started = time.monotonic()
+    output = Path(_OUTPUT_DIR.value)
+    if output.exists():
+        if not (output / "shapes").is_dir() and any(output.iterdir()):
+            raise UserError(f"--output_dir {output} holds something else than a demo; name another folder")
+        shutil.rmtree(output)
+    shapes, model_dir, untrained, metrics = (
+        output / name for name in ("shapes", "model", "untrained.json", "metrics.json")
+    )
+    os.environ["SHAPES_TFRECORDS"] = str(shapes)
+    experiment = ["--config_file", _CONFIG_FILE, *(f"--override={text}" for text in _OVERRIDE.value)]
+
+    draw = ["maxdl-convert", "shapes", "--output_dir", shapes, "--height=97", "--width=97"]
+    _run("drawing a data set", *draw, "--split=train", f"--count={_TRAIN_IMAGES.value}")
+    _run("drawing the images to measure on", *draw, "--split=val", f"--count={_VAL_IMAGES.value}")
+    _run("measuring the untrained model", "maxdl-eval", *experiment, "--untrained", "--json", untrained)
+    _run("training", "maxdl-train", *experiment, "--mode=train", "--model_dir", model_dir)
+    _run(
+        "measuring the trained model",
+        *("maxdl-eval", *experiment, "--checkpoint", model_dir, "--json", metrics),
+        *("--pictures", output / "pictures", f"--picture_count={_PICTURES}"),
+    )
+    saved_model = output / "saved_model"
+    _run("exporting", "maxdl-export", *experiment, "--checkpoint", model_dir, "--export_dir", saved_model)
+    overlays = output / "predictions"
+    images = output / "pictures" / "input"
+    _run(
+        "predicting with the SavedModel",
+        "maxdl-predict",
+        "--model",
+        saved_model,
+        "--input",
+        images,
+        "--output",
+        overlays,
+    )
+
+    minutes = (time.monotonic() - started) / 60
+    print(f"\n{minutes:.1f} minutes. Truth beside prediction: {output / 'pictures'}/*.png")
+    print(
+        f"demo: PQ {_pq(metrics):.1f} (untrained {_pq(untrained):.1f})  overlays {overlays}  "
+        f"saved_model {saved_model}  metrics {metrics}"
+    )
+
+
+def _run(title: str, command: str, *arguments) -> None:
+    """Runs a command of the package in this Python's environment; ends the demo if it fails."""
+    arguments = [str(argument) for argument in arguments]
+    print(f"\n==> {title}\n$ {shlex.join([command, *arguments])}", flush=True)
+    status = subprocess.run([sys.executable, "-m", _COMMANDS[command], *arguments], check=False).returncode
+    if status:
+        print(f"demo: {command} ended with status {status}", file=sys.stderr)
+        sys.exit(status)
+
+
+def _pq(path: Path) -> float:
+    """Panoptic quality over all classes, in percent, of a file that maxdl-eval wrote."""
+    return 100 * json.loads(path.read_text())["all"]["pq"]
+
+
+def run() -> None:
+    command_line.run(main, FLAGS)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,167 @@
+"""The only code that turns options into objects.
+
+Everything built here takes plain arguments; nothing below this file has seen a proto.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from maxdl_tf.data import pipeline, transforms
+from maxdl_tf.errors import UserError
+from maxdl_tf.losses.total import PanopticLoss
+from maxdl_tf.metrics.panoptic_quality import PanopticQuality
+from maxdl_tf.models.build import build_max_deeplab
+from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.postprocess import Postprocessor
+from maxdl_tf.models.variants import VARIANTS, Variant
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2
+from maxdl_tf.structs import DatasetInfo
+from maxdl_tf.training.optimizers import Optimizers, PolySchedule
+
+
+def crop_size(options: dataset_pb2.DatasetOptions) -> tuple[int, int]:
+    """(height, width) in pixels of the network's input."""
+    return options.crop_size[0], options.crop_size[-1]
+
+
+def inference_dataset(experiment: experiment_pb2.Experiment) -> dataset_pb2.DatasetOptions:
+    """The data set whose crop and class table hold outside training: eval_dataset, or the only one there is."""
+    for name in ("eval_dataset", "train_dataset"):
+        if experiment.HasField(name):
+            return getattr(experiment, name)
+    raise UserError(f"experiment {experiment.name!r} has neither train_dataset nor eval_dataset; write one of them")
+
+
+def build_variant(options: model_pb2.ModelOptions) -> Variant:
+    """The row of the variant table that `options` names, with what departs from it."""
+    if options.variant not in VARIANTS:
+        raise UserError(f"model.variant {options.variant!r} is not one of {', '.join(VARIANTS)}; name one of these")
+    attention = options.attention
+    departures = {
+        "memory_to_pixel": attention.memory_to_pixel,
+        "memory_to_memory": attention.memory_to_memory,
+        "pixel_to_memory": attention.pixel_to_memory,
+        "semantic_branch": options.semantic_branch,
+    }
+    if not attention.pixel_to_pixel:
+        departures["pixel_to_pixel"] = "convolution"
+    for field in ("num_slots", "mask_channels", "drop_path_keep"):
+        if options.HasField(field):
+            departures[field] = getattr(options, field)
+    return dataclasses.replace(VARIANTS[options.variant], **departures)
+
+
+def build_model(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> MaXDeepLab:
+    """The network with initial weights; its variables exist."""
+    options = experiment.model
+    trained_on = experiment.train_dataset if experiment.HasField("train_dataset") else inference_dataset(experiment)
+    return build_max_deeplab(
+        build_variant(options),
+        num_classes=len(dataset_info.class_order),
+        num_semantic_channels=dataset_info.num_semantic_channels,
+        crop_size=crop_size(trained_on),
+        batch_norm_momentum=options.batch_norm_momentum,
+        sync_batch_norm=options.sync_batch_norm,
+    )
+
+
+def build_loss(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> PanopticLoss:
+    options = experiment.loss
+    return PanopticLoss(
+        dataset_info,
+        pq_style_weight=options.pq_style_weight,
+        instance_discrimination_weight=options.instance_discrimination_weight,
+        mask_id_weight=options.mask_id_weight,
+        semantic_weight=options.semantic_weight if experiment.model.semantic_branch else 0.0,
+        positive_weight=options.positive_weight,
+        temperature=options.temperature,
+    )
+
+
+def build_postprocessor(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> Postprocessor:
+    options = experiment.model.postprocess
+    return Postprocessor(
+        dataset_info,
+        class_threshold=options.class_threshold,
+        pixel_threshold=options.pixel_threshold,
+        thing_area_limit=options.thing_area_limit,
+        stuff_area_limit=options.stuff_area_limit,
+    )
+
+
+def build_metric(dataset_info: DatasetInfo) -> PanopticQuality:
+    return PanopticQuality(dataset_info)
+
+
+def build_optimizers(experiment: experiment_pb2.Experiment, model: MaXDeepLab) -> Optimizers:
+    """Adam in two groups: the pretrained part of the backbone learns at `backbone_multiplier` of the rate."""
+    options = experiment.training.optimizer
+    schedule = PolySchedule(
+        options.learning_rate,
+        steps=experiment.training.steps,
+        warmup_steps=options.warmup_steps,
+        power=options.poly_power,
+    )
+    return Optimizers(
+        model,
+        schedule,
+        backbone_multiplier=options.backbone_multiplier,
+        beta1=options.beta1,
+        beta2=options.beta2,
+        epsilon=options.epsilon,
+    )
+
+
+def build_train_batches(
+    experiment: experiment_pb2.Experiment,
+    dataset_info: DatasetInfo,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Endless batches of `TrainBatch`; in a distributed run, this input pipeline's share of them."""
+    options = experiment.train_dataset
+    context = input_context or tf.distribute.InputContext()
+    return pipeline.train_batches(
+        list(options.file_pattern),
+        dataset_info,
+        crop_size=crop_size(options),
+        batch_size=context.get_per_replica_batch_size(options.batch_size),
+        augmentation=_augmentation(options.augmentation),
+        small_instance_weight=options.small_instance_weight,
+        small_instance_area=options.small_instance_area,
+        max_things=options.max_things,
+        shuffle_buffer=options.shuffle_buffer,
+        cache=options.cache,
+        seed=experiment.training.seed if experiment.training.HasField("seed") else None,
+        shard_count=context.num_input_pipelines,
+        shard_index=context.input_pipeline_id,
+    )
+
+
+def build_evaluation_batches(
+    experiment: experiment_pb2.Experiment,
+    dataset_info: DatasetInfo,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """`EvaluationBatch`es of all images, or of the first `evaluation.max_images`, once."""
+    options = experiment.eval_dataset
+    context = input_context or tf.distribute.InputContext()
+    return pipeline.evaluation_batches(
+        list(options.file_pattern),
+        dataset_info,
+        crop_size=crop_size(options),
+        batch_size=context.get_per_replica_batch_size(options.batch_size),
+        max_images=experiment.evaluation.max_images or None,
+    )
+
+
+def _augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.Augmentation:
+    return transforms.Augmentation(
+        min_scale=options.min_scale,
+        max_scale=options.max_scale,
+        scale_step=options.scale_step,
+        flip=options.flip,
+        color=options.color,
+    )

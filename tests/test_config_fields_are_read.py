@@ -1,0 +1,112 @@
+"""An option that nothing reads is a lie: every field of the experiment protos reaches some code.
+
+The factory is run on an experiment that records what is read of it. What the commands read themselves is found in their
+source, as an attribute of the message's field: `experiment.training.steps`, or `training.steps` after
+`training = experiment.training`.
+"""
+
+import ast
+
+import numpy as np
+import pytest
+from google.protobuf import descriptor, text_format
+
+from maxdl_tf.protos import dataset_pb2, experiment_pb2
+from tests.helpers import REPOSITORY
+
+READ_BY_COMMANDS = ("maxdl_tf/trainer.py", "maxdl_tf/evaluate.py", "maxdl_tf/config.py")
+
+
+class Recorder:
+    """Stands for a message and notes each field that is read, as (message name, field name)."""
+
+    def __init__(self, message, seen):
+        self._message, self._seen = message, seen
+
+    def __getattr__(self, name):
+        value = getattr(self._message, name)
+        fields = self._message.DESCRIPTOR.fields_by_name
+        if name not in fields:
+            return value
+        self._seen.add((self._message.DESCRIPTOR.name, name))
+        return Recorder(value, self._seen) if hasattr(value, "DESCRIPTOR") else value
+
+
+def all_fields(message: descriptor.Descriptor) -> set:
+    fields = {(message.name, field.name) for field in message.fields}
+    for field in message.fields:
+        if field.message_type is not None:
+            fields |= all_fields(field.message_type)
+    return fields
+
+
+def attributes_in_source(path: str) -> set:
+    """(name of the expression before the dot, attribute) of every attribute access, such as ("training", "steps")."""
+    found = set()
+    for node in ast.walk(ast.parse((REPOSITORY / path).read_text())):
+        if isinstance(node, ast.Attribute):
+            owner = node.value
+            found.add((getattr(owner, "attr", getattr(owner, "id", "")), node.attr))
+    return found
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    import tensorflow as tf
+
+    from maxdl_tf.data import example_schema
+
+    (tmp_path / "dataset_info.textproto").write_text(
+        'name: "two" segment_class { id: 1 name: "disk" is_thing: true } segment_class { id: 2 name: "sky" }'
+    )
+    image = tf.io.encode_jpeg(np.zeros((17, 17, 3), np.uint8)).numpy()
+    example = example_schema.encode_example(image, "jpeg", np.full((17, 17), 2 * 256, np.int32), "0")
+    with tf.io.TFRecordWriter(str(tmp_path / "train.tfrecord")) as writer:
+        writer.write(example)
+    dataset = f'{{ file_pattern: "{tmp_path}/train.tfrecord" crop_size: 17 }}'
+    return text_format.Parse(
+        f"model {{ variant: 'tiny' num_slots: 4 mask_channels: 8 drop_path_keep: 1 }}"
+        f"train_dataset {dataset} eval_dataset {dataset} training {{ steps: 2 seed: 1 }}",
+        experiment_pb2.Experiment(),
+    )
+
+
+def test_every_field_is_read(experiment):
+    from maxdl_tf import config, factory
+
+    seen = set()
+    recorder = Recorder(experiment, seen)
+    info = config.dataset_info_of(recorder.train_dataset)
+    model = factory.build_model(recorder, info)
+    factory.build_loss(recorder, info)
+    factory.build_postprocessor(recorder, info)
+    factory.build_optimizers(recorder, model)
+    factory.build_train_batches(recorder, info)
+    factory.build_evaluation_batches(recorder, info)
+
+    from_source = set().union(*(attributes_in_source(path) for path in READ_BY_COMMANDS))
+    owners = {
+        "Experiment": ("experiment", "message"),
+        "TrainingOptions": ("training",),
+        "EvaluationOptions": ("evaluation",),
+        "DatasetInfo": ("message",),
+        "SegmentClass": ("entry",),
+        "Color": ("color",),
+    }
+    fields = all_fields(experiment_pb2.Experiment.DESCRIPTOR) | all_fields(dataset_pb2.DatasetInfo.DESCRIPTOR)
+    unread = {
+        (message, field)
+        for message, field in fields - seen
+        if not any((owner, field) in from_source for owner in owners.get(message, ()))
+    }
+    assert not unread, f"fields that nothing reads: {sorted(unread)}; read them or delete them from protos/"
+
+
+def test_the_check_sees_an_unread_field(experiment):
+    seen = set()
+    _ = Recorder(experiment, seen).training.optimizer.beta1
+    assert seen == {
+        ("Experiment", "training"),
+        ("TrainingOptions", "optimizer"),
+        ("OptimizerOptions", "beta1"),
+    }
