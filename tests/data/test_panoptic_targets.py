@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from maxdl_tf.data.panoptic_targets import panoptic_targets
 from maxdl_tf.structs import DatasetInfo, SegmentClass
-from tests.helpers import shared_golden
+from tests.helpers import own_golden, shared_golden
 
 
 def _dataset_info(things, stuff, **options) -> DatasetInfo:
@@ -23,7 +23,7 @@ SMALL = _dataset_info(things=(1, 4), stuff=(2, 3), label_divisor=10)
 @pytest.mark.parametrize("case", [0, 1, 2])
 @pytest.mark.parametrize("variant, small_instance_weight", [("s", 1.0), ("l", 3.0)])
 def test_equals_the_reference(case, variant, small_instance_weight):
-    golden = shared_golden("f_targets")
+    golden = own_golden("f_targets")
     label_map = tf.constant(golden[f"{case}/in/panoptic"])
     wanted = golden.group(f"{case}/{variant}")
     targets = panoptic_targets(label_map, COCO_LIKE, small_instance_weight=small_instance_weight)
