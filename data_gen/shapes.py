@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from maxdl_tf import config, panoptic_ids
+from maxdl_tf import command_line, config, panoptic_ids
 from maxdl_tf.data_gen import output_flags, shard_writer
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo
@@ -34,11 +34,20 @@ _COUNT = flags.DEFINE_integer("count", 1000, "Images to draw.", lower_bound=1, f
 _HEIGHT = flags.DEFINE_integer("height", 129, "Height of the images in pixels.", lower_bound=32, flag_values=FLAGS)
 _WIDTH = flags.DEFINE_integer("width", 129, "Width of the images in pixels.", lower_bound=32, flag_values=FLAGS)
 _MAX_THINGS = flags.DEFINE_integer("max_things", 5, "Things in an image, at most.", lower_bound=1, flag_values=FLAGS)
+_MIN_SIZE = flags.DEFINE_float(
+    "min_size",
+    0.15,
+    "Size of the smallest things as a share of the image's shorter side; the largest have half of it.",
+    lower_bound=0.1,
+    upper_bound=0.5,
+    flag_values=FLAGS,
+)
+_IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder to write the images into as files, too.", flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same images.", lower_bound=0, flag_values=FLAGS)
 output_flags.define(FLAGS)
 
 _JPEG_QUALITY = 95
-_THING_SIZE = (0.15, 0.5)  # Of the shorter side.
+_MAX_SIZE = 0.5  # Of a thing, as a share of the shorter side.
 _SMALLEST_VISIBLE_SHARE = 0.4  # Of a thing; one that would hide more of another is drawn elsewhere or not at all.
 _SMALLEST_STUFF_SHARE = 0.02  # Of the image; less is given to the stuff around it.
 _TRIES_PER_THING = 8
@@ -50,7 +59,18 @@ def main(argv: list[str]) -> int:
     info = dataset_info()
     if _MAX_THINGS.value >= info.label_divisor:
         raise UserError(f"--max_things={_MAX_THINGS.value}: a label map holds at most {info.label_divisor - 1}")
-    painter = Painter(_HEIGHT.value, _WIDTH.value, _MAX_THINGS.value, _SEED.value, output.split)
+    if _IMAGE_DIR.value:
+        with command_line.user_errors(OSError):
+            Path(_IMAGE_DIR.value).mkdir(parents=True, exist_ok=True)
+    painter = Painter(
+        _HEIGHT.value,
+        _WIDTH.value,
+        _MAX_THINGS.value,
+        _SEED.value,
+        output.split,
+        min_size=_MIN_SIZE.value,
+        image_dir=_IMAGE_DIR.value,
+    )
     print(shard_writer.write_shards(range(_COUNT.value), painter.annotate, info, output))
     return 0
 
@@ -86,6 +106,8 @@ class Painter:
       max_things: An image has 1 to this many things.
       seed: With the split's name and the image's number it decides all that is random.
       split: "train" and "val" of one seed are different images.
+      min_size: Of a thing, as a share of the image's shorter side.
+      image_dir: Where `annotate` leaves each image as a file as well.
     """
 
     height: int
@@ -93,13 +115,18 @@ class Painter:
     max_things: int
     seed: int
     split: str
+    min_size: float = 0.15
+    image_dir: str | None = None
 
     def annotate(self, index: int) -> shard_writer.AnnotatedImage:
         """Image number `index` as the shard writer wants it."""
         drawing = self.draw(index)
         file = io.BytesIO()
         Image.fromarray(drawing.image).save(file, format="JPEG", quality=_JPEG_QUALITY)
-        return shard_writer.AnnotatedImage(file.getvalue(), "jpeg", drawing.label, f"shapes_{self.split}_{index:06d}")
+        image_id = f"shapes_{self.split}_{index:06d}"
+        if self.image_dir:
+            Path(self.image_dir, f"{image_id}.jpg").write_bytes(file.getvalue())
+        return shard_writer.AnnotatedImage(file.getvalue(), "jpeg", drawing.label, image_id)
 
     def draw(self, index: int) -> Drawing:
         """Image number `index`, before compression."""
@@ -145,7 +172,7 @@ class Painter:
 
     def _random_shape(self, random: np.random.Generator) -> _Shape:
         kind = random.choice(["disk", "square", "triangle"])
-        size = random.uniform(*_THING_SIZE) * min(self.height, self.width)
+        size = random.uniform(self.min_size, _MAX_SIZE) * min(self.height, self.width)
         # Centers keep far enough inside for every shape to show most of itself.
         center = random.uniform(0.3 * size, np.array([self.height, self.width]) - 0.3 * size)
         y, x = np.mgrid[: self.height, : self.width] - (center - 0.5)[:, np.newaxis, np.newaxis]

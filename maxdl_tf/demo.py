@@ -41,7 +41,6 @@ _COMMANDS = {
     "maxdl-export": "maxdl_tf.export_model",
     "maxdl-predict": "maxdl_tf.predict",
 }
-_PICTURES = 12
 
 
 def main(argv: list[str]) -> None:
@@ -52,41 +51,36 @@ def main(argv: list[str]) -> None:
         if not (output / "shapes").is_dir() and any(output.iterdir()):
             raise UserError(f"--output_dir {output} holds something else than a demo; name another folder")
         shutil.rmtree(output)
-    shapes, model_dir, untrained, metrics = (
-        output / name for name in ("shapes", "model", "untrained.json", "metrics.json")
+    names = ("shapes", "images", "model", "untrained.json", "metrics.json", "pictures", "saved_model", "predictions")
+    shapes, images, model_dir, untrained, metrics, pictures, saved_model, predictions = (
+        output / name for name in names
     )
     os.environ["SHAPES_TFRECORDS"] = str(shapes)
     experiment = ["--config_file", _CONFIG_FILE, *(f"--override={text}" for text in _OVERRIDE.value)]
 
-    draw = ["maxdl-convert", "shapes", "--output_dir", shapes, "--height=97", "--width=97"]
+    draw = ["maxdl-convert", "shapes", "--output_dir", shapes, "--height=97", "--width=97", "--min_size=0.22"]
+    draw += ["--max_things=3"]
     _run("drawing a data set", *draw, "--split=train", f"--count={_TRAIN_IMAGES.value}")
-    _run("drawing the images to measure on", *draw, "--split=val", f"--count={_VAL_IMAGES.value}")
+    _run(
+        "drawing the images to measure on",
+        *(*draw, "--split=val", f"--count={_VAL_IMAGES.value}", "--image_dir", images),
+    )
     _run("measuring the untrained model", "maxdl-eval", *experiment, "--untrained", "--json", untrained)
     _run("training", "maxdl-train", *experiment, "--mode=train", "--model_dir", model_dir)
     _run(
         "measuring the trained model",
-        *("maxdl-eval", *experiment, "--checkpoint", model_dir, "--json", metrics),
-        *("--pictures", output / "pictures", f"--picture_count={_PICTURES}"),
+        *("maxdl-eval", *experiment, "--checkpoint", model_dir, "--json", metrics, "--pictures", pictures),
     )
-    saved_model = output / "saved_model"
     _run("exporting", "maxdl-export", *experiment, "--checkpoint", model_dir, "--export_dir", saved_model)
-    overlays = output / "predictions"
-    images = output / "pictures" / "input"
     _run(
         "predicting with the SavedModel",
-        "maxdl-predict",
-        "--model",
-        saved_model,
-        "--input",
-        images,
-        "--output",
-        overlays,
+        *("maxdl-predict", "--model", saved_model, "--input", images, "--output", predictions),
     )
 
     minutes = (time.monotonic() - started) / 60
-    print(f"\n{minutes:.1f} minutes. Truth beside prediction: {output / 'pictures'}/*.png")
+    print(f"\n{minutes:.1f} minutes; truth beside prediction in {pictures}")
     print(
-        f"demo: PQ {_pq(metrics):.1f} (untrained {_pq(untrained):.1f})  overlays {overlays}  "
+        f"demo: PQ {_pq(metrics):.1f} (untrained {_pq(untrained):.1f})  overlays {predictions}  "
         f"saved_model {saved_model}  metrics {metrics}"
     )
 

@@ -1,7 +1,8 @@
 """Measures the panoptic quality of a checkpoint on the experiment's eval_dataset.
 
 Prints PQ, SQ and RQ of all, things, stuff and each class as a table, which is also written as JSON where --json names
-a file. The rule is COCO's: crowds are not counted against the model.
+a file. The rule is COCO's: crowds are not counted against the model. --pictures takes pictures of the first images,
+with truth beside prediction. --untrained tells what initial weights are worth, to compare with.
 
 Example:
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -37,10 +39,12 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     None,
     "A checkpoint (runs/shapes/ckpt-1000), or a folder, which means its newest one.",
-    required=True,
     flag_values=FLAGS,
 )
+_UNTRAINED = flags.DEFINE_boolean("untrained", False, "Evaluate initial weights instead.", flag_values=FLAGS)
 _JSON = flags.DEFINE_string("json", None, "File to write the figures to.", flag_values=FLAGS)
+_PICTURES = flags.DEFINE_string("pictures", None, "Folder for pictures: input, truth, prediction.", flag_values=FLAGS)
+_PICTURE_COUNT = flags.DEFINE_integer("picture_count", 12, "How many.", lower_bound=1, flag_values=FLAGS)
 _OVERRIDE = flags.DEFINE_multi_string(
     "override",
     [],
@@ -59,9 +63,14 @@ def main(argv: list[str]) -> None:
 
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     check_shards(experiment, "eval_dataset")
-    check_checkpoint_exists(_CHECKPOINT.value)
+    if _UNTRAINED.value == bool(_CHECKPOINT.value):
+        raise UserError("give either --checkpoint or --untrained")
+    if _CHECKPOINT.value:
+        check_checkpoint_exists(_CHECKPOINT.value)
     if _JSON.value:
         storage.check_writable(os.path.dirname(_JSON.value) or ".")
+    if _PICTURES.value:
+        storage.check_writable(_PICTURES.value)
     with command_line.quiet_imports():
         from maxdl_tf import factory
         from maxdl_tf.training import checkpoints, distribution, loop
@@ -70,12 +79,21 @@ def main(argv: list[str]) -> None:
     strategy = distribution.create_strategy(_STRATEGY.value)
     with strategy.scope():
         model = factory.build_model(experiment, dataset_info)
-    restored = checkpoints.load_model_weights(model, _CHECKPOINT.value, say=print)
-    evaluator = build_evaluator(experiment, dataset_info, strategy, model)
+    step = 0
+    if _CHECKPOINT.value:
+        step = checkpoints.load_model_weights(model, _CHECKPOINT.value, say=print).step
+    num_pictures = _PICTURE_COUNT.value if _PICTURES.value else 0
+    evaluator = build_evaluator(experiment, dataset_info, strategy, model, write_picture, num_pictures)
     result = loop.evaluate_with_progress(evaluator)
     print(result.as_table())
     if _JSON.value:
-        loop.write_json(_JSON.value, {"step": restored.step, **result.as_dict()})
+        loop.write_json(_JSON.value, {"step": step, **result.as_dict()})
+
+
+def write_picture(image_id: str, picture: np.ndarray) -> None:
+    from maxdl_tf.inference import images
+
+    images.write_image(os.path.join(_PICTURES.value, f"{os.path.basename(image_id)}.png"), picture)
 
 
 def build_evaluator(
@@ -83,16 +101,26 @@ def build_evaluator(
     dataset_info: DatasetInfo,
     strategy: tf.distribute.Strategy,
     model: MaXDeepLab,
-    summary_images: int = 0,
+    show_picture: Callable[[str, np.ndarray], None],
+    num_pictures: int,
 ) -> Evaluator:
-    """The evaluator of a model on the experiment's eval_dataset; draws `summary_images` of them for TensorBoard."""
+    """The evaluator of a model on the experiment's eval_dataset.
+
+    Args:
+      experiment: Says what to evaluate on and how.
+      dataset_info: The class table.
+      strategy: The model was made in its scope.
+      model: The network.
+      show_picture: Gets the id of an image and input, truth and prediction side by side, uint8 [h, w, 3].
+      num_pictures: Of how many images, from the first on.
+    """
     from maxdl_tf import factory
     from maxdl_tf.inference import visualize
     from maxdl_tf.training.eval_step import Evaluator
 
-    def draw(image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    def show(image_id: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
         pictures = [image, *(visualize.panoptic_picture(image, m, dataset_info) for m in (truth, prediction))]
-        return visualize.side_by_side(pictures, ["input", "truth", "prediction"])
+        show_picture(image_id, visualize.side_by_side(pictures, ["input", "truth", "prediction"]))
 
     return Evaluator(
         strategy=strategy,
@@ -100,8 +128,8 @@ def build_evaluator(
         postprocess=factory.build_postprocessor(experiment, dataset_info),
         batches=factory.build_evaluation_batches(experiment, dataset_info),
         new_metric=lambda: factory.build_metric(dataset_info),
-        draw=draw,
-        summary_images=summary_images,
+        show=show,
+        num_shown=num_pictures,
     )
 
 

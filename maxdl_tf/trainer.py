@@ -30,6 +30,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.evaluate import build_evaluator, check_shards
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
     from maxdl_tf.models.max_deeplab import MaXDeepLab
@@ -106,7 +107,9 @@ def main(argv: list[str]) -> None:
     loop = Loop(global_step=global_step, model_dir=model_dir, checkpoints=checkpoints, writes=writes)
     evaluator = None
     if evaluates:
-        evaluator = build_evaluator(experiment, dataset_info, strategy, model, experiment.training.summary_images)
+        evaluator = build_evaluator(
+            experiment, dataset_info, strategy, model, show_in_tensorboard, experiment.training.summary_images
+        )
 
     if mode == "continuous_eval":
         loop.evaluate_continuously(
@@ -236,6 +239,12 @@ def build_trainer(
         batch_size=experiment.train_dataset.batch_size,
         steps_per_loop=experiment.training.steps_per_loop,
     )
+
+
+def show_in_tensorboard(image_id: str, picture: np.ndarray) -> None:
+    import tensorflow as tf
+
+    tf.summary.image(f"examples/{image_id}", picture[None])
 
 
 def plan_of(experiment: experiment_pb2.Experiment) -> Plan:

@@ -68,10 +68,12 @@ class ExportedModel(tf.Module):
             """The network's outputs for one image [h, w, 3], as tensors by name: batch 1, strided, not cropped."""
             return _outputs_by_name(segmenter.network_outputs(image))
 
+        traced_network = network_outputs.get_concrete_function()  # The function itself would be traced twice.
+
         @tf.function(input_signature=[one_image], autograph=False)
         def segment(image):
             """Panoptic map and scores [h, w] of one image [h, w, 3]."""
-            outputs = PanopticOutputs(**network_outputs(image), semantic_logits=None)
+            outputs = PanopticOutputs(**traced_network(image), semantic_logits=None)
             return segmenter.segment_outputs(outputs, tf.shape(image)[:2])._asdict()
 
         self.network_outputs = network_outputs

@@ -105,8 +105,11 @@ class Variant:
             raise ValueError(f"stages {sorted(self.stages)}: must be 2 to 5, with or without 1")
 
     def scaled(self, width: float, stem_width: float) -> Variant:
-        """This variant with the widths of its stages and of its stem multiplied."""
-        stages = {number: replace(stage, width=int(stage.width * width)) for number, stage in self.stages.items()}
+        """This variant with its widths multiplied: stages 2 to 5 by `width`, stem and stage 1 by `stem_width`."""
+        stages = {
+            number: replace(stage, width=int(stage.width * (stem_width if number == 1 else width)))
+            for number, stage in self.stages.items()
+        }
         return replace(self, stages=stages, stem_channels=int(self.stem_channels * stem_width))
 
 

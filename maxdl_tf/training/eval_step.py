@@ -11,8 +11,8 @@ import tensorflow as tf
 from maxdl_tf.data import transforms
 from maxdl_tf.metrics.panoptic_quality import PanopticQuality, PanopticQualityResult
 
-# (image uint8 [h, w, 3], truth int [h, w], prediction int [h, w]) -> picture uint8 [any, any, 3].
-Draw = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+# Takes an image's id, the image uint8 [h, w, 3], and truth and prediction int [h, w] at its size.
+Show = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]
 
 
 class Evaluator(orbit.AbstractEvaluator):
@@ -24,8 +24,8 @@ class Evaluator(orbit.AbstractEvaluator):
       postprocess: `postprocess(outputs, (height, width)) -> PanopticPrediction`.
       batches: `EvaluationBatch`es of all images, once; not distributed yet.
       new_metric: Makes an empty accumulator.
-      draw: Makes the picture of an image.
-      summary_images: How many images, from the first on, are drawn into the default summary writer, where there is one.
+      show: Called with the first images and what became of them, for pictures.
+      num_shown: How many images are shown.
 
     Attributes:
       on_progress: Called with the number of images that were evaluated since the last call.
@@ -41,8 +41,8 @@ class Evaluator(orbit.AbstractEvaluator):
         postprocess: Callable,
         batches: tf.data.Dataset,
         new_metric: Callable[[], PanopticQuality],
-        draw: Draw | None = None,
-        summary_images: int = 0,
+        show: Show | None = None,
+        num_shown: int = 0,
     ):
         super().__init__()
         self._strategy = strategy
@@ -50,8 +50,8 @@ class Evaluator(orbit.AbstractEvaluator):
         self._postprocess = postprocess
         self._batches = strategy.experimental_distribute_dataset(batches)
         self._new_metric = new_metric
-        self._draw = draw
-        self._summary_images = summary_images if draw else 0
+        self._show = show
+        self._num_shown = num_shown if show else 0
         self.on_progress: Callable[[int], None] = lambda images: None
         self._predict = tf.function(self._distributed_predict, autograph=False)
         self.result: PanopticQualityResult | None = None
@@ -70,7 +70,8 @@ class Evaluator(orbit.AbstractEvaluator):
             panoptic = self._predict(batch.images)
             before = evaluated
             for replica_batch, replica_maps in zip(self._local(batch), self._local(panoptic)):
-                for image, resized_size, raw_size, truth, prediction in zip(
+                for image_id, image, resized_size, raw_size, truth, prediction in zip(
+                    replica_batch.image_ids.numpy(),
                     replica_batch.images.numpy(),
                     replica_batch.resized_size.numpy(),
                     replica_batch.raw_size.numpy(),
@@ -79,8 +80,8 @@ class Evaluator(orbit.AbstractEvaluator):
                 ):
                     truth = truth[: raw_size[0], : raw_size[1]]
                     metric.update(truth, to_raw_size(prediction, resized_size, raw_size))
-                    if evaluated < self._summary_images:
-                        self._draw_example(evaluated, image, resized_size, truth, prediction)
+                    if evaluated < self._num_shown:
+                        self._show_example(image_id.decode(), image, resized_size, truth, prediction)
                     evaluated += 1
             self.on_progress(evaluated - before)
         self.image_count = evaluated
@@ -101,14 +102,14 @@ class Evaluator(orbit.AbstractEvaluator):
             return [type(value)(*parts) for parts in zip(*(self._local(field) for field in value))]
         return list(self._strategy.experimental_local_results(value))
 
-    def _draw_example(self, number, image, resized_size, truth, prediction) -> None:
+    def _show_example(self, image_id: str, image, resized_size, truth, prediction) -> None:
         height, width = resized_size
-        picture = self._draw(
+        self._show(
+            image_id,
             np.clip(image[:height, :width] + 0.5, 0, 255).astype(np.uint8),
             transforms.resize_labels(truth, resized_size).numpy(),
             prediction[:height, :width],
         )
-        tf.summary.image(f"examples/{number}", picture[np.newaxis])
 
 
 def curves(result: PanopticQualityResult) -> dict[str, float]:

@@ -51,9 +51,9 @@ def check_space(directory: str, size: int, count: int) -> None:
     free = shutil.disk_usage(directory).free
     if free < size * count + _CURVES:
         raise UserError(
-            f"{directory} has {_readable(free)} free; {count} checkpoints of {_readable(size)} and {_readable(_CURVES)} of "
-            "curves are to go there; "
-            "make room, take another --model_dir, or lower training.checkpoints_to_keep"
+            f"{directory} has {_readable(free)} free; {count} checkpoints of {_readable(size)} and "
+            f"{_readable(_CURVES)} of curves are to go there; make room, take another --model_dir, or lower "
+            "training.checkpoints_to_keep"
         )
     try:
         with _probe(directory) as descriptor:
