@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import math
 
-import tensorflow as tf
-
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.axial_attention import AxialAttention2D, GlobalAttention2D
@@ -73,8 +71,7 @@ def build_max_deeplab(
         semantic_head=semantic_head,
         name="max_deeplab",
     )
-    # AutoGraph would look through all of Keras for what to convert: eight times longer, and nothing to find.
-    tf.autograph.experimental.do_not_convert(model.build)((None, *crop_size, 3))
+    model.build((None, *crop_size, 3))
     return model
 
 

@@ -51,6 +51,15 @@ class MaXDeepLab(keras.Model):
         self.semantic_decoder = semantic_decoder
         self.semantic_head = semantic_head
 
+    # AutoGraph has nothing to find here, and looking through all of Keras would take most of the time of a trace.
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **kwargs)
+
+    @tf.autograph.experimental.do_not_convert
+    def build(self, input_shape):
+        super().build(input_shape)
+
     def call(self, images, training=False) -> PanopticOutputs:
         """Runs the network.
 
