@@ -95,7 +95,7 @@ def kill_after_step(config_file, model_dir, step, delay):
             command(config_file, model_dir, "--mode=train"), cwd=REPOSITORY, stdout=said, stderr=said
         )
         try:
-            deadline = time.monotonic() + 300
+            deadline = time.monotonic() + 600
             while not any(int(path.rsplit("-", 1)[1]) >= step for path in checkpoint_paths(str(model_dir))):
                 assert process.poll() is None and time.monotonic() < deadline, (model_dir.parent / "stderr").read_text()
                 time.sleep(0.005)
@@ -138,10 +138,6 @@ def test_a_training_that_is_killed_three_times_ends_as_if_it_had_not_been(config
         after = np.mean([losses[step] for step in range(start + 5, start + 21, 5)])
         assert after < before + 0.25 * (losses[5] - before), (start, before, after, losses[5])
     assert losses[STEPS] < 0.5 * losses[5]
-
-    # Once more: there is nothing left to train.
-    again = run(config_file, model_dir, "--mode=train")
-    assert again.returncode == 0 and f"step {STEPS}" in again.stderr, again.stderr
 
 
 @pytest.mark.parametrize("below", ["", "runs/first"])

@@ -70,7 +70,10 @@ class Loop:
         self._eval_controllers: dict[int, orbit.Controller] = {}
 
     def train(self, trainer: Trainer, plan: Plan, evaluator: Evaluator | None = None) -> None:
-        """Trains from the current step to the end of the plan; evaluates on the way where there is an evaluator."""
+        """Trains from the current step to the end of the plan; evaluates on the way where there is an evaluator.
+
+        A training that is at its end already is evaluated, because it may have been killed before that.
+        """
         controller = orbit.Controller(
             global_step=self._global_step,
             trainer=trainer,
@@ -78,9 +81,12 @@ class Loop:
             summary_dir=self._summary_dir("train"),
         )
         step = int(self._global_step)
+        if step >= plan.steps:
+            if evaluator is not None:
+                self.evaluate(evaluator)
+            return
         with Progress("training", plan.steps, "steps", images_per_unit=trainer.batch_size, done=step) as progress:
-            if step < plan.steps:
-                progress.say("compiling the training step")
+            progress.say("compiling the training step")
             trainer.on_progress = lambda steps, means: progress.advance(steps, note=_losses_note(means))
             while step < plan.steps:
                 step = plan.next_stop(step)

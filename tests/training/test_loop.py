@@ -110,6 +110,16 @@ def test_a_run_leaves_checkpoints_curves_and_metrics(run, tmp_path, capfd):
     assert "training  10/10 steps" in err and "loss 0.5" in err
 
 
+def test_a_finished_training_is_only_evaluated(run, tmp_path, capfd):
+    the_loop, trainer = run
+    plan = Plan(steps=4, per_checkpoint=4, per_summary=4)
+    the_loop.train(trainer, plan)
+    assert not (tmp_path / "metrics.json").exists()
+    the_loop.train(trainer, plan, _Evaluator())
+    assert trainer.calls == [4]
+    assert json.loads((tmp_path / "metrics.json").read_text())["step"] == 4
+
+
 def test_continuous_evaluation_ends_at_the_last_step(run, tmp_path, capfd):
     the_loop, trainer = run
     the_loop.train(trainer, Plan(steps=4, per_checkpoint=4, per_summary=4))
