@@ -13,7 +13,7 @@ from __future__ import annotations
 import colorsys
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,6 +55,9 @@ _LABEL_DIVISOR = flags.DEFINE_integer(
 _CROWD_AS_IGNORE = flags.DEFINE_boolean(
     "treat_crowd_as_ignore", True, "Make crowds void; otherwise they are instance 0 of their class.", flag_values=FLAGS
 )
+_ONLY = flags.DEFINE_list(
+    "only", None, "File names of the images to convert, for a part of a data set; all if not given.", flag_values=FLAGS
+)
 output_flags.define(FLAGS)
 
 _FAULTS_NAMED = 3  # Of one image, in one message.
@@ -77,7 +80,8 @@ def main(argv: list[str]) -> int:
     annotator = Annotator(
         Path(_IMAGE_DIR.value), panoptic_dir, annotation_file.name, info, treat_crowd_as_ignore=_CROWD_AS_IGNORE.value
     )
-    print(shard_writer.write_shards(annotations.images, annotator.annotate, info, output))
+    images = only(_ONLY.value, annotations.images) if _ONLY.value else annotations.images
+    print(shard_writer.write_shards(images, annotator.annotate, info, output))
     return 0
 
 
@@ -137,6 +141,19 @@ def load_annotations(path: Path) -> Annotations:
         ) from error
     except (TypeError, AttributeError) as error:
         raise UserError(f"{path} is not laid out as COCO panoptic files are: {error}") from error
+
+
+def only(file_names: Sequence[str], images: Sequence[ImageEntry]) -> list[ImageEntry]:
+    """The images of these names, in the order of the names.
+
+    Raises:
+      UserError: If there is none of a name.
+    """
+    by_name = {image.file_name: image for image in images}
+    missing = [name for name in file_names if name not in by_name]
+    if missing:
+        raise UserError(f"--only: the annotations have no image {_some(missing)}; they have {_some(sorted(by_name))}")
+    return [by_name[name] for name in file_names]
 
 
 def _image_entry(image: Mapping[str, Any], annotation: Mapping[str, Any] | None) -> ImageEntry:

@@ -227,6 +227,17 @@ def test_more_instances_than_the_label_divisor_has_room_for(dataset):
         dataset.annotate(label_divisor=2)
 
 
+def test_only_some_images(dataset, tmp_path, capsys):
+    dataset.content["images"].append({"id": 6, "file_name": "b.jpg", "height": 2, "width": 24})  # No such file.
+    dataset.write()
+    flags = [f"--image_dir={dataset.images}", f"--annotation_file={dataset.annotation_file}", "--processes=1"]
+    assert _convert("coco_panoptic", *flags, f"--output_dir={tmp_path / 'out'}", "--only=a.jpg") == 0
+    (shard,) = (tmp_path / "out").glob("*.tfrecord")
+    assert len(list(tf.data.TFRecordDataset(str(shard)))) == 1
+    assert _convert("coco_panoptic", *flags, f"--output_dir={tmp_path / 'other'}", "--only=a.jpg,c.jpg") == 2
+    assert "no image c.jpg" in capsys.readouterr().err
+
+
 def test_gray_images_become_rgb(dataset):
     dataset.image = dataset.image.convert("L")
     (annotated,) = dataset.write().annotate()
