@@ -1,0 +1,131 @@
+"""The commands maxdl-export and maxdl-predict with the real model, small and untrained."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import flagsaver
+from PIL import Image
+
+from maxdl_tf import command_line, config, export_model, factory, panoptic_ids, predict
+from maxdl_tf.training.checkpoints import Checkpoints
+from tests.helpers import REPOSITORY
+from tests.inference.color_network import INFO
+
+# Thresholds of 0, so that the untrained model sees something.
+EXPERIMENT = """
+model {
+  variant: "tiny" num_slots: 12
+  postprocess { class_threshold: 0 pixel_threshold: 0 thing_area_limit: 1 stuff_area_limit: 1 }
+}
+eval_dataset { file_pattern: "${CONFIG_DIR}/val-*.tfrecord" crop_size: 65 crop_size: 97 }
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with experiment.textproto, its class table and model/ckpt-30, whose batch norms are not as at first."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "experiment.textproto").write_text(EXPERIMENT)
+    (folder / config.DATASET_INFO_FILE).write_text(config.dataset_info_to_text(INFO))
+    model = factory.build_model(config.load_experiment(str(folder / "experiment.textproto")), INFO)
+    generator = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(variable + generator.uniform(0.0, 0.1, variable.shape))
+    step = tf.Variable(30, dtype=tf.int64)
+    Checkpoints(str(folder / "model"), model=model, global_step=step, say=lambda _: None).save()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(trained):
+    """(export_dir, what the command printed)"""
+    export_dir = trained / "exports" / "1"
+    command = [sys.executable, str(REPOSITORY / "maxdl_tf" / "export_model.py")]
+    command += ["--config_file", trained / "experiment.textproto", "--checkpoint", trained / "model"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [*command, "--export_dir", export_dir], capture_output=True, text=True, timeout=600, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return export_dir, done.stdout
+
+
+def _run(module, **flags):
+    """Exit status of a command in this process."""
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    saved = flagsaver.save_flag_values(module.FLAGS)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            command_line.run(module.main, module.FLAGS, ["command", *arguments])
+    finally:
+        flagsaver.restore_flag_values(saved, module.FLAGS)
+    return exit_.value.code or 0
+
+
+def test_the_export_says_what_it_did(trained, exported):
+    export_dir, output = exported
+    assert "ckpt-30, step 30" in output
+    assert f"exported {export_dir}" in output and "labels equal on" in output
+    info = json.loads((export_dir / "assets" / "export_info.json").read_text())
+    assert (info["experiment"], info["step"], info["crop_size"]) == ("experiment", 30, [65, 97])
+    assert os.listdir(export_dir.parent) == ["1"]
+
+
+def test_the_auxiliary_semantic_branch_stays_behind(exported):
+    model = factory.build_model(config.load_experiment(_config_of(exported)), INFO)
+    branch = {v.ref() for layer in (model.semantic_head, model.semantic_decoder) for v in layer.variables}
+    assert branch
+    loaded = tf.saved_model.load(str(exported[0]))
+    assert len(loaded.weights) == len(model.variables) - len(branch)
+
+
+def test_saved_model_and_checkpoint_predict_the_same(trained, exported, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    generator = np.random.default_rng(1)
+    for name, size in (("wide", (40, 211)), ("large", (150, 120)), ("dot", (1, 1))):
+        coarse = Image.fromarray(generator.integers(0, 256, (4, 5, 3)).astype(np.uint8))
+        coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(photos / f"{name}.png")
+    of_export, of_checkpoint = tmp_path / "export", tmp_path / "checkpoint"
+    assert _run(predict, model=exported[0], input=photos, output=of_export) == 0
+    config_file = trained / "experiment.textproto"
+    assert _run(predict, model=trained / "model", config_file=config_file, input=photos, output=of_checkpoint) == 0
+    for name in ("wide", "large", "dot"):
+        one, other = (
+            panoptic_ids.color_to_id(np.asarray(Image.open(folder / "panoptic" / f"{name}.png")))
+            for folder in (of_export, of_checkpoint)
+        )
+        np.testing.assert_array_equal(one, other)
+        assert one.any()
+    annotations = [json.loads((folder / "panoptic.json").read_text()) for folder in (of_export, of_checkpoint)]
+    assert annotations[0] == annotations[1]
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        ({"config_file": "nowhere.textproto"}, "cannot read nowhere.textproto"),
+        ({"checkpoint": "nowhere/ckpt-1"}, "--checkpoint nowhere/ckpt-1 does not exist"),
+        ({"override": "eval_dataset { crop_size: 64 }"}, "must be 16k+1"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_and_leaves_nothing(trained, tmp_path, capsys, changed, message):
+    flags = {
+        "config_file": trained / "experiment.textproto",
+        "checkpoint": trained / "model",
+        "export_dir": tmp_path / "out",
+        **changed,
+    }
+    assert _run(export_model, **flags) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert os.listdir(tmp_path) == []
+
+
+def _config_of(exported) -> str:
+    return str(exported[0].parent.parent / "experiment.textproto")
