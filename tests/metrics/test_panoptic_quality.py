@@ -220,7 +220,10 @@ def coco_truth(annotations, split):
     return DatasetInfo("real", tuple(classes), label_divisor=1000), label_maps
 
 
-@pytest.mark.parametrize("data_set, split", [("coco_sample", "val2017"), ("nuclei", "val")])
+@pytest.mark.parametrize(
+    "data_set, split",
+    [("coco_sample", "train2017"), ("coco_sample", "val2017"), ("nuclei", "train"), ("nuclei", "val")],
+)
 def test_truth_against_truth_is_perfect(data_set, split):
     info, label_maps = coco_truth(shared_path("data", data_set, "annotations"), split)
     metric = PanopticQuality(info)

@@ -1,0 +1,76 @@
+"""From annotations to a served panoptic map, by the commands that a person types."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maxdl_tf import panoptic_ids
+from tests.helpers import REPOSITORY, shared_path
+
+
+def command(module: str, *arguments, **environment) -> str:
+    """Runs a command of the package; its standard output."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"maxdl_tf.{module}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+    )
+    assert done.returncode == 0, f"maxdl_tf.{module} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_demo_goes_through_every_command(tmp_path):
+    """The demo with two steps of training: its measurements mean nothing then, but they are made."""
+    demo = tmp_path / "demo"
+    output = command(
+        "demo",
+        *("--output_dir", demo, "--train_images=16", "--val_images=2"),
+        *("--override", "training { steps: 2 } train_dataset { batch_size: 2 } eval_dataset { batch_size: 2 }"),
+    )
+    assert re.fullmatch(
+        rf"demo: PQ \d+\.\d \(untrained \d+\.\d\)  overlays {demo}/predictions  "
+        rf"saved_model {demo}/saved_model  metrics {demo}/metrics.json",
+        output.splitlines()[-1],
+    )
+    metrics = json.loads((demo / "metrics.json").read_text())
+    assert metrics["step"] == 2 and metrics["num_images"] == 2
+    assert json.loads((demo / "untrained.json").read_text())["step"] == 0
+    images = sorted(path.stem for path in (demo / "images").iterdir())
+    assert images == ["shapes_val_000000", "shapes_val_000001"]
+    assert sorted(path.stem for path in (demo / "pictures").iterdir()) == images
+
+    (annotation_file,) = (demo / "predictions").glob("*.json")
+    for annotation in json.loads(annotation_file.read_text())["annotations"]:
+        (png,) = (demo / "predictions").rglob(f"*/{annotation['file_name']}")
+        with Image.open(png) as picture:
+            ids = panoptic_ids.color_to_id(np.asarray(picture))
+        assert ids.shape == (97, 97)
+        assert set(np.unique(ids)) - {0} == {segment["id"] for segment in annotation["segments_info"]}
+
+
+@pytest.mark.slow
+def test_four_coco_images_are_learned_by_heart(tmp_path):
+    """configs/coco/overfit_4_images.textproto, as its header says."""
+    coco = shared_path("data", "coco_sample")
+    command(
+        "data_gen.convert",
+        "coco_panoptic",
+        *("--image_dir", coco / "train2017"),
+        *("--annotation_file", coco / "annotations" / "panoptic_train2017.json"),
+        *("--only", ",".join(f"{number:012d}.jpg" for number in (72, 73, 309, 508))),
+        *("--output_dir", tmp_path / "coco_4"),
+    )
+    config_file = REPOSITORY / "configs" / "coco" / "overfit_4_images.textproto"
+    model_dir = tmp_path / "model"
+    command("trainer", "--config_file", config_file, "--model_dir", model_dir, COCO_TFRECORDS=tmp_path / "coco_4")
+    metrics = json.loads((model_dir / "metrics.json").read_text())
+    assert metrics["num_images"] == 4
+    assert metrics["all"]["pq"] >= 0.8
+    assert metrics["things"]["num_classes"] >= 4 and metrics["stuff"]["num_classes"] >= 4
