@@ -192,7 +192,6 @@ def restore_or_start(
     """Puts weights into the model: model_dir's, else those of initial_checkpoint, else random; gives the step."""
     from maxdl_tf.training.checkpoints import load_model_weights
 
-    checkpoints.remove_leftovers()
     restored = checkpoints.restore_latest()
     if restored is not None:
         return restored.step
@@ -202,13 +201,14 @@ def restore_or_start(
 
 
 def prepare_model_dir(experiment: experiment_pb2.Experiment, checkpoints: Checkpoints) -> None:
-    """Makes sure that the checkpoints will fit, and leaves the experiment there."""
+    """Clears away what a killed run left, makes sure that the checkpoints will fit, and leaves the experiment there."""
     import tensorflow as tf
 
     from maxdl_tf import config
     from maxdl_tf.training import storage
     from maxdl_tf.training.checkpoints import checkpoint_paths
 
+    checkpoints.remove_leftovers()
     # A new checkpoint is complete before the oldest goes.
     missing = experiment.training.checkpoints_to_keep + 1 - len(checkpoint_paths(checkpoints.directory))
     storage.check_space(checkpoints.directory, checkpoints.size, max(1, missing))

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -36,6 +37,16 @@ from tests.training import fakes
 factory.build_model = lambda experiment, dataset_info: fakes.FakeModel()
 trainer.run()
 """
+
+_ON_TWO_CPUS = (
+    """
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+"""
+    + _WITH_FAKE_MODEL
+)
 
 
 def write_shards(path: Path, count: int) -> None:
@@ -72,8 +83,8 @@ def config_file(tmp_path_factory):
     return path
 
 
-def command(config_file, model_dir, *flags, fake_model=True):
-    program = ["-c", _WITH_FAKE_MODEL] if fake_model else [str(REPOSITORY / "maxdl_tf" / "trainer.py")]
+def command(config_file, model_dir, *flags, fake_model=True, program=_WITH_FAKE_MODEL):
+    program = ["-c", program] if fake_model else [str(REPOSITORY / "maxdl_tf" / "trainer.py")]
     return [sys.executable, *program, f"--config_file={config_file}", f"--model_dir={model_dir}", *flags]
 
 
@@ -138,6 +149,42 @@ def test_a_training_that_is_killed_three_times_ends_as_if_it_had_not_been(config
         after = np.mean([losses[step] for step in range(start + 5, start + 21, 5)])
         assert after < before + 0.25 * (losses[5] - before), (start, before, after, losses[5])
     assert losses[STEPS] < 0.5 * losses[5]
+
+
+@pytest.mark.slow
+def test_two_replicas_train_evaluate_and_resume(config_file, tmp_path):
+    for steps in (10, 20):
+        flags = ("--strategy=mirrored", f"--override=training {{ steps: {steps} }}")
+        process = run(config_file, tmp_path / "model", *flags, program=_ON_TWO_CPUS)
+        assert process.returncode == 0, process.stderr
+        assert "MirroredStrategy on 2 CPUs" in process.stderr
+        assert json.loads((tmp_path / "model" / "metrics.json").read_text())["num_images"] == 5
+    assert "step 10\n" in process.stderr and "training  20/20 steps" in process.stderr
+
+
+@pytest.mark.slow
+def test_two_workers_train_and_one_of_them_writes(config_file, tmp_path):
+    with socket.socket() as one, socket.socket() as other:
+        for listener in (one, other):
+            listener.bind(("localhost", 0))
+        workers = [f"localhost:{listener.getsockname()[1]}" for listener in (one, other)]
+    processes = []
+    for index in range(2):
+        cluster = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
+        processes.append(
+            subprocess.Popen(
+                command(config_file, tmp_path / "model", "--mode=train", "--override=training { steps: 20 }"),
+                cwd=REPOSITORY,
+                env={**os.environ, "TF_CONFIG": cluster},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    chief, other = (process.communicate(timeout=600)[1] for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], chief + other
+    assert "training  20/20 steps" in chief and "steps" not in other
+    assert [os.path.basename(p) for p in checkpoint_paths(str(tmp_path / "model"))] == ["ckpt-20", "ckpt-10"]
+    assert len(list((tmp_path / "model" / "train").iterdir())) == 1
 
 
 @pytest.mark.parametrize("below", ["", "runs/first"])

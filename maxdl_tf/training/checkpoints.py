@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from maxdl_tf.errors import UserError
+from maxdl_tf.keras_api import keras
 
 _PREFIX = "ckpt"
 _KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -97,7 +98,9 @@ class Checkpoints:
           UserError: The disk is full.
         """
         if self._manager is None:
-            directory = self.directory if self._writes else tempfile.mkdtemp(prefix="maxdl_worker_")
+            if not self._writes:
+                self._thrown_away = tempfile.TemporaryDirectory(prefix="maxdl_worker_")
+            directory = self.directory if self._writes else self._thrown_away.name
             self._manager = tf.train.CheckpointManager(
                 self._root, directory, max_to_keep=self._keep, checkpoint_name=_PREFIX
             )
@@ -226,8 +229,9 @@ def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
                 queue.append(child)
     variables = [value for value in objects if isinstance(value, tf.Variable)]
     by_key = {paths[id(variable)] + _KEY_SUFFIX: variable for variable in variables}
-    for optimizer in objects:
-        for slot in getattr(optimizer, "get_slot_names", list)():
+    # Only optimizers are asked: asking a distributed variable for an attribute makes it talk to the other workers.
+    for optimizer in (value for value in objects if isinstance(value, keras.optimizers.legacy.Optimizer)):
+        for slot in optimizer.get_slot_names():
             for variable in variables:
                 if _has_slot(optimizer, variable, slot):
                     key = f"{paths[id(variable)]}{_SLOT}{paths[id(optimizer)]}/{slot}{_KEY_SUFFIX}"

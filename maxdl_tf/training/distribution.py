@@ -53,7 +53,11 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 def describe(strategy: tf.distribute.Strategy) -> str:
     """For people: "OneDeviceStrategy on 1 CPU"."""
-    kind = "TPU" if isinstance(strategy, tf.distribute.TPUStrategy) else _local_devices()[0].split(":")[0]
+    kind = (
+        "TPU"
+        if isinstance(strategy, tf.distribute.TPUStrategy)
+        else tf.DeviceSpec.from_string(_local_devices()[0]).device_type
+    )
     count = strategy.num_replicas_in_sync
     return f"{type(strategy).__name__} on {count} {kind}{'s' if count > 1 else ''}"
 
@@ -79,9 +83,9 @@ def _worker_count() -> int:
 
 
 def _local_devices() -> list[str]:
-    """Names like "GPU:0" of this machine's GPUs, else of its logical CPUs."""
+    """Names of this machine's GPUs, else of its logical CPUs."""
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return [device.name.removeprefix("/device:") for device in devices]
+    return [device.name for device in devices]
 
 
 def _tpu_strategy(tpu: str | None) -> tf.distribute.Strategy:

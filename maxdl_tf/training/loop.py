@@ -67,7 +67,7 @@ class Loop:
         self._model_dir = model_dir
         self._checkpoints = checkpoints
         self._writes = writes
-        self._eval_controllers: dict[int, orbit.Controller] = {}
+        self._eval_controllers: dict[Evaluator, orbit.Controller] = {}
 
     def train(self, trainer: Trainer, plan: Plan, evaluator: Evaluator | None = None) -> None:
         """Trains from the current step to the end of the plan; evaluates on the way where there is an evaluator.
@@ -80,12 +80,15 @@ class Loop:
             steps_per_loop=lambda step: plan.next_summary(int(step)) - int(step),
             summary_dir=self._summary_dir("train"),
         )
-        step = int(self._global_step)
+        step = int(self._global_step.numpy())
         if step >= plan.steps:
             if evaluator is not None:
                 self.evaluate(evaluator)
             return
-        with Progress("training", plan.steps, "steps", images_per_unit=trainer.batch_size, done=step) as progress:
+        stream = None if self._writes else io.StringIO()  # One worker of several speaks.
+        with Progress(
+            "training", plan.steps, "steps", images_per_unit=trainer.batch_size, done=step, stream=stream
+        ) as progress:
             progress.say("compiling the training step")
             trainer.on_progress = lambda steps, means: progress.advance(steps, note=_losses_note(means))
             while step < plan.steps:
@@ -102,16 +105,13 @@ class Loop:
         Returns:
           The metric's result.
         """
-        # One controller for each evaluator, because each opens a file of events.
-        controller = self._eval_controllers.setdefault(
-            id(evaluator),
-            orbit.Controller(
+        if evaluator not in self._eval_controllers:  # Each opens a file of events.
+            self._eval_controllers[evaluator] = orbit.Controller(
                 global_step=self._global_step, evaluator=evaluator, eval_summary_dir=self._summary_dir("eval")
-            ),
-        )
+            )
         with _shown(evaluator), _hushed():
-            controller.evaluate()
-        step = int(self._global_step)
+            self._eval_controllers[evaluator].evaluate()
+        step = int(self._global_step.numpy())
         if self._writes:
             metrics = {"step": step, **evaluator.result.as_dict()}
             write_json(os.path.join(self._model_dir, "eval", f"metrics-{step}.json"), metrics)
@@ -131,7 +131,7 @@ class Loop:
                 say(f"checkpoint {path} cannot be read ({error}); waiting for the next")
                 continue
             self.evaluate(evaluator)
-            if int(self._global_step) >= steps:
+            if int(self._global_step.numpy()) >= steps:
                 return
         say(f"no new checkpoint for {timeout_seconds:g} s")
 

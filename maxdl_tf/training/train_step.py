@@ -132,7 +132,7 @@ class Trainer(orbit.AbstractTrainer):
         # The total comes last: the term that spoiled it says more.
         for name in (*LOSS_TERMS[1:], LOSS_TERMS[0], "gradient_norm"):
             if not math.isfinite(means[name]):
-                last = int(self._global_step)
+                last = int(self._global_step.numpy())
                 raise NonFiniteLossError(
                     f"{name} became {means[name]} between step {last - steps} and step {last}; start again from the "
                     "last checkpoint with a lower training.optimizer.learning_rate or a longer warm-up"
@@ -143,7 +143,7 @@ class Trainer(orbit.AbstractTrainer):
         curves = {f"losses/{name}": means[name] for name in LOSS_TERMS}
         curves.update({f"matching/{name}": means[name] for name in FIGURES})
         curves["optimizer/gradient_norm"] = means["gradient_norm"]
-        for name, rate in self._optimizers.learning_rates(self._global_step - 1).items():
+        for name, rate in self._optimizers.learning_rates(self._global_step.numpy() - 1).items():
             curves[f"optimizer/{name}"] = float(rate)
         if images_per_second is not None:
             curves["images_per_second"] = images_per_second
