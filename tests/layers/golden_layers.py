@@ -15,9 +15,9 @@ from tests.helpers import Golden
 reference_norm = functools.partial(batch_norm, synchronized=True)
 
 
-def load_weights(layer, weights: dict[str, np.ndarray], name=published_name) -> dict[str, tf.Variable]:
+def load_weights(layer, weights: dict[str, np.ndarray], name=published_name, root: str = "") -> dict[str, tf.Variable]:
     """Assigns weights by published name; both sides must have the same names. Returns the variables by that name."""
-    variables = {name(path): variable for path, variable in variable_paths(layer).items()}
+    variables = {name(path): variable for path, variable in variable_paths(layer, root).items()}
     assert sorted(variables) == sorted(weights)
     for key, variable in variables.items():
         assert tuple(variable.shape) == weights[key].shape, key

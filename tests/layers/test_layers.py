@@ -1,0 +1,182 @@
+"""What every layer must do, and what only some must."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.aspp import ASPP
+from maxdl_tf.layers.axial_attention import AxialAttention2D, GlobalAttention2D, SelfAttention1D
+from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, SeparableConvBatchNorm, batch_norm
+from maxdl_tf.layers.drop_path import DropPath
+from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer
+from maxdl_tf.layers.residual_block import AttentionBlock, BasicBlock, BottleneckBlock
+from maxdl_tf.layers.resized_fuse import ResizedFuse
+from maxdl_tf.layers.stage import Stage
+from maxdl_tf.layers.stem import InceptionStem
+
+
+class _FuseTo9(ResizedFuse):
+    """With the size that the shared test's call does not give."""
+
+    def call(self, inputs, training=None):
+        return super().call(inputs, (9, 9), training=training)
+
+
+def _features(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+PIXEL, MEMORY = _features(2, 9, 7, 8), _features(2, 5, 6)
+LAYERS = {
+    "conv_2d": (lambda: Conv2DBatchNorm(4, 3, strides=2), PIXEL),
+    "separable_conv": (lambda: SeparableConvBatchNorm(4), PIXEL),
+    "inception_stem": (lambda: InceptionStem(4), PIXEL),
+    "basic_block": (lambda: BasicBlock(8, drop_path_keep=0.5), PIXEL),
+    "bottleneck_block": (lambda: BottleneckBlock(4, 16, strides=2), PIXEL),
+    "axial_block": (lambda: AttentionBlock(8, 8, AxialAttention2D(8, 16)), PIXEL),
+    "global_block": (lambda: AttentionBlock(8, 8, GlobalAttention2D(8, 16, strides=2)), PIXEL),
+    "self_attention": (lambda: SelfAttention1D(8, 16), PIXEL[0]),
+    "cross_attention": (CrossAttention, (_features(2, 3, 8, 2), _features(2, 5, 8, 2), _features(2, 5, 8, 4))),
+    "transformer": (lambda: DualPathTransformer(8, 12, drop_path_keep=0.5), (PIXEL, MEMORY)),
+    "fuse": (lambda: _FuseTo9(6, stride=8, source_strides=(16, 8)), (_features(2, 5, 5, 4), _features(2, 9, 9, 6))),
+    "stage": (lambda: Stage({"block1": BasicBlock(8)}, {"block1": DualPathTransformer(8, 12)}), (PIXEL, MEMORY)),
+    "aspp_of_small_image": (lambda: ASPP(4, rates=(1, 2, 3), pool_size=(11, 5), dropout=0.0), PIXEL),
+    "aspp": (lambda: ASPP(4, rates=(1, 2, 3), pool_size=(5, 5), dropout=0.1), PIXEL),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_eager_graph_training_and_mixed_precision(name):
+    make, inputs = LAYERS[name]
+    layer = make()
+    eager = tf.nest.flatten(layer(inputs, training=False))
+
+    # Traced with nothing known but the channels, and the heads of what comes in heads.
+    known = 2 if name == "cross_attention" else 1
+    signature = tf.nest.map_structure(lambda x: tf.TensorSpec([None] * (x.ndim - known) + [*x.shape[-known:]]), inputs)
+    graph = tf.function(lambda x: layer(x, training=False), input_signature=[signature], autograph=False)
+    for ours, expected in zip(tf.nest.flatten(graph(inputs)), eager):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
+
+    # Training reaches every weight. The last batch norms start at 0, so give all weights some size first.
+    for weight in layer.trainable_weights:
+        weight.assign_add(0.1 * _features(*weight.shape))
+    moving = [weight.numpy() for weight in layer.non_trainable_weights]
+    with tf.GradientTape() as tape:
+        outputs = layer(inputs, training=True)
+        loss = tf.add_n([tf.reduce_sum(output * _features(*output.shape)) for output in tf.nest.flatten(outputs)])
+    for weight, gradient in zip(layer.trainable_weights, tape.gradient(loss, layer.trainable_weights)):
+        assert gradient is not None and np.isfinite(gradient).all(), weight.name
+    assert all((weight.numpy() != old).any() for weight, old in zip(layer.non_trainable_weights, moving))
+
+    full = tf.nest.flatten(layer(inputs, training=False))
+    keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    try:
+        half = make()
+        half(inputs, training=False)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    half.set_weights(layer.get_weights())
+    assert all(weight.dtype == tf.float32 for weight in half.weights)
+    for ours, expected in zip(tf.nest.flatten(half(inputs, training=False)), full):
+        assert ours.dtype == tf.bfloat16
+        error = np.abs(tf.cast(ours, tf.float32) - expected)
+        assert error.mean() < 0.05 * max(np.abs(expected).mean(), 0.1)
+
+
+def test_drop_path():
+    x = tf.ones([2000, 3, 2])
+    layer = DropPath(0.8)
+    np.testing.assert_array_equal(layer(x, training=False), x)
+    dropped = layer(x, training=True).numpy().reshape(2000, -1)
+    assert np.isin(dropped, np.float32([0.0, 1.25])).all()
+    assert (dropped == dropped[:, :1]).all(), "a sample is kept or dropped as a whole"
+    assert abs(dropped.mean() - 1.0) < 0.05
+    with pytest.raises(ValueError, match="keep probability 0"):
+        DropPath(0.0)
+
+
+def test_momentum_and_synchronization_reach_the_norms():
+    layer = Conv2DBatchNorm(4, norm=functools.partial(batch_norm, momentum=0.5, synchronized=True))
+    layer(PIXEL, training=True)
+    features = layer.conv(PIXEL).numpy()
+    np.testing.assert_allclose(layer.batch_norm.moving_mean, 0.5 * features.mean((0, 1, 2)), atol=1e-5)
+    variance = 0.5 + 0.5 * features.var((0, 1, 2))
+    np.testing.assert_allclose(layer.batch_norm.moving_variance, variance, rtol=1e-4)
+
+
+def _with_weights(layer, *inputs):
+    """The layer, built and with no weight at the value it starts from."""
+    layer(*inputs, training=False)
+    for weight in layer.trainable_weights:
+        weight.assign_add(0.3 * _features(*weight.shape))
+    return layer
+
+
+def test_axis_attends_within_its_rows():
+    layer = _with_weights(SelfAttention1D(8, 16), PIXEL[0])
+    changed = PIXEL[0].copy()
+    changed[4, 3] += 1.0
+    difference = np.abs(layer(changed, training=False) - layer(PIXEL[0], training=False)).max(axis=-1)
+    assert (difference[4] > 0).all() and (np.delete(difference, 4, axis=0) == 0).all()
+
+
+def test_positions_matter_to_axial_but_not_to_global_attention():
+    turned = PIXEL[:, ::-1, ::-1]
+    everywhere = _with_weights(GlobalAttention2D(8, 16), PIXEL)
+    expected = everywhere(PIXEL, training=False)[:, ::-1, ::-1]
+    np.testing.assert_allclose(everywhere(turned, training=False), expected, atol=1e-4)
+    axial = _with_weights(AxialAttention2D(8, 16), PIXEL)
+    assert np.abs(axial(turned, training=False) - axial(PIXEL, training=False)[:, ::-1, ::-1]).max() > 0.1
+
+
+@pytest.mark.parametrize("switched_off", ["memory_to_pixel", "memory_to_memory", "pixel_to_memory"])
+def test_each_attention_can_be_switched_off(switched_off):
+    def influences(layer):
+        """Which of the four attentions can be seen from outside."""
+
+        def run(pixel, memory):
+            return [output.numpy() for output in layer((pixel, memory), training=False)]
+
+        other_pixel, other_slot = PIXEL.copy(), MEMORY.copy()
+        other_pixel[:, 0, 0] += 1.0
+        other_slot[:, 0] += 1.0
+        pixel, memory = run(PIXEL, MEMORY)
+        seen = set()
+        if (run(other_pixel, MEMORY)[1] != memory).any():
+            seen.add("memory_to_pixel")
+        if (run(PIXEL, other_slot)[1][:, 1:] != memory[:, 1:]).any():
+            seen.add("memory_to_memory")
+        if (run(PIXEL, other_slot)[0] != pixel).any():
+            seen.add("pixel_to_memory")
+        return seen
+
+    attentions = {"memory_to_pixel", "memory_to_memory", "pixel_to_memory"}
+    whole = _with_weights(DualPathTransformer(8, 12), (PIXEL, MEMORY))
+    assert influences(whole) == attentions
+    without = _with_weights(DualPathTransformer(8, 12, **{switched_off: False}), (PIXEL, MEMORY))
+    assert influences(without) == attentions - {switched_off}
+    alone = _with_weights(
+        DualPathTransformer(8, 12, **{name: name == switched_off for name in attentions}), (PIXEL, MEMORY)
+    )
+    assert influences(alone) == {switched_off}
+    assert alone.count_params() < whole.count_params()
+
+
+def test_slots_are_a_set():
+    layer = _with_weights(DualPathTransformer(8, 12), (PIXEL, MEMORY))
+    order = [3, 0, 4, 1, 2]
+    pixel, memory = layer((PIXEL, MEMORY), training=False)
+    same_pixel, permuted = layer((PIXEL, MEMORY[:, order]), training=False)
+    np.testing.assert_allclose(same_pixel, pixel, atol=1e-4)
+    np.testing.assert_allclose(permuted, memory.numpy()[:, order], atol=1e-4)
+
+
+def test_stage_names_a_transformer_without_block():
+    with pytest.raises(ValueError, match="block2"):
+        Stage({"block1": BasicBlock(8)}, {"block2": DualPathTransformer(8, 12)})
