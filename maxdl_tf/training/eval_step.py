@@ -22,7 +22,7 @@ class Evaluator(orbit.AbstractEvaluator):
       strategy: The model was made in its scope. Each replica evaluates its part of a batch.
       model: `model(images, training=False) -> PanopticOutputs`.
       postprocess: `postprocess(outputs, (height, width)) -> PanopticPrediction`.
-      batches: `EvaluationBatch`es of all images, once; not distributed yet.
+      batches: `EvaluationBatch`es of all images, once; not distributed.
       new_metric: Makes an empty accumulator.
       show: Called with the first images and what became of them, for pictures.
       num_shown: How many images are shown.
@@ -48,11 +48,12 @@ class Evaluator(orbit.AbstractEvaluator):
         self._strategy = strategy
         self._model = model
         self._postprocess = postprocess
-        self._batches = strategy.experimental_distribute_dataset(batches)
+        self._batches = batches
         self._new_metric = new_metric
         self._show = show
         self._num_shown = num_shown if show else 0
         self.on_progress: Callable[[int], None] = lambda images: None
+        self._per_replica = 0
         self._predict = tf.function(self._distributed_predict, autograph=False)
         self.result: PanopticQualityResult | None = None
         self.image_count: int | None = None
@@ -67,26 +68,37 @@ class Evaluator(orbit.AbstractEvaluator):
         metric = self._new_metric()
         evaluated = 0
         for batch in self._batches:
-            panoptic = self._predict(batch.images)
             before = evaluated
-            for replica_batch, replica_maps in zip(self._local(batch), self._local(panoptic)):
-                for image_id, image, resized_size, raw_size, truth, prediction in zip(
-                    replica_batch.image_ids.numpy(),
-                    replica_batch.images.numpy(),
-                    replica_batch.resized_size.numpy(),
-                    replica_batch.raw_size.numpy(),
-                    replica_batch.label_maps.numpy(),
-                    replica_maps.numpy(),
-                ):
-                    truth = truth[: raw_size[0], : raw_size[1]]
-                    metric.update(truth, to_raw_size(prediction, resized_size, raw_size))
-                    if evaluated < self._num_shown:
-                        self._show_example(image_id.decode(), image, resized_size, truth, prediction)
-                    evaluated += 1
+            for image_id, image, resized_size, raw_size, truth, prediction in zip(
+                batch.image_ids.numpy(),
+                batch.images.numpy(),
+                batch.resized_size.numpy(),
+                batch.raw_size.numpy(),
+                batch.label_maps.numpy(),
+                self._panoptic_maps(batch.images),
+            ):
+                truth = truth[: raw_size[0], : raw_size[1]]
+                metric.update(truth, to_raw_size(prediction, resized_size, raw_size))
+                if evaluated < self._num_shown:
+                    self._show_example(image_id.decode(), image, resized_size, truth, prediction)
+                evaluated += 1
             self.on_progress(evaluated - before)
         self.image_count = evaluated
         self.result = metric.result()
         return curves(self.result)
+
+    def _panoptic_maps(self, images: tf.Tensor) -> np.ndarray:
+        """int32 [batch, height, width] at the size of the network's input."""
+        count, replicas = images.shape[0], self._strategy.num_replicas_in_sync
+        # The last, smaller batch is filled up: layers fail on no images, and another size would be traced anew.
+        self._per_replica = max(self._per_replica, -(-count // replicas))
+        missing = self._per_replica * replicas - count
+        parts = tf.split(tf.concat([images, tf.repeat(images[-1:], missing, axis=0)], axis=0), replicas)
+        distributed = self._strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group]
+        )
+        maps = self._strategy.experimental_local_results(self._predict(distributed))
+        return np.concatenate([part.numpy() for part in maps])[:count]
 
     def _distributed_predict(self, images):
         return self._strategy.run(self._replica_predict, args=(images,))
@@ -95,12 +107,6 @@ class Evaluator(orbit.AbstractEvaluator):
         """int32 [batch, height, width], the panoptic maps at the size of the network's input."""
         outputs = self._model(images, training=False)
         return self._postprocess(outputs, (images.shape[1], images.shape[2])).panoptic
-
-    def _local(self, value) -> list:
-        """The parts of a distributed structure that this process holds, one for each replica."""
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return [type(value)(*parts) for parts in zip(*(self._local(field) for field in value))]
-        return list(self._strategy.experimental_local_results(value))
 
     def _show_example(self, image_id: str, image, resized_size, truth, prediction) -> None:
         height, width = resized_size
