@@ -27,15 +27,27 @@ eval_dataset { file_pattern: "${CONFIG_DIR}/val-*.tfrecord" crop_size: 65 crop_s
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder with experiment.textproto, its class table and model/ckpt-30, whose batch norms are not as at first."""
+def folder(tmp_path_factory):
+    """Has experiment.textproto and its class table."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "experiment.textproto").write_text(EXPERIMENT)
     (folder / config.DATASET_INFO_FILE).write_text(config.dataset_info_to_text(INFO))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    """No variable has its initial value, those of batch norms neither."""
     model = factory.build_model(config.load_experiment(str(folder / "experiment.textproto")), INFO)
     generator = np.random.default_rng(0)
     for variable in model.variables:
         variable.assign(variable + generator.uniform(0.0, 0.1, variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained(folder, model):
+    """The folder, with model/ckpt-30."""
     step = tf.Variable(30, dtype=tf.int64)
     Checkpoints(str(folder / "model"), model=model, global_step=step, say=lambda _: None).save()
     return folder
@@ -76,8 +88,7 @@ def test_the_export_says_what_it_did(trained, exported):
     assert os.listdir(export_dir.parent) == ["1"]
 
 
-def test_the_auxiliary_semantic_branch_stays_behind(exported):
-    model = factory.build_model(config.load_experiment(_config_of(exported)), INFO)
+def test_the_auxiliary_semantic_branch_stays_behind(model, exported):
     branch = {v.ref() for layer in (model.semantic_head, model.semantic_decoder) for v in layer.variables}
     assert branch
     loaded = tf.saved_model.load(str(exported[0]))
@@ -125,7 +136,3 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(trained, tmp_path, cap
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert os.listdir(tmp_path) == []
-
-
-def _config_of(exported) -> str:
-    return str(exported[0].parent.parent / "experiment.textproto")
