@@ -24,17 +24,17 @@ def relative_positions(table, length):
     Returns:
       [length, length, depth]: row `clip(key - query + MAX_DISTANCE)` of the table at [query, key].
     """
-    depth = table.shape[1]
     beyond = (max if isinstance(length, int) else tf.maximum)(length - MAX_DISTANCE - 1, 0)
-    before, after = tf.repeat(table[:1], beyond, axis=0), tf.repeat(table[-1:], beyond, axis=0)
-    table = tf.concat([before, table, after], axis=0)
+    if not (isinstance(length, int) and beyond == 0):
+        before, after = tf.repeat(table[:1], beyond, axis=0), tf.repeat(table[-1:], beyond, axis=0)
+        table = tf.concat([before, table, after], axis=0)
     zero = MAX_DISTANCE + beyond
     ahead, behind = table[zero : zero + length], table[zero - length + 1 : zero]
     # Row d modulo 2 * length of this cycle belongs to distance d; the row of zeros is never looked at. Read on and on
     # in lines of 2 * length - 1, the cycle moves one to the right with every line, as the query does.
-    cycle = tf.concat([ahead, tf.zeros([1, depth], table.dtype), behind], axis=0)
+    cycle = tf.concat([ahead, tf.zeros_like(table[:1]), behind], axis=0)
     lines = tf.tile(cycle, [length, 1])[: length * (2 * length - 1)]
-    return tf.reshape(lines, [length, 2 * length - 1, depth])[:, :length]
+    return tf.reshape(lines, [length, 2 * length - 1, table.shape[1]])[:, :length]
 
 
 class SelfAttention1D(keras.layers.Layer):
@@ -98,8 +98,12 @@ class SelfAttention1D(keras.layers.Layer):
 
         similarities = [tf.einsum("nlhd,nmhd->nhlm", query, key)]
         if self.positions:
-            query_positions = relative_positions(tf.convert_to_tensor(self.query_positions), length)
-            key_positions = relative_positions(tf.convert_to_tensor(self.key_positions), length)
+            tables = [self.query_positions, self.key_positions, self.value_positions]
+            # Spread together, because the many small operations take longer than what they move.
+            spread = relative_positions(tf.concat(tables, axis=1), length)
+            query_positions, key_positions, value_positions = tf.split(
+                spread, [table.shape[1] for table in tables], axis=2
+            )
             similarities.append(tf.einsum("nlhd,lmd->nhlm", query, query_positions))
             similarities.append(tf.einsum("nmhd,lmd->nhlm", key, key_positions))
         similarity = self.batch_norm_similarity(tf.stack(similarities), training=training)  # [terms, n, heads, l, m]
@@ -108,7 +112,6 @@ class SelfAttention1D(keras.layers.Layer):
 
         retrieved = [tf.einsum("nhlm,nmhd->nhld", attention, value)]
         if self.positions:
-            value_positions = relative_positions(tf.convert_to_tensor(self.value_positions), length)
             retrieved.append(tf.einsum("nhlm,lmd->nhld", attention, value_positions))
         retrieved = self.batch_norm_retrieved_output(
             tf.stack(retrieved), training=training

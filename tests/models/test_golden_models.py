@@ -42,7 +42,7 @@ def test_inference(name):
     model = golden_model(name)
     load_golden_weights(model, name)
     golden = shared_golden(f"b_tiny_{name}_eval")
-    image = tf.constant(golden["in/image"])
+    image = tf.constant(golden["in/image"], tf.float32)
     outputs = model(image, training=False)
     values = {key: getattr(outputs, field) for field, key in OUTPUTS.items()}
     values |= {f"endpoint/{key}": value for key, value in _endpoints(model, image).items()}

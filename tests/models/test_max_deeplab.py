@@ -106,7 +106,7 @@ def _has(model, part):
         ({"pixel_to_pixel": "convolution"}, "_stage5/_block1/_conv2_bn_act", "_attention/_height_axis"),
         ({"pixel_to_pixel": "global"}, "_stage5/_block1/_attention/_global", "_attention/_height_axis"),
         (
-            {"transformer_stages": (3, 4, 5), "decoder_transformer_strides": (8, 16)},
+            {"transformer_stages": (3, 5), "decoder_transformer_strides": (8, 16), "transformer_width": 32},
             "_decoder_stage1_extra/_block1_transformer",
             "_decoder_stage2_extra/_block1_transformer",
         ),
