@@ -22,7 +22,7 @@ from pathlib import Path
 
 from absl import flags
 
-from maxdl_tf import command_line
+from maxdl_tf import command_line, configs
 from maxdl_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
@@ -33,7 +33,7 @@ _OVERRIDE = flags.DEFINE_multi_string(
     "override", [], "Textproto fragment merged over the experiment, as in maxdl-train.", flag_values=FLAGS
 )
 
-_CONFIG_FILE = Path(__file__).resolve().parent.parent / "configs" / "shapes" / "max_deeplab_tiny_97.textproto"
+_CONFIG_FILE = Path(configs.__file__).parent / "shapes" / "max_deeplab_tiny_97.textproto"
 _COMMANDS = {
     "maxdl-convert": "maxdl_tf.data_gen.convert",
     "maxdl-train": "maxdl_tf.trainer",
@@ -51,15 +51,15 @@ def main(argv: list[str]) -> None:
         if not (output / "shapes").is_dir() and any(output.iterdir()):
             raise UserError(f"--output_dir {output} holds something else than a demo; name another folder")
         shutil.rmtree(output)
-    names = ("shapes", "images", "model", "untrained.json", "metrics.json", "pictures", "saved_model", "predictions")
-    shapes, images, model_dir, untrained, metrics, pictures, saved_model, predictions = (
-        output / name for name in names
-    )
+    shapes, images = output / "shapes", output / "images"
+    model_dir, saved_model = output / "model", output / "saved_model"
+    untrained, metrics = output / "untrained.json", output / "metrics.json"
+    pictures, predictions = output / "pictures", output / "predictions"
     os.environ["SHAPES_TFRECORDS"] = str(shapes)
-    experiment = ["--config_file", _CONFIG_FILE, *(f"--override={text}" for text in _OVERRIDE.value)]
+    experiment = ["--config_file", os.path.relpath(_CONFIG_FILE), *(f"--override={text}" for text in _OVERRIDE.value)]
 
-    draw = ["maxdl-convert", "shapes", "--output_dir", shapes, "--height=97", "--width=97", "--min_size=0.22"]
-    draw += ["--max_things=3"]
+    size = ["--height=97", "--width=97", "--max_things=3", "--min_size=0.3"]
+    draw = ["maxdl-convert", "shapes", "--output_dir", shapes, *size]
     _run("drawing a data set", *draw, "--split=train", f"--count={_TRAIN_IMAGES.value}")
     _run(
         "drawing the images to measure on",
