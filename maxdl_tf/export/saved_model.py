@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -135,7 +136,8 @@ def export_saved_model(
             signature = exported.segment.get_concrete_function()  # Given the function, it would be traced again.
             tf.saved_model.save(exported, temporary, signatures={"serving_default": signature})
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(f"cannot write {export_dir}: {error}; is the disk full or read-only?") from error
+            reason = re.sub(r"\{\{.*?\}\} ", "", str(error))  # Names of TensorFlow's nodes.
+            raise UserError(f"cannot write {export_dir}: {reason}; is the disk full or read-only?") from error
         say("comparing it with the checkpoint's model")
         segments = _compare(exported, temporary, image, dataset_info.void)
         megabytes = _megabytes(temporary)
