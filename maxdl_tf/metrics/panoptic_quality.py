@@ -73,13 +73,14 @@ class PanopticQualityResult:
         return asdict(self)
 
     def as_table(self) -> str:
-        """For people: percentages, one line for each group and class; "-" where there are no segments."""
-        width = max(len("things"), *(len(c.name) for c in self.classes))
+        """For people: percentages, one line for each group and each class that has segments."""
+        classes = [c for c in self.classes if c.has_segments]
+        width = max(map(len, ["things", *(c.name for c in classes)]))
         lines = [f"{'class':<{width}}      PQ     SQ     RQ      TP      FP      FN"]
         for name, group in (("all", self.all), ("things", self.things), ("stuff", self.stuff)):
             lines.append(f"{name:<{width}}  {_percentages(group, group.num_classes > 0)}   {group.num_classes} classes")
-        for c in self.classes:
-            lines.append(f"{c.name:<{width}}  {_percentages(c, c.has_segments)}  {c.tp:6}  {c.fp:6}  {c.fn:6}")
+        for c in classes:
+            lines.append(f"{c.name:<{width}}  {_percentages(c, True)}  {c.tp:6}  {c.fp:6}  {c.fn:6}")
         return "\n".join(lines)
 
 
