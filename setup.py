@@ -21,7 +21,7 @@ WITHOUT_ADDONS = 'python_version >= "3.12"'
 REQUIREMENTS = [
     "absl-py>=1.0",
     "numpy>=1.23",
-    "pillow>=9.1",
+    "pillow>=10.1",
     "pycocotools>=2.0.6",
     "scipy>=1.9",
     f"tensorflow>=2.15.1,<2.16; {WITH_ADDONS}",
