@@ -33,7 +33,7 @@ _OVERRIDE = flags.DEFINE_multi_string(
     "override", [], "Textproto fragment merged over the experiment, as in maxdl-train.", flag_values=FLAGS
 )
 
-_CONFIG_FILE = Path(configs.__file__).parent / "shapes" / "max_deeplab_tiny_97.textproto"
+_CONFIG_FILE = Path(configs.__file__).parent / "shapes" / "max_deeplab_tiny_81.textproto"
 _COMMANDS = {
     "maxdl-convert": "maxdl_tf.data_gen.convert",
     "maxdl-train": "maxdl_tf.trainer",
@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     os.environ["SHAPES_TFRECORDS"] = str(shapes)
     experiment = ["--config_file", os.path.relpath(_CONFIG_FILE), *(f"--override={text}" for text in _OVERRIDE.value)]
 
-    size = ["--height=97", "--width=97", "--max_things=3", "--min_size=0.3"]
+    size = ["--height=81", "--width=81", "--max_things=3", "--min_size=0.3"]
     draw = ["maxdl-convert", "shapes", "--output_dir", shapes, *size]
     _run("drawing a data set", *draw, "--split=train", f"--count={_TRAIN_IMAGES.value}")
     _run(

@@ -51,7 +51,7 @@ def test_demo_goes_through_every_command(tmp_path):
         (png,) = (demo / "predictions").rglob(f"*/{annotation['file_name']}")
         with Image.open(png) as picture:
             ids = panoptic_ids.color_to_id(np.asarray(picture))
-        assert ids.shape == (97, 97)
+        assert ids.shape == (81, 81)
         assert set(np.unique(ids)) - {0} == {segment["id"] for segment in annotation["segments_info"]}
 
 
