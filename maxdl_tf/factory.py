@@ -140,19 +140,14 @@ def build_train_batches(
     )
 
 
-def build_evaluation_batches(
-    experiment: experiment_pb2.Experiment,
-    dataset_info: DatasetInfo,
-    input_context: tf.distribute.InputContext | None = None,
-) -> tf.data.Dataset:
+def build_evaluation_batches(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> tf.data.Dataset:
     """`EvaluationBatch`es of all images, or of the first `evaluation.max_images`, once."""
     options = experiment.eval_dataset
-    context = input_context or tf.distribute.InputContext()
     return pipeline.evaluation_batches(
         list(options.file_pattern),
         dataset_info,
         crop_size=crop_size(options),
-        batch_size=context.get_per_replica_batch_size(options.batch_size),
+        batch_size=options.batch_size,
         max_images=experiment.evaluation.max_images or None,
     )
 
