@@ -236,6 +236,16 @@ def _where(path: str, sources: Sequence[_Source]) -> str:
 _AT_LEAST = {
     "model.num_slots": 1,
     "model.mask_channels": 1,
+    "model.decoder.stacks": 0,
+    "model.decoder.pretrained_stacks": 0,
+    "model.decoder.blocks": 1,
+    "model.width.memory_channels": 1,
+    "model.width.transformer_width": 1,
+    "model.width.ffn_channels": 1,
+    "model.width.memory_head_channels": 1,
+    "model.width.pixel_head_channels": 1,
+    "model.width.semantic_head_channels": 1,
+    "model.width.semantic_decoder_channels": 1,
     "model.postprocess.thing_area_limit": 0,
     "model.postprocess.stuff_area_limit": 0,
     "loss.pq_style_weight": 0,
@@ -275,6 +285,8 @@ _FRACTIONS = (
     "loss.positive_weight",
 )
 _POSITIVE = (
+    "model.width.multiplier",
+    "model.width.stem_multiplier",
     "loss.temperature",
     "training.optimizer.epsilon",
     "train_dataset.augmentation.min_scale",
@@ -311,6 +323,14 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source])
     for path in _POSITIVE:
         if not _value(experiment, path) > 0:
             complain(path, _value(experiment, path), "must be above 0")
+    decoder = experiment.model.decoder
+    if any(stride not in (4, 8, 16) for stride in decoder.transformer_strides):
+        complain("model.decoder.transformer_strides", list(decoder.transformer_strides), "each must be 4, 8 or 16")
+    low_level = experiment.model.width.semantic_low_level_channels
+    if len(low_level) not in (0, 2) or any(channels < 1 for channels in low_level):
+        complain(
+            "model.width.semantic_low_level_channels", list(low_level), "wants two numbers, for strides 8 and 4"
+        )
     augmentation = experiment.train_dataset.augmentation
     if augmentation.max_scale < augmentation.min_scale:
         complain(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 import tensorflow as tf
+from google.protobuf.message import Message
 
 from maxdl_tf.data import pipeline, transforms
 from maxdl_tf.errors import UserError
@@ -39,19 +40,39 @@ def build_variant(options: model_pb2.ModelOptions) -> Variant:
     """The row of the variant table that `options` names, with what departs from it."""
     if options.variant not in VARIANTS:
         raise UserError(f"model.variant {options.variant!r} is not one of {', '.join(VARIANTS)}; name one of these")
-    attention = options.attention
+    attention, decoder, width = options.attention, options.decoder, options.width
     departures = {
         "memory_to_pixel": attention.memory_to_pixel,
         "memory_to_memory": attention.memory_to_memory,
         "pixel_to_memory": attention.pixel_to_memory,
         "semantic_branch": options.semantic_branch,
+        **_set_fields(options, "num_slots", "mask_channels", "drop_path_keep"),
+        **{f"decoder_{name}": value for name, value in _set_fields(decoder, "stacks", "blocks").items()},
+        **_set_fields(decoder, "pretrained_stacks"),
+        **_set_fields(
+            width,
+            "memory_channels",
+            "transformer_width",
+            "ffn_channels",
+            "memory_head_channels",
+            "pixel_head_channels",
+            "semantic_head_channels",
+            "semantic_decoder_channels",
+        ),
     }
     if not attention.pixel_to_pixel:
         departures["pixel_to_pixel"] = "convolution"
-    for field in ("num_slots", "mask_channels", "drop_path_keep"):
-        if options.HasField(field):
-            departures[field] = getattr(options, field)
-    return dataclasses.replace(VARIANTS[options.variant], **departures)
+    if decoder.transformer_strides:
+        departures["decoder_transformer_strides"] = tuple(decoder.transformer_strides)
+    if width.semantic_low_level_channels:
+        departures["semantic_low_level_channels"] = tuple(width.semantic_low_level_channels)
+    variant = VARIANTS[options.variant].scaled(width.multiplier, width.stem_multiplier)
+    return dataclasses.replace(variant, **departures)
+
+
+def _set_fields(options: Message, *names: str) -> dict[str, int | float]:
+    """Those of the named fields that are set."""
+    return {name: getattr(options, name) for name in names if options.HasField(name)}
 
 
 def build_model(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> MaXDeepLab:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from google.protobuf import descriptor, text_format
 
-from maxdl_tf.protos import dataset_pb2, experiment_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2
 from tests.helpers import REPOSITORY
 
 READ_BY_COMMANDS = ("maxdl_tf/trainer.py", "maxdl_tf/evaluate.py", "maxdl_tf/config.py")
@@ -64,8 +64,14 @@ def experiment(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "train.tfrecord")) as writer:
         writer.write(example)
     dataset = f'{{ file_pattern: "{tmp_path}/train.tfrecord" crop_size: 17 }}'
+    width = " ".join(
+        f"{field.name}: 8"
+        for field in model_pb2.WidthOptions.DESCRIPTOR.fields
+        if "multiplier" not in field.name and field.name != "semantic_low_level_channels"
+    )
     return text_format.Parse(
-        f"model {{ variant: 'tiny' num_slots: 4 mask_channels: 8 drop_path_keep: 1 }}"
+        f"model {{ variant: 'tiny' num_slots: 4 mask_channels: 8 drop_path_keep: 1 width {{ {width} }}"
+        f"  decoder {{ stacks: 0 pretrained_stacks: 0 blocks: 1 }} }}"
         f"train_dataset {dataset} eval_dataset {dataset} training {{ steps: 2 seed: 1 }}",
         experiment_pb2.Experiment(),
     )
