@@ -33,13 +33,17 @@ class _Source(NamedTuple):
     text: str
 
 
-def load_experiment(path: str, overrides: Sequence[str] = ()) -> experiment_pb2.Experiment:
+def load_experiment(
+    path: str, overrides: Sequence[str] = (), *, keep_unset_placeholders: bool = False
+) -> experiment_pb2.Experiment:
     """Reads, merges and validates an experiment.
 
     Args:
       path: The textproto's file.
       overrides: Textproto fragments merged over it in turn, such as `training { steps: 100 }`. A repeated field
         replaces the one below it.
+      keep_unset_placeholders: Leave `${NAME}` as it stands where there is no such environment variable, for uses that
+        read no data.
 
     Returns:
       The experiment, with `base` merged in and cleared and `name` set.
@@ -48,7 +52,7 @@ def load_experiment(path: str, overrides: Sequence[str] = ()) -> experiment_pb2.
       UserError: With file and line, if a file is missing, a field is unknown, a placeholder has no value or a
         value is out of range.
     """
-    sources = _with_bases(path)
+    sources = _with_bases(path, keep_unset_placeholders)
     experiment = experiment_pb2.Experiment()
     for source in sources:
         _merge(experiment, _parse(source, experiment_pb2.Experiment()))
@@ -138,26 +142,28 @@ def _read(path: str) -> str:
         raise UserError(f"cannot read {path}: {reason}; check the path") from error
 
 
-def _with_bases(path: str) -> list[_Source]:
+def _with_bases(path: str, keep_unset_placeholders: bool) -> list[_Source]:
     """The file's text after those of its bases, the deepest first, placeholders resolved."""
     sources: list[_Source] = []
     while path:
         if len(sources) == _MAX_BASES:
             raise UserError(f"{path}: more than {_MAX_BASES} bases on end; does a file name itself as its base?")
         source = _Source(path, _read(path))
-        source = source._replace(text=_resolve_placeholders(source))
+        source = source._replace(text=_resolve_placeholders(source, keep_unset_placeholders))
         sources.insert(0, source)
         experiment = _parse(source, experiment_pb2.Experiment())
         path = os.path.join(os.path.dirname(path), experiment.base) if experiment.base else ""
     return sources
 
 
-def _resolve_placeholders(source: _Source) -> str:
+def _resolve_placeholders(source: _Source, keep_unset: bool) -> str:
     values = {"CONFIG_DIR": os.path.dirname(source.name) or ".", **os.environ}
 
     def resolve(line_number: int, line: str) -> str:
         def value_of(match: re.Match) -> str:
             name = match.group(1)
+            if name and name not in values and keep_unset:
+                return match.group(0)
             if name not in values:
                 raise UserError(
                     f"{source.name}:{line_number}: the placeholder {match.group(0)} has no value; set the environment "
