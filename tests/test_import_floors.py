@@ -18,7 +18,7 @@ GROUPS = (
     {"models": "models", "losses": "losses"},
     {"training": "training", "inference": "inference", "export": "export"},
     {"factory": "factory"},
-    {"data_gen": "data_gen", "commands": "trainer evaluate export_model predict"},
+    {"data_gen": "data_gen", "commands": "trainer evaluate export_model predict benchmark"},
     {"demo": "demo"},
 )
 COMMANDS = 6

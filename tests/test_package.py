@@ -24,6 +24,7 @@ COMMANDS = {
     "maxdl-export": "maxdl_tf.export_model",
     "maxdl-predict": "maxdl_tf.predict",
     "maxdl-eval": "maxdl_tf.evaluate",
+    "maxdl-benchmark": "maxdl_tf.benchmark",
     "maxdl-convert": "maxdl_tf.data_gen.convert",
 }
 
