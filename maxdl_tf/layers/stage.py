@@ -8,8 +8,8 @@ from maxdl_tf.keras_api import keras
 class Stage(keras.layers.Layer):
     """Runs blocks in order; where `transformers` has one of the same name, it follows the block.
 
-    Call with (pixel [batch, height, width, channels], un-activated; memory [batch, slots, memory channels]); returns
-    both, updated.
+    Call with (pixel [batch, height, width, channels], un-activated; memory [batch, slots, memory channels], or
+    None where there is no transformer); returns both, updated.
     """
 
     def __init__(self, blocks: dict[str, keras.layers.Layer], transformers: dict[str, keras.layers.Layer], **kwargs):

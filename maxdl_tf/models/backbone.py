@@ -14,27 +14,27 @@ class Backbone(keras.layers.Layer):
     Args:
       stem: From an image [batch, height, width, 3] in -1..1 to an un-activated feature of stride 2.
       stages: In order, by name (`stage2`, ...).
-      num_slots: Slots of the memory.
-      memory_channels: Channels of each slot.
+      memory_shape: (slots, channels of each) of the memory; None: there is none, and no stage has a transformer.
     """
 
     def __init__(
-        self, stem: keras.layers.Layer, stages: dict[str, Stage], *, num_slots: int, memory_channels: int, **kwargs
+        self, stem: keras.layers.Layer, stages: dict[str, Stage], *, memory_shape: tuple[int, int] | None, **kwargs
     ):
         super().__init__(**kwargs)
         self.stem = stem
         self.stages = dict(stages)
-        self.memory_shape = (1, num_slots, memory_channels)
+        self.memory_shape = memory_shape
 
     def build(self, input_shape):
-        initializer = keras.initializers.TruncatedNormal(stddev=1.0)
-        self.memory = self.add_weight("memory", self.memory_shape, initializer=initializer)
+        if self.memory_shape is not None:
+            initializer = keras.initializers.TruncatedNormal(stddev=1.0)
+            self.memory = self.add_weight("memory", (1, *self.memory_shape), initializer=initializer)
         super().build(input_shape)
 
     def call(self, inputs, training=None):
-        """Returns (features: un-activated output of each stage by name, memory [batch, slots, memory channels])."""
+        """Returns (features: un-activated output of each stage by name, memory [batch, slots, channels] or None)."""
         pixel = self.stem(inputs, training=training)
-        memory = tf.tile(self.memory, [tf.shape(inputs)[0], 1, 1])
+        memory = tf.tile(self.memory, [tf.shape(inputs)[0], 1, 1]) if self.memory_shape is not None else None
         features = {}
         for name, stage in self.stages.items():
             pixel, memory = stage((pixel, memory), training=training)

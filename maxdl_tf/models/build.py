@@ -1,7 +1,8 @@
-"""The whole wiring of MaX-DeepLab, from a variant's table to the model."""
+"""The whole wiring of MaX-DeepLab and of its pretraining, from a variant's table to the model."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 
@@ -18,6 +19,7 @@ from maxdl_tf.layers.stem import InceptionStem
 from maxdl_tf.models.backbone import Backbone
 from maxdl_tf.models.decoder_schedule import DEEPEST_STRIDE, DecoderStep, decoder_schedule, semantic_source
 from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticDecoder, SemanticHead
+from maxdl_tf.models.image_classifier import ImageClassifier
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.stacked_decoder import StackedDecoder
 from maxdl_tf.models.variants import StageTable, Variant
@@ -49,12 +51,7 @@ def build_max_deeplab(
       batch_norm_momentum: Share of the old moving statistics that stays at each step.
     """
     norm = functools.partial(batch_norm, momentum=batch_norm_momentum, synchronized=sync_batch_norm)
-    schedule = decoder_schedule(
-        variant.decoder_stacks,
-        pretrained_stacks=variant.pretrained_stacks,
-        pretrained_blocks=variant.pretrained_blocks,
-        blocks=variant.decoder_blocks,
-    )
+    schedule = _schedule(variant)
     semantic_decoder = semantic_head = None
     if variant.semantic_branch:
         head_channels = variant.semantic_head_channels
@@ -75,7 +72,48 @@ def build_max_deeplab(
     return model
 
 
-def _backbone(variant: Variant, norm: NormFactory) -> Backbone:
+def build_image_classifier(
+    variant: Variant,
+    *,
+    num_classes: int,
+    crop_size: tuple[int, int],
+    sync_batch_norm: bool = True,
+    batch_norm_momentum: float = 0.99,
+) -> ImageClassifier:
+    """Makes what is pretrained of a variant, as a classifier of whole images, and its variables.
+
+    That is the network without memory and transformers, up to the last of the decoder's pretrained steps.
+
+    Args:
+      variant: The table to build.
+      num_classes: Classes of images.
+      crop_size: (height, width) of training images, each 16k+1.
+      sync_batch_norm: Whether batch norm statistics are taken over all replicas.
+      batch_norm_momentum: Share of the old moving statistics that stays at each step.
+    """
+    norm = functools.partial(batch_norm, momentum=batch_norm_momentum, synchronized=sync_batch_norm)
+    variant = dataclasses.replace(variant, transformer_stages=(), decoder_transformer_strides=())
+    pretrained = tuple(step for step in _schedule(variant) if step.pretrained)
+    model = ImageClassifier(
+        backbone=_backbone(variant, norm, memory=False),
+        decoder=_decoder(variant, pretrained, norm) if pretrained else None,
+        num_classes=num_classes,
+        name="image_classifier",
+    )
+    model.build((None, *crop_size, 3))
+    return model
+
+
+def _schedule(variant: Variant) -> tuple[DecoderStep, ...]:
+    return decoder_schedule(
+        variant.decoder_stacks,
+        pretrained_stacks=variant.pretrained_stacks,
+        pretrained_blocks=variant.pretrained_blocks,
+        blocks=variant.decoder_blocks,
+    )
+
+
+def _backbone(variant: Variant, norm: NormFactory, memory: bool = True) -> Backbone:
     if variant.stem == "inception":
         stem = InceptionStem(variant.stem_channels, norm=norm, name="stem")
     else:
@@ -91,7 +129,8 @@ def _backbone(variant: Variant, norm: NormFactory) -> Backbone:
             transformer_stride=_INPUT_STRIDE[number] if number in variant.transformer_stages else None,
             norm=norm,
         )
-    return Backbone(stem, stages, num_slots=variant.num_slots, memory_channels=variant.memory_channels, name="backbone")
+    memory_shape = (variant.num_slots, variant.memory_channels) if memory else None
+    return Backbone(stem, stages, memory_shape=memory_shape, name="backbone")
 
 
 def _decoder(variant: Variant, schedule: tuple[DecoderStep, ...], norm: NormFactory) -> StackedDecoder:

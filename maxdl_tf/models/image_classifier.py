@@ -1,0 +1,70 @@
+"""The part of the network that is pretrained on whole images, under a linear classifier (paper section 4)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.resize import spatial_size
+from maxdl_tf.models.backbone import Backbone
+from maxdl_tf.models.stacked_decoder import StackedDecoder
+
+
+class ImageClassifier(keras.Model):
+    """The pretrained part of a MaX-DeepLab, of ready-made parts; `build_image_classifier` makes them.
+
+    Its variables are those of the panoptic model's pretrained part under the same object paths, and the classifier's,
+    so that a checkpoint of this model is one to start the other from.
+
+    Example:
+      model = build_image_classifier(VARIANTS["tiny"], num_classes=10, crop_size=(97, 97))
+      logits = model(images, training=False)  # images [batch, 97, 97, 3], 0..255; logits [batch, 10]
+
+    Args:
+      backbone: Image to features, without memory and transformers.
+      decoder: The decoder's pretrained steps; None where the variant has none.
+      num_classes: Channels of the logits.
+    """
+
+    def __init__(self, backbone: Backbone, decoder: StackedDecoder | None, num_classes: int, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = backbone
+        self.decoder = decoder
+        self.last_feature = decoder.schedule[-1].name if decoder else list(backbone.stages)[-1]
+        initializer = keras.initializers.TruncatedNormal(stddev=0.01)
+        self.classifier = keras.layers.Dense(num_classes, kernel_initializer=initializer, name="classifier")
+
+    # As in MaXDeepLab: AutoGraph has nothing to find here, and looking for it takes most of the time of a trace.
+    @tf.autograph.experimental.do_not_convert
+    def __call__(self, *args, **kwargs):
+        return super().__call__(*args, **kwargs)
+
+    @tf.autograph.experimental.do_not_convert
+    def build(self, input_shape):
+        super().build(input_shape)
+
+    def call(self, images, training=False) -> tf.Tensor:
+        """Classifies images.
+
+        Args:
+          images: [batch, height, width, 3], RGB 0..255; each side 16k+1, known or not when traced.
+          training: Whether batch norms and drop path are in training.
+
+        Returns:
+          float32 [batch, classes], logits.
+        """
+        features, memory = self.backbone(tf.cast(images, tf.float32) / 127.5 - 1.0, training=training)
+        if self.decoder:
+            features, _ = self.decoder((features, memory), spatial_size(images), training=training)
+        pooled = tf.reduce_mean(tf.nn.relu(features[self.last_feature]), axis=(1, 2))
+        return tf.cast(self.classifier(pooled), tf.float32)
+
+    @property
+    def backbone_variables(self) -> list[tf.Variable]:
+        """None: here nothing is pretrained, and all variables learn at the full rate."""
+        return []
+
+    @property
+    def class_dependent_variables(self) -> list[tf.Variable]:
+        """The variables whose shape depends on the number of classes."""
+        return [self.classifier.kernel, self.classifier.bias]
