@@ -7,8 +7,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.inference.segmenter import ImagePrediction, ImageSegmenter
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
+from maxdl_tf.new_folder import appears_when_complete, check_new_folder
 from maxdl_tf.structs import DatasetInfo, PanopticOutputs
 
 EXPORT_INFO_FILE = "export_info.json"
@@ -118,7 +118,7 @@ def export_saved_model(
     check_export_dir(export_dir)
     if image is None:
         image = comparison_image(crop_size)
-    with _appears_when_complete(export_dir) as temporary, tempfile.TemporaryDirectory() as assets:
+    with appears_when_complete(export_dir) as temporary, tempfile.TemporaryDirectory() as assets:
         info = {
             "name": "maxdl_tf",
             "version": maxdl_tf.__version__,
@@ -153,18 +153,7 @@ def export_saved_model(
 
 def check_export_dir(export_dir: str) -> None:
     """Raises UserError if a SavedModel cannot be put there."""
-    if tf.io.gfile.exists(export_dir) and not (tf.io.gfile.isdir(export_dir) and not tf.io.gfile.listdir(export_dir)):
-        raise UserError(
-            f"export_dir {export_dir} exists and is not an empty folder; name a new one "
-            "(for TF Serving: the next number in the model's folder)"
-        )
-    if "://" in export_dir:
-        return
-    existing = os.path.dirname(os.path.abspath(export_dir))
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"export_dir {export_dir}: {existing} is not a folder that can be written to; name another one")
+    check_new_folder(export_dir, "export_dir", hint=" (for TF Serving: the next number in the model's folder)")
 
 
 def comparison_image(crop_size: tuple[int, int]) -> np.ndarray:
@@ -175,27 +164,6 @@ def comparison_image(crop_size: tuple[int, int]) -> np.ndarray:
         generator.uniform(-60.0, 315.0, [1, 9, 12, 3]).astype(np.float32), [height, width], "bicubic"
     )
     return np.clip(blobs[0].numpy() + generator.normal(0.0, 8.0, [height, width, 3]), 0, 255).astype(np.uint8)
-
-
-@contextmanager
-def _appears_when_complete(path: str) -> Iterator[str]:
-    """Yields a new folder beside `path`, renamed to `path` at the end or removed after an exception."""
-    parent, name = os.path.split(os.path.abspath(path) if "://" not in path else path.rstrip("/"))
-    # The dot and the suffix keep TF Serving, which looks for numbers, from taking it for a version.
-    temporary = os.path.join(parent, f".{name}.incomplete-{os.getpid()}")
-    try:
-        try:
-            tf.io.gfile.makedirs(temporary)
-        except tf.errors.OpError as error:
-            raise UserError(f"cannot write beside {path}: {error.message}") from error
-        yield temporary
-        if os.path.isdir(path):
-            os.rmdir(path)  # Empty, or something came into it meanwhile, and then this fails.
-        tf.io.gfile.rename(temporary, path)
-    except BaseException:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.rmtree(temporary)
-        raise
 
 
 def _compare(exported: ExportedModel, path: str, image: np.ndarray, void: int) -> int:
