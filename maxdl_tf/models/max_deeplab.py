@@ -93,17 +93,32 @@ class MaXDeepLab(keras.Model):
         return tf.cast(self.semantic_head(x, training=training), tf.float32)
 
     @property
-    def backbone_variables(self) -> list[tf.Variable]:
-        """Trainable variables of what is pretrained on ImageNet, which learn at a lower rate (architecture section 7).
+    def pretrained_layers(self) -> list[keras.layers.Layer]:
+        """What is pretrained on ImageNet (architecture section 7), of which a backbone's checkpoint has the variables.
 
-        They are the stem and the blocks of all stages, with the decoder's pretrained steps; not the memory and the
-        transformers.
+        It is the stem and the blocks of all stages, with the decoder's pretrained steps and their fuses; not the memory
+        and the transformers.
         """
-        pretrained = [step.name for step in self.decoder.schedule if step.pretrained]
-        stages = [*self.backbone.stages.values(), *(self.decoder.stages[name] for name in pretrained)]
-        layers = [self.backbone.stem, *(block for stage in stages for block in stage.blocks.values())]
-        layers += [self.decoder.fuses[name] for name in pretrained]
-        return [variable for layer in layers for variable in layer.trainable_variables]
+        steps = [step.name for step in self.decoder.schedule if step.pretrained]
+        stages = [*self.backbone.stages.values(), *(self.decoder.stages[name] for name in steps)]
+        blocks = [block for stage in stages for block in stage.blocks.values()]
+        return [self.backbone.stem, *blocks, *(self.decoder.fuses[name] for name in steps)]
+
+    @property
+    def pretrained_variables(self) -> list[tf.Variable]:
+        """All variables of `pretrained_layers`, moving statistics included."""
+        return [variable for layer in self.pretrained_layers for variable in layer.variables]
+
+    @property
+    def backbone_variables(self) -> list[tf.Variable]:
+        """Trainable variables of `pretrained_layers`, which learn at a lower rate (architecture section 7)."""
+        return [variable for layer in self.pretrained_layers for variable in layer.trainable_variables]
+
+    @property
+    def class_dependent_variables(self) -> list[tf.Variable]:
+        """Those whose shape depends on the class table: the last layers of the class and the semantic head."""
+        heads = [head for head in (self.class_head, self.semantic_head) if head]
+        return [variable for head in heads for variable in head.logits.variables]
 
 
 def _check_sides(shape):
