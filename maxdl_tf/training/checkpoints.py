@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from maxdl_tf.errors import UserError
 from maxdl_tf.keras_api import keras
+from maxdl_tf.training.differences import compare
 
+KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+SLOT = "/.OPTIMIZER_SLOT/"
 _PREFIX = "ckpt"
-_KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_SLOT = "/.OPTIMIZER_SLOT/"
-_BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + _KEY_SUFFIX)
-_NAMED_IN_ERRORS = 3
+_BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + KEY_SUFFIX)
 _BYTES_PER_NAME = 1000  # In a checkpoint's index and object graph, about.
 # What reading a damaged checkpoint raises: TensorFlow's reader turns some of its errors into Python's own.
 DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
@@ -109,7 +109,7 @@ class Checkpoints:
             return self._manager.save(checkpoint_number=step)
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
-                f"cannot save step {step} in {self.directory}: {_first_line(error)}; make room, and start the same "
+                f"cannot save step {step} in {self.directory}: {reason_of(error)}; make room, and start the same "
                 "command again to go on from the last checkpoint"
             ) from error
 
@@ -127,7 +127,7 @@ class Checkpoints:
             try:
                 return self.restore(path)
             except DAMAGE as error:
-                self._say(f"checkpoint {path} is incomplete ({_first_line(error)}); trying the one before it")
+                self._say(f"checkpoint {path} is incomplete ({reason_of(error)}); trying the one before it")
         if paths:
             raise UserError(
                 f"none of the {len(paths)} checkpoints in {self.directory} can be read; delete them to start anew, or "
@@ -149,7 +149,7 @@ class Checkpoints:
         status.assert_existing_objects_matched()
         if not self._optimizers:
             status.expect_partial()  # The optimizers' part, and nothing else: the keys were compared above.
-        model_variables = sum(_is_of_model(key) for key in wanted)
+        model_variables = sum(is_of_model(key) for key in wanted)
         restored = Restored(
             path,
             int(self._global_step.numpy()),
@@ -212,7 +212,7 @@ def load_model_weights(model: tf.Module, path: str, say: Callable[[str], None] =
     try:
         return checkpoints.restore(path)
     except DAMAGE as error:
-        raise UserError(f"cannot read the checkpoint {path}: {_first_line(error)}; check the path") from error
+        raise UserError(f"cannot read the checkpoint {path}: {reason_of(error)}; check the path") from error
 
 
 def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
@@ -228,13 +228,13 @@ def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
                 paths[id(child)] = f"{paths[id(parent)]}/{name.replace('.', '..').replace('/', '.S')}".lstrip("/")
                 queue.append(child)
     variables = [value for value in objects if isinstance(value, tf.Variable)]
-    by_key = {paths[id(variable)] + _KEY_SUFFIX: variable for variable in variables}
+    by_key = {paths[id(variable)] + KEY_SUFFIX: variable for variable in variables}
     # Only optimizers are asked: asking a distributed variable for an attribute makes it talk to the other workers.
     for optimizer in (value for value in objects if isinstance(value, keras.optimizers.legacy.Optimizer)):
         for slot in optimizer.get_slot_names():
             for variable in variables:
                 if _has_slot(optimizer, variable, slot):
-                    key = f"{paths[id(variable)]}{_SLOT}{paths[id(optimizer)]}/{slot}{_KEY_SUFFIX}"
+                    key = f"{paths[id(variable)]}{SLOT}{paths[id(optimizer)]}/{slot}{KEY_SUFFIX}"
                     by_key[key] = optimizer.get_slot(variable, slot)
     return by_key
 
@@ -247,46 +247,36 @@ def _has_slot(optimizer: Any, variable: tf.Variable, slot: str) -> bool:
         return False
 
 
+def shapes_by_key(reader: tf.train.CheckpointReader) -> dict[str, tuple[int, ...]]:
+    """The shapes of all variables in a checkpoint's files, slots of optimizers included, but not TensorFlow's notes."""
+    shapes = reader.get_variable_to_shape_map()
+    return {key: tuple(shape) for key, shape in shapes.items() if key not in _BOOKKEEPING}
+
+
+def name_of(key: str) -> str:
+    """The object path that a key in a checkpoint's files stands for."""
+    return key.removesuffix(KEY_SUFFIX)
+
+
+def is_of_model(key: str) -> bool:
+    """Whether a key in a file of `Checkpoints` is that of a variable of the model."""
+    return key.startswith("model/") and SLOT not in key
+
+
 def _require_same(path: str, expected: Mapping[str, tf.Variable], whole: bool) -> None:
     """Raises CheckpointMismatch unless the checkpoint, or else its part that is the model, has just these variables."""
-    reader = tf.train.load_checkpoint(path)
-    shapes = reader.get_variable_to_shape_map()
-    missing = [key for key in expected if key not in shapes]
-    unexpected = [
-        key
-        for key in sorted(shapes)
-        if key not in expected and key not in _BOOKKEEPING and (whole or _is_of_model(key))
-    ]
-    reshaped = [
-        f"{_readable(key)} {tuple(shapes[key])} instead of {tuple(variable.shape)}"
-        for key, variable in expected.items()
-        if key in shapes and tuple(shapes[key]) != tuple(variable.shape)
-    ]
-    complaints = []
-    for kind, names in (
-        ("missing from it", [_readable(key) for key in missing]),
-        ("of another shape", reshaped),
-        ("in it but unknown here", [_readable(key) for key in unexpected]),
-    ):
-        if names:
-            more = ", ..." if len(names) > _NAMED_IN_ERRORS else ""
-            complaints.append(f"{len(names)} variables are {kind}: {', '.join(names[:_NAMED_IN_ERRORS])}{more}")
-    if complaints:
+    shapes = shapes_by_key(tf.train.load_checkpoint(path))
+    found = {name_of(key): shape for key, shape in shapes.items() if whole or key in expected or is_of_model(key)}
+    wanted = {name_of(key): tuple(variable.shape) for key, variable in expected.items()}
+    difference = compare(found, wanted)
+    if not difference.is_none:
         raise CheckpointMismatch(
-            f"checkpoint {path} does not fit this experiment; {'; '.join(complaints)}; use the config that it was "
+            f"checkpoint {path} does not fit this experiment; {difference.summary()}; use the config that it was "
             "trained with, or start in an empty --model_dir"
         )
 
 
-def _is_of_model(key: str) -> bool:
-    return key.startswith("model/") and _SLOT not in key
-
-
-def _readable(key: str) -> str:
-    return key.removesuffix(_KEY_SUFFIX)
-
-
-def _first_line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The reason for people, without the names of TensorFlow's operations."""
     text = str(getattr(error, "message", error)).strip() or type(error).__name__
     return re.sub(r"^\{\{.*?\}\} |\s*\[Op:\w+\].*$", "", text.splitlines()[0])
