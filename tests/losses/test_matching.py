@@ -46,6 +46,21 @@ def test_wide_and_tall(name):
         np.testing.assert_allclose(total(image_cost, image_slots), (image_cost * image_reference).sum(), rtol=1e-5)
 
 
+def test_more_rows_than_slots_of_which_few_or_many_are_valid():
+    """As in training: 181 rows, 128 slots, and the rows that are not valid priced at 999."""
+    golden = shared_golden("d_hungarian")
+    cost, reference = golden["loss_181x128/cost"], golden["loss_181x128/nonsquare"]
+    valid = (cost < 900).any(axis=2)
+    assert valid.sum(axis=1).tolist() == [12, 60, 150]
+    slots = assign(-cost, valid)
+    assert (slots >= 0).sum(axis=1).tolist() == [12, 60, 128]
+    for image, image_slots in enumerate(slots):
+        wanted = cost[image][valid[image]][reference[image][valid[image]]].sum()
+        # The reference solves it on costs that are rounded to 6e-5, so that ours may be a little better.
+        assert total(cost[image], image_slots) == pytest.approx(wanted, abs=128 * 6.2e-5)
+        assert total(cost[image], image_slots) <= wanted + 1e-4
+
+
 @pytest.mark.parametrize("rows, slots", [(2, 5), (4, 4), (5, 3)])
 def test_is_the_best_of_all_assignments(rows, slots):
     similarity = np.random.default_rng(rows).random([rows, slots]).astype(np.float32)
