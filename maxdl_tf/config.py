@@ -73,7 +73,11 @@ def experiment_to_text(experiment: experiment_pb2.Experiment) -> str:
 
 
 def dataset_info_of(options: dataset_pb2.DatasetOptions) -> DatasetInfo:
-    """The class table that belongs to a data set: the file it names, or the one beside its shards."""
+    """The class table that belongs to a data set: `num_classes`, the file it names, or the one beside its shards."""
+    if options.num_classes:
+        numbers = range(1, options.num_classes + 1)
+        classes = tuple(SegmentClass(number, str(number), False, (0, 0, 0), number) for number in numbers)
+        return DatasetInfo(f"{options.num_classes} classes", classes)
     if options.dataset_info:
         return load_dataset_info(options.dataset_info)
     path = os.path.join(os.path.dirname(options.file_pattern[0]), DATASET_INFO_FILE)
@@ -276,6 +280,7 @@ _AT_LEAST = {
         for dataset in ("train_dataset", "eval_dataset")
         for field, least in (
             ("batch_size", 1),
+            ("num_classes", 1),
             ("small_instance_weight", 0),
             ("small_instance_area", 0),
             ("max_things", 1),
@@ -289,6 +294,7 @@ _FRACTIONS = (
     "model.postprocess.class_threshold",
     "model.postprocess.pixel_threshold",
     "loss.positive_weight",
+    "loss.label_smoothing",
 )
 _POSITIVE = (
     "model.width.multiplier",
@@ -334,9 +340,7 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source])
         complain("model.decoder.transformer_strides", list(decoder.transformer_strides), "each must be 4, 8 or 16")
     low_level = experiment.model.width.semantic_low_level_channels
     if len(low_level) not in (0, 2) or any(channels < 1 for channels in low_level):
-        complain(
-            "model.width.semantic_low_level_channels", list(low_level), "wants two numbers, for strides 8 and 4"
-        )
+        complain("model.width.semantic_low_level_channels", list(low_level), "wants two numbers, for strides 8 and 4")
     augmentation = experiment.train_dataset.augmentation
     if augmentation.max_scale < augmentation.min_scale:
         complain(
@@ -347,9 +351,13 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source])
     for name in ("train_dataset", "eval_dataset"):
         if experiment.HasField(name):
             _validate_dataset(name, getattr(experiment, name), complain)
+            if getattr(experiment, name).num_classes and experiment.task != experiment_pb2.Experiment.classification:
+                complain(f"{name}.num_classes", "is set", "it is for task: classification; name a dataset_info instead")
 
 
 def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) -> None:
+    if options.num_classes and options.dataset_info:
+        complain(f"{name}.num_classes", options.num_classes, "there is a dataset_info, too; leave one of them out")
     if not options.file_pattern:
         complain(f"{name}.file_pattern", "is not set", "name the TFRecord shards, such as 'data/train-*.tfrecord'")
     crop = tuple(options.crop_size)

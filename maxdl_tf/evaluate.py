@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from absl import flags
@@ -24,12 +23,8 @@ from maxdl_tf.export_model import check_checkpoint_exists
 
 if TYPE_CHECKING:
     import numpy as np
-    import tensorflow as tf
 
-    from maxdl_tf.models.max_deeplab import MaXDeepLab
     from maxdl_tf.protos import experiment_pb2
-    from maxdl_tf.structs import DatasetInfo
-    from maxdl_tf.training.eval_step import Evaluator
 
 FLAGS = flags.FlagValues()
 _CONFIG_FILE = flags.DEFINE_string(
@@ -72,18 +67,19 @@ def main(argv: list[str]) -> None:
     if _PICTURES.value:
         storage.check_writable(_PICTURES.value)
     with command_line.quiet_imports():
-        from maxdl_tf import factory
+        from maxdl_tf import tasks
         from maxdl_tf.training import checkpoints, distribution, loop
 
     dataset_info = config.dataset_info_of(experiment.eval_dataset)
+    task = tasks.task_of(experiment)
     strategy = distribution.create_strategy(_STRATEGY.value)
     with strategy.scope():
-        model = factory.build_model(experiment, dataset_info)
+        model = task.build_model(experiment, dataset_info)
     step = 0
     if _CHECKPOINT.value:
         step = checkpoints.load_model_weights(model, _CHECKPOINT.value, say=print).step
     num_pictures = _PICTURE_COUNT.value if _PICTURES.value else 0
-    evaluator = build_evaluator(experiment, dataset_info, strategy, model, write_picture, num_pictures)
+    evaluator = task.build_evaluator(experiment, dataset_info, strategy, model, write_picture, num_pictures)
     result = loop.evaluate_with_progress(evaluator)
     print(result.as_table())
     if _JSON.value:
@@ -94,43 +90,6 @@ def write_picture(image_id: str, picture: np.ndarray) -> None:
     from maxdl_tf.inference import images
 
     images.write_image(os.path.join(_PICTURES.value, f"{os.path.basename(image_id)}.png"), picture)
-
-
-def build_evaluator(
-    experiment: experiment_pb2.Experiment,
-    dataset_info: DatasetInfo,
-    strategy: tf.distribute.Strategy,
-    model: MaXDeepLab,
-    show_picture: Callable[[str, np.ndarray], None],
-    num_pictures: int,
-) -> Evaluator:
-    """The evaluator of a model on the experiment's eval_dataset.
-
-    Args:
-      experiment: Says what to evaluate on and how.
-      dataset_info: The class table.
-      strategy: The model was made in its scope.
-      model: The network.
-      show_picture: Gets the id of an image and input, truth and prediction side by side, uint8 [h, w, 3].
-      num_pictures: Of how many images, from the first on.
-    """
-    from maxdl_tf import factory
-    from maxdl_tf.inference import visualize
-    from maxdl_tf.training.eval_step import Evaluator
-
-    def show(image_id: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        pictures = [image, *(visualize.panoptic_picture(image, m, dataset_info) for m in (truth, prediction))]
-        show_picture(image_id, visualize.side_by_side(pictures, ["input", "truth", "prediction"]))
-
-    return Evaluator(
-        strategy=strategy,
-        model=model,
-        postprocess=factory.build_postprocessor(experiment, dataset_info),
-        batches=factory.build_evaluation_batches(experiment, dataset_info),
-        new_metric=lambda: factory.build_metric(dataset_info),
-        show=show,
-        num_shown=num_pictures,
-    )
 
 
 def check_shards(experiment: experiment_pb2.Experiment, name: str) -> None:

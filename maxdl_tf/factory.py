@@ -1,4 +1,4 @@
-"""The only code that turns options into objects.
+"""The only code that turns options into objects; for `task: classification`, with classification_factory.py.
 
 Everything built here takes plain arguments; nothing below this file has seen a proto.
 """
@@ -6,20 +6,25 @@ Everything built here takes plain arguments; nothing below this file has seen a 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 from google.protobuf.message import Message
 
 from maxdl_tf.data import pipeline, transforms
 from maxdl_tf.errors import UserError
+from maxdl_tf.inference import visualize
 from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.metrics.panoptic_quality import PanopticQuality
 from maxdl_tf.models.build import build_max_deeplab
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.models.variants import VARIANTS, Variant
-from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2
 from maxdl_tf.structs import DatasetInfo
+from maxdl_tf.training.eval_step import PanopticEvaluator
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule
 
 
@@ -34,6 +39,11 @@ def inference_dataset(experiment: experiment_pb2.Experiment) -> dataset_pb2.Data
         if experiment.HasField(name):
             return getattr(experiment, name)
     raise UserError(f"experiment {experiment.name!r} has neither train_dataset nor eval_dataset; write one of them")
+
+
+def training_dataset(experiment: experiment_pb2.Experiment) -> dataset_pb2.DatasetOptions:
+    """The data set for whose crop the model is made: train_dataset, or the only one there is."""
+    return experiment.train_dataset if experiment.HasField("train_dataset") else inference_dataset(experiment)
 
 
 def build_variant(options: model_pb2.ModelOptions) -> Variant:
@@ -76,14 +86,22 @@ def _set_fields(options: Message, *names: str) -> dict[str, int | float]:
 
 
 def build_model(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> MaXDeepLab:
-    """The network with initial weights; its variables exist."""
+    """The network with initial weights; its variables exist.
+
+    Raises:
+      UserError: The experiment has another task.
+    """
+    if experiment.task != experiment_pb2.Experiment.panoptic:
+        raise UserError(
+            f"experiment {experiment.name!r} has task: classification, which only maxdl-train and maxdl-eval know; name "
+            "a panoptic experiment, such as one that starts from its checkpoint"
+        )
     options = experiment.model
-    trained_on = experiment.train_dataset if experiment.HasField("train_dataset") else inference_dataset(experiment)
     return build_max_deeplab(
         build_variant(options),
         num_classes=len(dataset_info.class_order),
         num_semantic_channels=dataset_info.num_semantic_channels,
-        crop_size=crop_size(trained_on),
+        crop_size=crop_size(training_dataset(experiment)),
         batch_norm_momentum=options.batch_norm_momentum,
         sync_batch_norm=options.sync_batch_norm,
     )
@@ -99,6 +117,8 @@ def build_loss(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo)
         semantic_weight=options.semantic_weight if experiment.model.semantic_branch else 0.0,
         positive_weight=options.positive_weight,
         temperature=options.temperature,
+        pq_style=loss_pb2.LossOptions.PqStyle.Name(options.pq_style),
+        negatives=options.negatives,
     )
 
 
@@ -143,22 +163,32 @@ def build_train_batches(
 ) -> tf.data.Dataset:
     """Endless batches of `TrainBatch`; in a distributed run, this input pipeline's share of them."""
     options = experiment.train_dataset
-    context = input_context or tf.distribute.InputContext()
     return pipeline.train_batches(
         list(options.file_pattern),
         dataset_info,
         crop_size=crop_size(options),
-        batch_size=context.get_per_replica_batch_size(options.batch_size),
-        augmentation=_augmentation(options.augmentation),
+        augmentation=build_augmentation(options.augmentation),
         small_instance_weight=options.small_instance_weight,
         small_instance_area=options.small_instance_area,
         max_things=options.max_things,
-        shuffle_buffer=options.shuffle_buffer,
-        cache=options.cache,
-        seed=experiment.training.seed if experiment.training.HasField("seed") else None,
-        shard_count=context.num_input_pipelines,
-        shard_index=context.input_pipeline_id,
+        **stream_arguments(experiment, input_context),
     )
+
+
+def stream_arguments(
+    experiment: experiment_pb2.Experiment, input_context: tf.distribute.InputContext | None
+) -> dict[str, Any]:
+    """How train_dataset is read, whatever the task: arguments of `pipeline.endless_batches`."""
+    options = experiment.train_dataset
+    context = input_context or tf.distribute.InputContext()
+    return {
+        "batch_size": context.get_per_replica_batch_size(options.batch_size),
+        "shuffle_buffer": options.shuffle_buffer,
+        "cache": options.cache,
+        "seed": experiment.training.seed if experiment.training.HasField("seed") else None,
+        "shard_count": context.num_input_pipelines,
+        "shard_index": context.input_pipeline_id,
+    }
 
 
 def build_evaluation_batches(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> tf.data.Dataset:
@@ -173,7 +203,41 @@ def build_evaluation_batches(experiment: experiment_pb2.Experiment, dataset_info
     )
 
 
-def _augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.Augmentation:
+def build_evaluator(
+    experiment: experiment_pb2.Experiment,
+    dataset_info: DatasetInfo,
+    strategy: tf.distribute.Strategy,
+    model: MaXDeepLab,
+    show_picture: Callable[[str, np.ndarray], None],
+    num_pictures: int,
+) -> PanopticEvaluator:
+    """The evaluator of a model on the experiment's eval_dataset.
+
+    Args:
+      experiment: Says what to evaluate on and how.
+      dataset_info: The class table.
+      strategy: The model was made in its scope.
+      model: The network.
+      show_picture: Gets the id of an image and input, truth and prediction side by side, uint8 [h, w, 3].
+      num_pictures: Of how many images, from the first on.
+    """
+
+    def show(image_id: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
+        pictures = [image, *(visualize.panoptic_picture(image, m, dataset_info) for m in (truth, prediction))]
+        show_picture(image_id, visualize.side_by_side(pictures, ["input", "truth", "prediction"]))
+
+    return PanopticEvaluator(
+        strategy=strategy,
+        model=model,
+        postprocess=build_postprocessor(experiment, dataset_info),
+        batches=build_evaluation_batches(experiment, dataset_info),
+        new_metric=lambda: build_metric(dataset_info),
+        show=show,
+        num_shown=num_pictures,
+    )
+
+
+def build_augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.Augmentation:
     return transforms.Augmentation(
         min_scale=options.min_scale,
         max_scale=options.max_scale,

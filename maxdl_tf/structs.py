@@ -127,6 +127,20 @@ class PanopticOutputs(NamedTuple):
     semantic_logits: Tensor | None
 
 
+class Figure(NamedTuple):
+    """A curve of training beside the losses: a field of the tuple that a loss gives.
+
+    Attributes:
+      name: The field, [batch].
+      group: Under what TensorBoard shows it.
+      weight: The field with which images weigh in its mean; None: all weigh the same.
+    """
+
+    name: str
+    group: str
+    weight: str | None = None
+
+
 class PanopticPrediction(NamedTuple):
     """Post-processed maps of a batch, at the size of the network's input (architecture section 9).
 

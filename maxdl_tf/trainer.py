@@ -27,7 +27,7 @@ from absl import flags
 
 from maxdl_tf import command_line
 from maxdl_tf.errors import UserError
-from maxdl_tf.evaluate import build_evaluator, check_shards
+from maxdl_tf.evaluate import check_shards
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,12 +78,13 @@ def main(argv: list[str]) -> None:
     with command_line.quiet_imports():
         import orbit
 
-        from maxdl_tf import config, factory
+        from maxdl_tf import config, factory, tasks
         from maxdl_tf.training import distribution
         from maxdl_tf.training.checkpoints import Checkpoints
         from maxdl_tf.training.loop import Loop
 
     dataset_info = config.dataset_info_of(experiment.train_dataset if trains else experiment.eval_dataset)
+    task = tasks.task_of(experiment)
     strategy = distribution.create_strategy(_STRATEGY.value, _TPU.value)
     writes = distribution.is_chief(strategy)
     say = print_to_stderr if writes else lambda line: None
@@ -92,7 +93,7 @@ def main(argv: list[str]) -> None:
     say(f"building {experiment.model.variant!r} for {distribution.describe(strategy)}")
     set_seed(experiment)
     with strategy.scope():
-        model = factory.build_model(experiment, dataset_info)
+        model = task.build_model(experiment, dataset_info)
         global_step = orbit.utils.create_global_step()
         optimizers = factory.build_optimizers(experiment, model) if trains else None
     checkpoints = Checkpoints(
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> None:
     loop = Loop(global_step=global_step, model_dir=model_dir, checkpoints=checkpoints, writes=writes)
     evaluator = None
     if evaluates:
-        evaluator = build_evaluator(
+        evaluator = task.build_evaluator(
             experiment, dataset_info, strategy, model, show_in_tensorboard, experiment.training.summary_images
         )
 
@@ -190,13 +191,13 @@ def restore_or_start(
     experiment: experiment_pb2.Experiment, model: MaXDeepLab, checkpoints: Checkpoints, say: Callable[[str], None]
 ) -> int:
     """Puts weights into the model: model_dir's, else those of initial_checkpoint, else random; gives the step."""
-    from maxdl_tf.training.checkpoints import load_model_weights
+    from maxdl_tf.training.initial_weights import load_initial_weights
 
     restored = checkpoints.restore_latest()
     if restored is not None:
         return restored.step
     if experiment.training.initial_checkpoint:
-        load_model_weights(model, experiment.training.initial_checkpoint, say=say)
+        load_initial_weights(model, experiment.training.initial_checkpoint, say=say)
     return 0
 
 
@@ -224,16 +225,17 @@ def build_trainer(
     optimizers: Optimizers,
     global_step: tf.Variable,
 ) -> Trainer:
-    from maxdl_tf import factory
+    from maxdl_tf import tasks
     from maxdl_tf.training.train_step import Trainer
 
+    task = tasks.task_of(experiment)
     return Trainer(
         strategy=strategy,
         model=model,
-        loss=factory.build_loss(experiment, dataset_info),
+        loss=task.build_loss(experiment, dataset_info),
         optimizers=optimizers,
         batches=strategy.distribute_datasets_from_function(
-            lambda context: factory.build_train_batches(experiment, dataset_info, context)
+            lambda context: task.build_train_batches(experiment, dataset_info, context)
         ),
         global_step=global_step,
         batch_size=experiment.train_dataset.batch_size,

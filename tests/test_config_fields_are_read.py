@@ -78,13 +78,14 @@ def experiment(tmp_path):
 
 
 def test_every_field_is_read(experiment):
-    from maxdl_tf import config, factory
+    from maxdl_tf import classification_factory, config, factory
 
     seen = set()
     recorder = Recorder(experiment, seen)
     info = config.dataset_info_of(recorder.train_dataset)
     model = factory.build_model(recorder, info)
     factory.build_loss(recorder, info)
+    classification_factory.build_loss(recorder, info)
     factory.build_postprocessor(recorder, info)
     factory.build_optimizers(recorder, model)
     factory.build_train_batches(recorder, info)

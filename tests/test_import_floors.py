@@ -17,7 +17,7 @@ GROUPS = (
     {"layers": "layers", "data": "data", "metrics": "metrics"},
     {"models": "models", "losses": "losses"},
     {"training": "training", "inference": "inference", "export": "export"},
-    {"factory": "factory"},
+    {"factory": "factory classification_factory tasks"},
     {"data_gen": "data_gen", "commands": "trainer evaluate export_model predict benchmark"},
     {"demo": "demo"},
 )

@@ -1,7 +1,8 @@
 """What one TFRecord example holds, and how it is written and read (architecture section 8).
 
 An example is a `tf.train.Example`. Its keys are DeepLab2's, so that records of either program can be read by the other
-as long as labels are written raw; PNG, the default here, takes about a fiftieth of the space.
+as long as labels are written raw; PNG, the default here, takes about a fiftieth of the space. Images that are classified
+as a whole have the keys of the common ImageNet records.
 
 Writing needs NumPy and Pillow only: the processes that convert a data set would otherwise each spend seconds and
 hundreds of megabytes on importing TensorFlow.
@@ -26,6 +27,8 @@ IMAGE_WIDTH = "image/width"
 IMAGE_CHANNELS = "image/channels"
 LABEL_ENCODED = "image/segmentation/class/encoded"
 LABEL_FORMAT = "image/segmentation/class/format"
+CLASS_LABEL = "image/class/label"
+CLASS_TEXT = "image/class/text"
 
 LABEL_FORMATS = ("png", "raw")
 IMAGE_FORMATS = ("jpeg", "png")
@@ -42,6 +45,20 @@ class Example(NamedTuple):
       image: uint8 [height, width, 3], RGB.
       label: int32 [height, width], class id * label divisor + instance.
       image_id: scalar string, the image's file name without its extension.
+    """
+
+    image: Tensor
+    label: Tensor
+    image_id: Tensor
+
+
+class ClassifiedExample(NamedTuple):
+    """A decoded example of a classified image.
+
+    Attributes:
+      image: uint8 [height, width, 3], RGB.
+      label: scalar int64, class id, from 1.
+      image_id: scalar string; empty where the example has no file name.
     """
 
     image: Tensor
@@ -80,6 +97,42 @@ def encode_example(
             IMAGE_CHANNELS: 3,
             LABEL_ENCODED: encode_label_map(label, label_format),
             LABEL_FORMAT: label_format.encode(),
+        }
+    )
+
+
+def encode_classified_example(
+    image_bytes: bytes, image_format: str, size: tuple[int, int], class_id: int, class_name: str, image_id: str
+) -> bytes:
+    """Serializes an image that has a class as a whole.
+
+    Args:
+      image_bytes: The image file's content, RGB.
+      image_format: What it is: "jpeg" or "png".
+      size: (height, width).
+      class_id: From 1.
+      class_name: For people.
+      image_id: What messages call the image.
+
+    Returns:
+      A serialized `tf.train.Example`.
+
+    Raises:
+      ValueError: If the format is unknown.
+    """
+    if image_format not in IMAGE_FORMATS:
+        raise ValueError(f"image format {image_format!r}: must be one of {', '.join(IMAGE_FORMATS)}")
+    height, width = size
+    return _serialize(
+        {
+            IMAGE_ENCODED: image_bytes,
+            IMAGE_FILENAME: image_id.encode(),
+            IMAGE_FORMAT: image_format.encode(),
+            IMAGE_HEIGHT: height,
+            IMAGE_WIDTH: width,
+            IMAGE_CHANNELS: 3,
+            CLASS_LABEL: class_id,
+            CLASS_TEXT: class_name.encode(),
         }
     )
 
@@ -157,6 +210,30 @@ def parse_example(serialized: Tensor) -> Example:
             ["image", image_id, "has a", name, "of size", got, "but says", size, "; convert the data set again"],
         )
     return Example(image, label, image_id)
+
+
+def parse_classified_example(serialized: Tensor) -> ClassifiedExample:
+    """Reads an example of a classified image, eagerly or in a graph.
+
+    Args:
+      serialized: scalar string.
+
+    Raises:
+      tf.errors.InvalidArgumentError: If image or label is missing, or the image cannot be decoded.
+    """
+    import tensorflow as tf
+
+    features = tf.io.parse_single_example(
+        serialized,
+        {
+            IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
+            CLASS_LABEL: tf.io.FixedLenFeature([], tf.int64),
+            IMAGE_FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
+        },
+    )
+    image = tf.io.decode_image(features[IMAGE_ENCODED], channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    return ClassifiedExample(image, features[CLASS_LABEL], features[IMAGE_FILENAME])
 
 
 def _decode_png_label(png: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -84,30 +84,9 @@ def train_batches(
     Raises:
       UserError: If a pattern matches no file.
     """
-    deterministic = seed is not None
-    if seed is None:
-        seed = random.SystemRandom().getrandbits(31)
     augmentation = augmentation or transforms.Augmentation()
 
-    files = matching_files(file_pattern)
-    if len(files) < shard_count:
-        # Examples can be dealt out without gaps only in an order that all workers agree on: that of the files.
-        dataset = tf.data.TFRecordDataset(files).shard(shard_count, shard_index)
-    else:
-        files = files[shard_index::shard_count]
-        dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=seed)
-        dataset = dataset.interleave(
-            tf.data.TFRecordDataset,
-            cycle_length=min(_FILES_READ_AT_ONCE, len(files)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=deterministic,
-        )
-    if cache:
-        dataset = dataset.cache()
-    dataset = dataset.shuffle(shuffle_buffer, seed=seed).repeat().enumerate()
-
-    @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and looking for it takes a second.
-    def make_crop(index: Tensor, serialized: Tensor) -> TrainBatch:
+    def make_crop(serialized: Tensor, seed: Tensor) -> TrainBatch:
         return train_example(
             serialized,
             dataset_info,
@@ -116,12 +95,19 @@ def train_batches(
             small_instance_weight=small_instance_weight,
             small_instance_area=small_instance_area,
             max_things=max_things,
-            seed=tf.stack([tf.constant(seed, tf.int64), index * shard_count + shard_index]),
+            seed=seed,
         )
 
-    dataset = dataset.map(make_crop, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
-    return _already_sharded(dataset.prefetch(tf.data.AUTOTUNE))
+    return endless_batches(
+        file_pattern,
+        make_crop,
+        batch_size=batch_size,
+        shuffle_buffer=shuffle_buffer,
+        cache=cache,
+        seed=seed,
+        shard_count=shard_count,
+        shard_index=shard_index,
+    )
 
 
 def train_example(
@@ -180,25 +166,107 @@ def evaluation_batches(
       UserError: If a pattern matches no file.
     """
 
-    @tf.autograph.experimental.do_not_convert
     def make_example(serialized: Tensor) -> EvaluationBatch:
         example = _parse(serialized, dataset_info)
         image, resized_size = transforms.evaluation_transform(example.image, crop_size)
         return EvaluationBatch(image, resized_size, tf.shape(example.label), example.label, example.image_id)
 
-    dataset = tf.data.TFRecordDataset(matching_files(file_pattern), num_parallel_reads=1)
-    if max_images is not None:
-        dataset = dataset.take(max_images)
-    if shard_count > 1:
-        dataset = dataset.shard(shard_count, shard_index)
-    dataset = dataset.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    dataset = examples_in_order(
+        file_pattern, make_example, max_images=max_images, shard_count=shard_count, shard_index=shard_index
+    )
     dataset = dataset.padded_batch(
         batch_size,
         padding_values=EvaluationBatch(
             images=0.0, resized_size=0, raw_size=0, label_maps=tf.constant(dataset_info.void, tf.int32), image_ids=""
         ),
     )
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def endless_batches(
+    file_pattern: str | Sequence[str],
+    make_example: Callable[[Tensor, Tensor], NamedTuple],
+    *,
+    batch_size: int,
+    shuffle_buffer: int = 1000,
+    cache: bool = False,
+    seed: int | None = None,
+    shard_count: int = 1,
+    shard_index: int = 0,
+) -> tf.data.Dataset:
+    """Endless shuffled batches of whatever a task makes of its records.
+
+    Args:
+      file_pattern: One or more globs of TFRecord shards.
+      make_example: Takes a record, scalar string, and a seed, int64 [2]: that of the run and the example's number in it.
+      batch_size: Examples in a batch; the last of one epoch and the first of the next may share a batch.
+      shuffle_buffer: Examples in the shuffle buffer.
+      cache: Keep the records in memory after the first pass.
+      seed: Runs with the same seed (and files) get the same batches; None for other ones in each run.
+      shard_count: Input pipelines that share the data, one for each worker.
+      shard_index: Which of them this is. Workers take whole files if there is one for each, else every n-th example.
+
+    Raises:
+      UserError: If a pattern matches no file.
+    """
+    deterministic = seed is not None
+    if seed is None:
+        seed = random.SystemRandom().getrandbits(31)
+
+    files = matching_files(file_pattern)
+    if len(files) < shard_count:
+        # Examples can be dealt out without gaps only in an order that all workers agree on: that of the files.
+        dataset = tf.data.TFRecordDataset(files).shard(shard_count, shard_index)
+    else:
+        files = files[shard_index::shard_count]
+        dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=seed)
+        dataset = dataset.interleave(
+            tf.data.TFRecordDataset,
+            cycle_length=min(_FILES_READ_AT_ONCE, len(files)),
+            num_parallel_calls=tf.data.AUTOTUNE,
+            deterministic=deterministic,
+        )
+    if cache:
+        dataset = dataset.cache()
+    dataset = dataset.shuffle(shuffle_buffer, seed=seed).repeat().enumerate()
+
+    @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and looking for it takes a second.
+    def make_numbered(index: Tensor, serialized: Tensor) -> NamedTuple:
+        return make_example(serialized, tf.stack([tf.constant(seed, tf.int64), index * shard_count + shard_index]))
+
+    dataset = dataset.map(make_numbered, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic)
+    dataset = dataset.batch(batch_size, drop_remainder=True)
     return _already_sharded(dataset.prefetch(tf.data.AUTOTUNE))
+
+
+def examples_in_order(
+    file_pattern: str | Sequence[str],
+    make_example: Callable[[Tensor], NamedTuple],
+    *,
+    max_images: int | None = None,
+    shard_count: int = 1,
+    shard_index: int = 0,
+) -> tf.data.Dataset:
+    """What a task makes of each record, once, in the order of the files; not batched.
+
+    Args:
+      file_pattern: One or more globs of TFRecord shards.
+      make_example: Takes a record, scalar string.
+      max_images: Only the first ones.
+      shard_count: Input pipelines that share the images, one for each worker.
+      shard_index: Which of them this is.
+
+    Raises:
+      UserError: If a pattern matches no file.
+    """
+    dataset = tf.data.TFRecordDataset(matching_files(file_pattern), num_parallel_reads=1)
+    if max_images is not None:
+        dataset = dataset.take(max_images)
+    if shard_count > 1:
+        dataset = dataset.shard(shard_count, shard_index)
+    make_example = tf.autograph.experimental.do_not_convert(make_example)
+    dataset = dataset.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return _already_sharded(dataset)
 
 
 def matching_files(file_pattern: str | Sequence[str]) -> list[str]:

@@ -13,7 +13,9 @@ from maxdl_tf.losses.pq_style import class_term, dice_term
 from maxdl_tf.losses.reduction import weighted_mean
 from maxdl_tf.losses.semantic import semantic_loss
 from maxdl_tf.losses.target_masks import TargetMaskBuilder, TargetMasks, flatten_pixels, sum_over_rows
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs, PanopticTargets
+from maxdl_tf.structs import DatasetInfo, Figure, PanopticOutputs, PanopticTargets
+
+_SIMILARITY = {"product": tf.multiply, "sum": tf.add}
 
 
 class PanopticLosses(NamedTuple):
@@ -65,11 +67,27 @@ class PanopticLoss:
       semantic_weight: Weight of the semantic cross entropy; 0 for models without the branch.
       positive_weight: The paper's alpha: share of matched slots in the PQ-style loss, 0..1.
       temperature: Of the instance discrimination loss.
+      pq_style: "product": pairs are matched by class probability x Dice, and each of the two is weighted by the other
+        in the loss (paper equations 5 to 9). "sum": matched by their sum, and both count by themselves, as in the first
+        row of the paper's loss ablation.
+      negatives: Whether slots without a mask are taught that they are void.
       assign: Solves the assignment of masks to slots; see `matching.Assign`.
+
+    Attributes:
+      terms: The fields of `PanopticLosses` that are losses, the total first.
+      figures: Those that the paper plots over training.
 
     Raises:
       ValueError: For a negative weight, or all weights 0, or numbers outside of their range.
     """
+
+    terms = ("total", "pq_style_dice", "pq_style_class", "mask_id", "instance_discrimination", "semantic")
+    figures = (
+        Figure("matched_class_probability", "matching", weight="has_masks"),
+        Figure("matched_dice", "matching", weight="has_masks"),
+        Figure("mask_id_accuracy", "matching", weight="has_masks"),
+        Figure("instance_discrimination_accuracy", "matching", weight="has_things"),
+    )
 
     def __init__(
         self,
@@ -81,6 +99,8 @@ class PanopticLoss:
         semantic_weight: float = 1.0,
         positive_weight: float = 0.75,
         temperature: float = 0.3,
+        pq_style: str = "product",
+        negatives: bool = True,
         assign: Assign = scipy_assign,
     ):
         weights = {
@@ -100,12 +120,16 @@ class PanopticLoss:
             raise ValueError(f"positive_weight {positive_weight} must be in 0..1; the paper has 0.75")
         if not temperature > 0:
             raise ValueError(f"temperature {temperature} must be greater than 0; the paper has 0.3")
+        if pq_style not in _SIMILARITY:
+            raise ValueError(f"pq_style {pq_style!r} must be one of {', '.join(_SIMILARITY)}")
         self._pq_style_weight = pq_style_weight
         self._instance_discrimination_weight = instance_discrimination_weight
         self._mask_id_weight = mask_id_weight
         self._semantic_weight = semantic_weight
         self._positive_weight = positive_weight
         self._temperature = temperature
+        self._pq_style = pq_style
+        self._negatives = negatives
         self._assign = assign
         self._ignore_label = dataset_info.ignore_label
         self._num_classes = len(dataset_info.class_order)
@@ -136,12 +160,7 @@ class PanopticLoss:
 
         terms["has_masks"] = tf.reduce_max(masks.in_row, axis=1)
         terms["has_things"] = tf.reduce_max(masks.is_thing, axis=1)
-        terms["total"] = tf.add_n(
-            [
-                terms[name]
-                for name in ("pq_style_dice", "pq_style_class", "mask_id", "instance_discrimination", "semantic")
-            ]
-        )
+        terms["total"] = tf.add_n([terms[name] for name in self.terms if name != "total"])
         return PanopticLosses(**terms)
 
     def _matched_terms(self, outputs: PanopticOutputs, masks: TargetMasks) -> dict[str, tf.Tensor]:
@@ -149,16 +168,17 @@ class PanopticLoss:
         class_logits = tf.cast(outputs.class_logits, tf.float32)
         slot_probability = tf.nn.softmax(mask_logits)
         overlap = sum_over_rows(slot_probability, masks.row_of_pixel, masks.area.shape[1])
-        matching: Matching = match(masks, overlap, slot_probability, class_logits, self._assign)
+        matching: Matching = match(masks, overlap, slot_probability, class_logits, self._assign, _SIMILARITY[self._pq_style])
         terms = {
             "matched_class_probability": weighted_mean(matching.class_probability, matching.has_slot),
             "matched_dice": weighted_mean(matching.dice, matching.has_slot),
         }
         if self._pq_style_weight:
-            dice = dice_term(masks, matching, overlap, slot_probability)
+            weighted = self._pq_style == "product"
+            dice = dice_term(masks, matching, overlap, slot_probability, weighted)
             terms["pq_style_dice"] = self._pq_style_weight * self._positive_weight * dice
             terms["pq_style_class"] = self._pq_style_weight * class_term(
-                masks, matching, slot_probability, class_logits, self._positive_weight
+                masks, matching, slot_probability, class_logits, self._positive_weight, weighted, self._negatives
             )
         if self._mask_id_weight:
             loss, terms["mask_id_accuracy"] = mask_id_loss(masks, matching, mask_logits)

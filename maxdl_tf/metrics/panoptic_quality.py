@@ -72,6 +72,15 @@ class PanopticQualityResult:
         """For JSON; the keys are the names of the attributes."""
         return asdict(self)
 
+    def curves(self) -> dict[str, float]:
+        """The figures under TensorBoard's tags; classes without segments are left out."""
+        figures = {
+            f"{figure}/{group}": getattr(getattr(self, group), figure)
+            for figure in ("pq", "sq", "rq")
+            for group in ("all", "things", "stuff")
+        }
+        return {**figures, **{f"pq_of_class/{c.name}": c.pq for c in self.classes if c.has_segments}}
+
     def as_table(self) -> str:
         """For people: percentages, one line for each group and each class that has segments."""
         classes = [c for c in self.classes if c.has_segments]

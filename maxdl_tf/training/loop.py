@@ -13,11 +13,10 @@ from typing import Any
 import orbit
 import tensorflow as tf
 
-from maxdl_tf.metrics.panoptic_quality import PanopticQualityResult
 from maxdl_tf.progress import Progress
 from maxdl_tf.training.checkpoints import DAMAGE, Checkpoints
-from maxdl_tf.training.eval_step import Evaluator
-from maxdl_tf.training.train_step import LOSS_TERMS, Trainer
+from maxdl_tf.training.evaluator import Evaluator, Result
+from maxdl_tf.training.train_step import Trainer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +89,9 @@ class Loop:
             "training", plan.steps, "steps", images_per_unit=trainer.batch_size, done=step, stream=stream
         ) as progress:
             progress.say("compiling the training step")
-            trainer.on_progress = lambda steps, means: progress.advance(steps, note=_losses_note(means))
+            trainer.on_progress = lambda steps, means: progress.advance(
+                steps, note=_losses_note(means, trainer.loss_terms)
+            )
             while step < plan.steps:
                 step = plan.next_stop(step)
                 with _hushed():
@@ -99,7 +100,7 @@ class Loop:
                 if evaluator is not None and plan.evaluates_at(step):
                     self.evaluate(evaluator)
 
-    def evaluate(self, evaluator: Evaluator) -> PanopticQualityResult:
+    def evaluate(self, evaluator: Evaluator) -> Result:
         """Evaluates the weights as they are; prints the table, writes JSON and curves.
 
         Returns:
@@ -139,7 +140,7 @@ class Loop:
         return os.path.join(self._model_dir, name) if self._writes else None
 
 
-def evaluate_with_progress(evaluator: Evaluator) -> PanopticQualityResult:
+def evaluate_with_progress(evaluator: Evaluator) -> Result:
     """The metric's result of the weights as they are; writes nothing."""
     with _shown(evaluator):
         evaluator.evaluate(tf.constant(-1))
@@ -159,9 +160,9 @@ def _next_multiple(step: int, interval: int) -> int:
     return (step // interval + 1) * interval
 
 
-def _losses_note(means: dict[str, float]) -> str:
-    parts = " ".join(f"{name} {means[name]:.3g}" for name in LOSS_TERMS if name != "total" and means[name])
-    return f"loss {means['total']:.4g} ({parts})"
+def _losses_note(means: dict[str, float], terms: tuple[str, ...]) -> str:
+    parts = " ".join(f"{name} {means[name]:.3g}" for name in terms if name != "total" and means[name])
+    return f"loss {means['total']:.4g}" + (f" ({parts})" if parts else "")
 
 
 @contextlib.contextmanager

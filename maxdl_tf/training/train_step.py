@@ -5,22 +5,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import orbit
 import tensorflow as tf
 
 from maxdl_tf.errors import UserError
 from maxdl_tf.keras_api import keras
+from maxdl_tf.structs import Figure
 from maxdl_tf.training.optimizers import Optimizers
 
-LOSS_TERMS = ("total", "pq_style_dice", "pq_style_class", "mask_id", "instance_discrimination", "semantic")
-# The figures that the paper plots over training, and which images they are defined on.
-FIGURES = {
-    "matched_class_probability": "has_masks",
-    "matched_dice": "has_masks",
-    "mask_id_accuracy": "has_masks",
-    "instance_discrimination_accuracy": "has_things",
-}
+
+class Loss(Protocol):
+    """What a model is taught by: `loss(outputs, targets)` gives a tuple with a field, [batch], for each name below.
+
+    Attributes:
+      terms: The losses; the first, `total`, is minimized.
+      figures: What else is worth a curve.
+    """
+
+    terms: tuple[str, ...]
+    figures: tuple[Figure, ...]
+
+    def __call__(self, outputs, targets) -> NamedTuple: ...
 
 
 class NonFiniteLossError(UserError):
@@ -32,16 +39,17 @@ class Trainer(orbit.AbstractTrainer):
 
     Args:
       strategy: Model and optimizers were made in its scope.
-      model: `model(images, training=True) -> PanopticOutputs`.
-      loss: `loss(outputs, targets) -> PanopticLosses`, each [batch].
+      model: `model(images, training=True)` gives the outputs that the loss takes.
+      loss: Compares them with a batch's targets.
       optimizers: Hold the model's variables.
-      batches: Endless `TrainBatch`es, distributed by the strategy.
+      batches: Endless batches with `images` and `targets`, distributed by the strategy.
       global_step: Counts the steps; see `orbit.utils.create_global_step`.
       batch_size: Images of one step over all replicas.
       steps_per_loop: Steps of one call from the host into the graph.
 
     Attributes:
       on_progress: Called after each such call with its number of steps and the means so far of this `train`.
+      loss_terms: Those of the loss.
     """
 
     def __init__(
@@ -49,7 +57,7 @@ class Trainer(orbit.AbstractTrainer):
         *,
         strategy: tf.distribute.Strategy,
         model: tf.Module,
-        loss: Callable,
+        loss: Loss,
         optimizers: Optimizers,
         batches: tf.data.Dataset,
         global_step: tf.Variable,
@@ -60,6 +68,7 @@ class Trainer(orbit.AbstractTrainer):
         self._strategy = strategy
         self._model = model
         self._loss = loss
+        self.loss_terms = loss.terms
         self._optimizers = optimizers
         self._batches = batches
         self._iterator = None
@@ -71,8 +80,9 @@ class Trainer(orbit.AbstractTrainer):
         train_step = tf.autograph.experimental.do_not_convert(self._train_step)
         self._run_steps = tf.function(orbit.utils.create_tf_while_loop_fn(train_step))
         self._compiled = False
+        figures = [figure.name for figure in loss.figures]
         with strategy.scope():
-            self._means = {name: keras.metrics.Mean(name) for name in (*LOSS_TERMS, *FIGURES, "gradient_norm")}
+            self._means = {name: keras.metrics.Mean(name) for name in (*loss.terms, *figures, "gradient_norm")}
 
     def train(self, num_steps: tf.Tensor) -> dict[str, float]:
         """Trains `num_steps` steps.
@@ -120,17 +130,18 @@ class Trainer(orbit.AbstractTrainer):
         )
         self._optimizers.apply(gradients)
 
-        for name in LOSS_TERMS:
+        for name in self._loss.terms:
             self._means[name].update_state(getattr(losses, name))
-        for name, defined in FIGURES.items():
-            self._means[name].update_state(getattr(losses, name), sample_weight=getattr(losses, defined))
+        for figure in self._loss.figures:
+            weight = getattr(losses, figure.weight) if figure.weight else None
+            self._means[figure.name].update_state(getattr(losses, figure.name), sample_weight=weight)
         self._means["gradient_norm"].update_state(tf.linalg.global_norm(gradients))
 
     def _finite_means(self, steps: int) -> dict[str, float]:
         """The means so far of this `train`; a NaN of any step stays in them and is found here."""
         means = {name: float(mean.result()) for name, mean in self._means.items()}
         # The total comes last: the term that spoiled it says more.
-        for name in (*LOSS_TERMS[1:], LOSS_TERMS[0], "gradient_norm"):
+        for name in (*self._loss.terms[1:], self._loss.terms[0], "gradient_norm"):
             if not math.isfinite(means[name]):
                 last = int(self._global_step.numpy())
                 raise NonFiniteLossError(
@@ -140,8 +151,8 @@ class Trainer(orbit.AbstractTrainer):
         return means
 
     def _curves(self, means: dict[str, float], images_per_second: float | None) -> dict[str, float]:
-        curves = {f"losses/{name}": means[name] for name in LOSS_TERMS}
-        curves.update({f"matching/{name}": means[name] for name in FIGURES})
+        curves = {f"losses/{name}": means[name] for name in self._loss.terms}
+        curves.update({f"{figure.group}/{figure.name}": means[figure.name] for figure in self._loss.figures})
         curves["optimizer/gradient_norm"] = means["gradient_norm"]
         for name, rate in self._optimizers.learning_rates(self._global_step.numpy() - 1).items():
             curves[f"optimizer/{name}"] = float(rate)

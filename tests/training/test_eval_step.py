@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from maxdl_tf.metrics.panoptic_quality import PanopticQuality
 from maxdl_tf.structs import PanopticPrediction
-from maxdl_tf.training.eval_step import Evaluator, curves, to_raw_size
+from maxdl_tf.training.eval_step import PanopticEvaluator, to_raw_size
 from tests.helpers import REPOSITORY
 from tests.training import fakes
 
@@ -35,7 +35,7 @@ def as_prediction(classes, size):
 
 
 def build(strategy=None, **arguments):
-    return Evaluator(
+    return PanopticEvaluator(
         strategy=strategy or tf.distribute.get_strategy(),
         model=see_colors,
         postprocess=as_prediction,
@@ -53,7 +53,7 @@ def test_every_image_counts_once_and_padding_does_not():
     assert counts == [4, 1] and evaluator.image_count == 5
     assert figures["rq/stuff"] == 1.0 and 0.9 < figures["pq/stuff"] <= 1.0
     assert evaluator.result.num_images == 5
-    assert figures == curves(evaluator.result)
+    assert figures == evaluator.result.curves()
     assert evaluator.evaluate(tf.constant(-1)) == figures  # The second time too.
 
 

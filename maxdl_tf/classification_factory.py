@@ -1,0 +1,83 @@
+"""Turns options into objects for `task: classification`; what does not depend on the task is in factory.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from maxdl_tf import factory
+from maxdl_tf.data import classification
+from maxdl_tf.inference import visualize
+from maxdl_tf.losses.classification import ClassificationLoss
+from maxdl_tf.metrics.accuracy import Accuracy
+from maxdl_tf.models.build import build_image_classifier
+from maxdl_tf.models.image_classifier import ImageClassifier
+from maxdl_tf.protos import experiment_pb2
+from maxdl_tf.structs import DatasetInfo
+from maxdl_tf.training.classification_eval import ClassificationEvaluator
+
+
+def build_model(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> ImageClassifier:
+    """The pretrained part of the network with a classifier and initial weights; its variables exist."""
+    options = experiment.model
+    return build_image_classifier(
+        factory.build_variant(options),
+        num_classes=len(dataset_info.class_order),
+        crop_size=factory.crop_size(factory.training_dataset(experiment)),
+        batch_norm_momentum=options.batch_norm_momentum,
+        sync_batch_norm=options.sync_batch_norm,
+    )
+
+
+def build_loss(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> ClassificationLoss:
+    del dataset_info
+    return ClassificationLoss(label_smoothing=experiment.loss.label_smoothing)
+
+
+def build_train_batches(
+    experiment: experiment_pb2.Experiment,
+    dataset_info: DatasetInfo,
+    input_context: tf.distribute.InputContext | None = None,
+) -> tf.data.Dataset:
+    """Endless `ClassificationBatch`es; in a distributed run, this input pipeline's share of them."""
+    options = experiment.train_dataset
+    return classification.train_batches(
+        list(options.file_pattern),
+        dataset_info,
+        crop_size=factory.crop_size(options),
+        augmentation=factory.build_augmentation(options.augmentation),
+        **factory.stream_arguments(experiment, input_context),
+    )
+
+
+def build_evaluator(
+    experiment: experiment_pb2.Experiment,
+    dataset_info: DatasetInfo,
+    strategy: tf.distribute.Strategy,
+    model: ImageClassifier,
+    show_picture: Callable[[str, np.ndarray], None],
+    num_pictures: int,
+) -> ClassificationEvaluator:
+    """The evaluator of a model on the experiment's eval_dataset; see `factory.build_evaluator`."""
+    options = experiment.eval_dataset
+    names = [dataset_info.by_id[class_id].name for class_id in dataset_info.class_order]
+
+    def show(image_id: str, image: np.ndarray, truth: int, prediction: int) -> None:
+        show_picture(image_id, visualize.side_by_side([image], [f"{names[truth]}: {names[prediction]}"]))
+
+    return ClassificationEvaluator(
+        strategy=strategy,
+        model=model,
+        batches=classification.evaluation_batches(
+            list(options.file_pattern),
+            dataset_info,
+            crop_size=factory.crop_size(options),
+            batch_size=options.batch_size,
+            max_images=experiment.evaluation.max_images or None,
+        ),
+        new_metric=Accuracy,
+        show=show,
+        num_shown=num_pictures,
+    )

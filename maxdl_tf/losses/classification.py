@@ -1,0 +1,63 @@
+"""The loss by which a backbone is pretrained on the classes of whole images."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from maxdl_tf.metrics.accuracy import rank_of_label
+from maxdl_tf.structs import Figure
+
+
+class ClassificationLosses(NamedTuple):
+    """The loss of each image and whether it is classified rightly; all float32 [batch].
+
+    Attributes:
+      total: Cross entropy.
+      top1: 1 where no other class is as likely as the image's, else 0.
+      top5: 1 where at most four others are.
+    """
+
+    total: tf.Tensor
+    top1: tf.Tensor
+    top5: tf.Tensor
+
+
+class ClassificationLoss:
+    """Softmax cross entropy of logits [batch, classes] and labels int [batch], numbers of classes from 0.
+
+    Computed in float32, whatever the type of the logits. A NaN stays one.
+
+    Args:
+      label_smoothing: Share of the target that is spread evenly over all classes, 0..1 (Szegedy et al., CVPR 2016;
+        arXiv 1512.00567, section 7).
+
+    Attributes:
+      terms: The fields of `ClassificationLosses` that are losses.
+      figures: Those that are worth a curve.
+
+    Raises:
+      ValueError: If label_smoothing is out of its range.
+    """
+
+    terms = ("total",)
+    figures = (Figure("top1", "accuracy"), Figure("top5", "accuracy"))
+
+    def __init__(self, *, label_smoothing: float = 0.0):
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing {label_smoothing} must be in 0..1; 0.1 is common")
+        self._label_smoothing = label_smoothing
+
+    def __call__(self, outputs: tf.Tensor, targets: tf.Tensor) -> ClassificationLosses:
+        """The losses of a batch."""
+        logits = tf.cast(outputs, tf.float32)
+        log_probability = tf.nn.log_softmax(logits)
+        of_label = tf.gather(log_probability, targets, axis=1, batch_dims=1)
+        of_all = tf.reduce_mean(log_probability, axis=1)
+        rank = rank_of_label(logits, targets)
+        return ClassificationLosses(
+            total=-(1 - self._label_smoothing) * of_label - self._label_smoothing * of_all,
+            top1=tf.cast(rank < 1, tf.float32),
+            top5=tf.cast(rank < 5, tf.float32),
+        )
