@@ -247,8 +247,8 @@ def _has_slot(optimizer: Any, variable: tf.Variable, slot: str) -> bool:
         return False
 
 
-def shapes_by_key(reader: tf.train.CheckpointReader) -> dict[str, tuple[int, ...]]:
-    """The shapes of all variables in a checkpoint's files, slots of optimizers included, but not TensorFlow's notes."""
+def shapes_by_key(reader: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of all variables that `tf.train.load_checkpoint` found, slots included, but not TensorFlow's notes."""
     shapes = reader.get_variable_to_shape_map()
     return {key: tuple(shape) for key, shape in shapes.items() if key not in _BOOKKEEPING}
 
