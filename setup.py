@@ -51,6 +51,7 @@ COMMANDS = {
     "maxdl-predict": "maxdl_tf.predict",
     "maxdl-eval": "maxdl_tf.evaluate",
     "maxdl-benchmark": "maxdl_tf.benchmark",
+    "maxdl-import-checkpoint": "maxdl_tf.import_checkpoint",
     "maxdl-convert": "maxdl_tf.data_gen.convert",
 }
 

@@ -18,7 +18,7 @@ GROUPS = (
     {"models": "models", "losses": "losses"},
     {"training": "training", "inference": "inference", "export": "export"},
     {"factory": "factory classification_factory tasks"},
-    {"data_gen": "data_gen", "commands": "trainer evaluate export_model predict benchmark"},
+    {"data_gen": "data_gen", "commands": "trainer evaluate export_model predict benchmark import_checkpoint"},
     {"demo": "demo"},
 )
 COMMANDS = 6

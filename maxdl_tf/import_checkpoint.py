@@ -1,0 +1,112 @@
+"""Turns a checkpoint of DeepLab2 into one of this package, for maxdl-eval, maxdl-export, maxdl-predict and fine-tuning.
+
+--deeplab2_checkpoint is a folder, of which the newest checkpoint is taken, a prefix, an .index file, or a .tar.gz as
+it was published. Every variable of the model must come from it with its shape, and every variable of a model in it
+must be the model's; else the import fails, names what differs, and leaves nothing. What an older checkpoint lacks can
+be allowed to keep its initial values: --allow_missing semantic_decoder.
+
+With --backbone_only just the part of the model that is pretrained on ImageNet is wanted. The result is for
+training.initial_checkpoint.
+
+Examples:
+
+    maxdl-import-checkpoint --deeplab2_checkpoint max_deeplab_s.tar.gz \\
+        --config_file configs/coco/max_deeplab_s_641.textproto --output checkpoints/max_deeplab_s
+    maxdl-import-checkpoint --deeplab2_checkpoint imagenet/ckpt-100 --backbone_only \\
+        --config_file configs/coco/max_deeplab_s_641.textproto --output checkpoints/imagenet_s
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+
+from maxdl_tf import command_line
+
+FLAGS = flags.FlagValues()
+_DEEPLAB2_CHECKPOINT = flags.DEFINE_string(
+    "deeplab2_checkpoint", None, "Folder, prefix, .index file or tar archive.", required=True, flag_values=FLAGS
+)
+_CONFIG_FILE = flags.DEFINE_string(
+    "config_file",
+    None,
+    "Experiment textproto of the same model, with the class table that it was trained on.",
+    required=True,
+    flag_values=FLAGS,
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to create; gets ckpt-STEP.", required=True, flag_values=FLAGS)
+_OVERRIDE = flags.DEFINE_multi_string(
+    "override",
+    [],
+    "Textproto fragment merged over --config_file, such as 'model { semantic_branch: false }'.",
+    flag_values=FLAGS,
+)
+_ALLOW_MISSING = flags.DEFINE_multi_string(
+    "allow_missing",
+    [],
+    "Item of DeepLab2's checkpoints that may be missing, such as semantic_decoder.",
+    flag_values=FLAGS,
+)
+_BACKBONE_ONLY = flags.DEFINE_boolean(
+    "backbone_only", False, "Import what is pretrained on ImageNet and nothing else.", flag_values=FLAGS
+)
+_VERBOSE = flags.DEFINE_boolean("verbose", False, "Name all variables, not the first few.", flag_values=FLAGS)
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    from maxdl_tf import config, new_folder
+    from maxdl_tf.training import checkpoint_source, compact_names
+
+    experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
+    new_folder.check_new_folder(_OUTPUT.value, "--output")
+    with checkpoint_source.open_checkpoint(_DEEPLAB2_CHECKPOINT.value) as source:
+        print(f"importing {source.label}", flush=True)
+        with command_line.quiet_imports():
+            import tensorflow as tf
+
+            from maxdl_tf import factory
+            from maxdl_tf.training import deeplab2_import
+        tf.config.set_visible_devices([], "GPU")
+        model = factory.build_model(experiment, config.dataset_info_of(factory.inference_dataset(experiment)))
+        try:
+            imported = deeplab2_import.import_weights(
+                model, source, backbone_only=_BACKBONE_ONLY.value, allow_missing=_ALLOW_MISSING.value
+            )
+        except deeplab2_import.ImportMismatch as mismatch:
+            if _VERBOSE.value:
+                print_names(mismatch.difference.lists())
+            raise
+    with new_folder.appears_when_complete(_OUTPUT.value) as folder:
+        name = os.path.basename(deeplab2_import.save_imported(imported, folder))
+    weights = sum(variable.shape.num_elements() for variable in imported.variables.values())
+    print(f"wrote {os.path.join(_OUTPUT.value, name)}  {len(imported.variables)} variables  {weights:,} weights")
+    print_names({"imported": imported.loaded, "left out, not of the backbone": imported.left_out})
+    if imported.initial:
+        print(f"{len(imported.initial)} variables missing from it, with initial values:")
+        for line in compact_names.compact_names(imported.initial, depth=2):
+            print(f"  {line}")
+    if _BACKBONE_ONLY.value:
+        print(f"to start from it: --override 'training {{ initial_checkpoint: \"{_OUTPUT.value}\" }}'")
+
+
+def print_names(lists: Mapping[str, Sequence[str]]) -> None:
+    """Prints how many variables were dealt with in which way, and their names: all with --verbose, else the first."""
+    for what, names in lists.items():
+        if not names:
+            continue
+        print(f"{len(names)} variables {what}:")
+        for name in names if _VERBOSE.value else names[:3]:
+            print(f"  {name}")
+        if len(names) > 3 and not _VERBOSE.value:
+            print("  ... (--verbose names all)")
+
+
+def run() -> None:
+    command_line.run(main, FLAGS)
+
+
+if __name__ == "__main__":
+    run()
