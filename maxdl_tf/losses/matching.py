@@ -25,7 +25,7 @@ class Matching(NamedTuple):
       is_matched: float32 [batch, slots], 1 for the slots with a row.
       class_probability: float32 [batch, rows], of the row's class in its slot; 0 without a slot.
       dice: float32 [batch, rows], of the row with its slot; 0 without a slot.
-      similarity: float32 [batch, rows, slots], class probability x dice; 0 for rows that are not valid.
+      similarity: float32 [batch, rows, slots], what the assignment maximizes; 0 for rows that are not valid.
     """
 
     slot_of_row: tf.Tensor
@@ -80,8 +80,9 @@ def match(
     slot_probability: tf.Tensor,
     class_logits: tf.Tensor,
     assign: Assign = scipy_assign,
+    join: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.multiply,
 ) -> Matching:
-    """Matches by similarity = class probability x Dice.
+    """Matches by similarity, which is class probability x Dice (paper section 3.1) if nothing else is said.
 
     Args:
       masks: The ground truth.
@@ -89,6 +90,7 @@ def match(
       slot_probability: float32 [batch, pixels, slots], softmax of the mask logits over slots.
       class_logits: float32 [batch, slots, classes + 1].
       assign: Solves the assignment problem.
+      join: Makes the similarity of class probability and Dice, [batch, rows, slots] each, 0 in rows that are not valid.
 
     Returns:
       The matching; stop_gradient is applied to all of it.
@@ -101,7 +103,7 @@ def match(
     valid = tf.cast(masks.valid, tf.float32)
     class_probability = tf.gather(by_class, masks.class_index, batch_dims=1) * valid[:, :, tf.newaxis]
 
-    similarity = class_probability * dice
+    similarity = join(class_probability, dice)
     slot_of_row = tf.stop_gradient(assign(similarity, masks.valid))
     # one_hot of -1 is a row of zeros.
     matched = tf.one_hot(slot_of_row, class_logits.shape[1])

@@ -68,7 +68,7 @@ class PanopticLoss:
       positive_weight: The paper's alpha: share of matched slots in the PQ-style loss, 0..1.
       temperature: Of the instance discrimination loss.
       pq_style: "product": pairs are matched by class probability x Dice, and each of the two is weighted by the other
-        in the loss (paper equations 5 to 9). "sum": matched by their sum, and both count by themselves, as in the first
+        in the loss (paper section 3.1). "sum": matched by their sum, and both count by themselves, as in the first
         row of the paper's loss ablation.
       negatives: Whether slots without a mask are taught that they are void.
       assign: Solves the assignment of masks to slots; see `matching.Assign`.
@@ -168,7 +168,8 @@ class PanopticLoss:
         class_logits = tf.cast(outputs.class_logits, tf.float32)
         slot_probability = tf.nn.softmax(mask_logits)
         overlap = sum_over_rows(slot_probability, masks.row_of_pixel, masks.area.shape[1])
-        matching: Matching = match(masks, overlap, slot_probability, class_logits, self._assign, _SIMILARITY[self._pq_style])
+        similarity = _SIMILARITY[self._pq_style]
+        matching: Matching = match(masks, overlap, slot_probability, class_logits, self._assign, similarity)
         terms = {
             "matched_class_probability": weighted_mean(matching.class_probability, matching.has_slot),
             "matched_dice": weighted_mean(matching.dice, matching.has_slot),

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.optimize import linear_sum_assignment
 
 from maxdl_tf.losses.matching import scipy_assign
+from maxdl_tf.losses.target_masks import TargetMaskBuilder, flatten_pixels
 from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.structs import PanopticOutputs
 from tests.losses.scenes import COCO, ODD, class_table, loss_and_gradients, perfect_outputs, random_scene
@@ -272,3 +274,51 @@ def test_what_does_not_fit_is_refused():
             PanopticLoss(COCO, **bad)
     with pytest.raises(ValueError, match="nothing to learn"):
         PanopticLoss(COCO, pq_style_weight=0, mask_id_weight=0, semantic_weight=0, instance_discrimination_weight=0)
+
+
+def test_the_sum_form_is_two_plain_terms():
+    """Matched by class probability + Dice; the mean over slots of both losses, neither weighted by the other."""
+    outputs, targets = random_scene(ODD)
+    loss = PanopticLoss(ODD, pq_style="sum", negatives=False, pq_style_weight=1.0)
+    losses = loss(outputs, targets)
+    masks = TargetMaskBuilder(ODD)(targets)
+    slot_probability = tf.nn.softmax(flatten_pixels(outputs.mask_logits)).numpy()
+    class_probability = tf.nn.softmax(outputs.class_logits).numpy()
+    slots = class_probability.shape[1]
+    for image in range(len(class_probability)):
+        rows = np.flatnonzero(masks.valid[image])
+        inside = (masks.row_of_pixel[image].numpy()[:, np.newaxis] == rows).astype(np.float32)
+        overlap = inside.T @ slot_probability[image]
+        area = slot_probability[image].T @ masks.non_void[image].numpy()
+        dice = 2 * overlap / (inside.sum(0)[:, np.newaxis] + area)
+        probability = class_probability[image][:, masks.class_index[image].numpy()[rows]].T
+        row, slot = linear_sum_assignment(-(probability + dice))
+        class_term = -np.log(probability[row, slot]).sum() / slots
+        np.testing.assert_allclose(losses.pq_style_class[image], 0.75 * class_term, rtol=1e-4)
+        np.testing.assert_allclose(losses.matched_dice[image], dice[row, slot].mean(), rtol=1e-4)
+        area = slot_probability[image].T @ masks.in_row[image].numpy()
+        smooth = (2 * overlap + 1) / (inside.sum(0)[:, np.newaxis] + area + 1)
+        np.testing.assert_allclose(losses.pq_style_dice[image], 0.75 * (1 - smooth[row, slot]).sum() / slots, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pq_style", ["product", "sum"])
+def test_without_negatives_only_slots_with_a_mask_are_taught(pq_style):
+    outputs, targets = random_scene(ODD)
+    loss = PanopticLoss(ODD, pq_style=pq_style, negatives=False)
+    gradient = loss_and_gradients(loss, outputs, targets, of="pq_style_class")[1].class_logits
+    taught = tf.reduce_any(gradient != 0, axis=-1).numpy().sum(axis=1)
+    masks = TargetMaskBuilder(ODD)(targets)
+    np.testing.assert_array_equal(taught, np.minimum(masks.valid.numpy().sum(axis=1), outputs.class_logits.shape[1]))
+
+
+def test_negatives_add_to_the_class_term_and_change_nothing_else():
+    outputs, targets = random_scene(ODD, slots=16)
+    with_negatives, without = (PanopticLoss(ODD, negatives=negatives)(outputs, targets) for negatives in (True, False))
+    assert (with_negatives.pq_style_class > without.pq_style_class).numpy().all()
+    for name in ("pq_style_dice", "mask_id", "instance_discrimination", "semantic", "matched_dice"):
+        np.testing.assert_array_equal(getattr(with_negatives, name), getattr(without, name), err_msg=name)
+
+
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="pq_style 'quotient' must be one of product, sum"):
+        PanopticLoss(ODD, pq_style="quotient")
