@@ -66,9 +66,9 @@ class ImageClassifier(keras.Model):
 
     @property
     def pretrained_variables(self) -> list[tf.Variable]:
-        """All variables but the classifier's, moving statistics included: a backbone's checkpoint has them."""
-        layers = [self.backbone, self.decoder] if self.decoder else [self.backbone]
-        return [variable for layer in layers for variable in layer.variables]
+        """All variables but the classifier's: what the panoptic model takes over."""
+        heads = {id(variable) for variable in self.classifier.variables}
+        return [variable for variable in self.variables if id(variable) not in heads]
 
     @property
     def class_dependent_variables(self) -> list[tf.Variable]:
