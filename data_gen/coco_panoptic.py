@@ -23,7 +23,7 @@ from absl import flags
 from PIL import Image
 
 from maxdl_tf import config, panoptic_ids
-from maxdl_tf.data_gen import output_flags, shard_writer
+from maxdl_tf.data_gen import image_files, output_flags, shard_writer
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo, SegmentClass
 
@@ -216,10 +216,14 @@ class Annotator:
         if entry.png_name is None:
             raise UserError(f"{entry.file_name}: {self.annotation_name} has no annotation of this image")
         size = (entry.height, entry.width)
-        image_bytes, image_format = read_image(self.image_dir / entry.file_name, size)
+        path = self.image_dir / entry.file_name
+        image = image_files.read_image(path)
+        if image.size != size:
+            raise UserError(_size_mismatch(path, image.size, size))
         segment_ids = read_panoptic_png(self.panoptic_dir / entry.png_name, size)
         label = self._label_map(entry, segment_ids)
-        return shard_writer.AnnotatedImage(image_bytes, image_format, label, str(Path(entry.file_name).with_suffix("")))
+        image_id = str(Path(entry.file_name).with_suffix(""))
+        return shard_writer.AnnotatedImage(image.content, image.format, label, image_id)
 
     def _label_map(self, entry: ImageEntry, segment_ids: np.ndarray) -> np.ndarray:
         """int32 [height, width] of a PNG's segment ids, after checking them against the JSON."""
@@ -276,36 +280,6 @@ class Annotator:
         return labels
 
 
-def read_image(path: Path, size: tuple[int, int]) -> tuple[bytes, str]:
-    """(content, "jpeg" or "png") of an RGB image file; gray, palette and CMYK images become RGB PNGs.
-
-    Args:
-      path: The file.
-      size: (height, width) that it must have.
-
-    Raises:
-      UserError: If it cannot be read or decoded or has another size.
-    """
-    content = _read_file(path)
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            kind = {"JPEG": "jpeg", "MPO": "jpeg", "PNG": "png"}.get(image.format)
-            if kind is None:
-                raise UserError(f"{path}: a {image.format} file; wanted a JPEG or PNG one")
-            if (image.height, image.width) != size:
-                raise UserError(_size_mismatch(path, (image.height, image.width), size))
-            if image.mode != "RGB":
-                if image.mode.startswith(("I", "F")):
-                    raise UserError(f"{path}: more than 8 bits per channel; wanted 8")
-                file = io.BytesIO()
-                image.convert("RGB").save(file, format="PNG")  # Few are, and so nothing is lost.
-                content, kind = file.getvalue(), "png"
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow reports broken PNGs as SyntaxError.
-        raise UserError(f"{path}: cannot be decoded: {error}") from error
-    return content, kind
-
-
 def read_panoptic_png(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Segment ids, int32 [height, width], of a PNG of that size.
 
@@ -313,7 +287,7 @@ def read_panoptic_png(path: Path, size: tuple[int, int]) -> np.ndarray:
       UserError: If it cannot be read or decoded, is not RGB or has another size.
     """
     try:
-        with Image.open(io.BytesIO(_read_file(path))) as image:
+        with Image.open(io.BytesIO(image_files.read_file(path))) as image:
             if image.mode != "RGB":
                 raise UserError(
                     f"{path}: a PNG of mode {image.mode}; wanted RGB, where a segment's id is R + 256 G + 65536 B"
@@ -324,15 +298,6 @@ def read_panoptic_png(path: Path, size: tuple[int, int]) -> np.ndarray:
     if colors.shape[:2] != size:
         raise UserError(_size_mismatch(path, colors.shape[:2], size))
     return panoptic_ids.color_to_id(colors)
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _size_mismatch(path: Path, got: tuple[int, int], wanted: tuple[int, int]) -> str:

@@ -1,6 +1,7 @@
 r"""Writes data sets as TFRecord shards that the trainer reads.
 
 maxdl-convert coco_panoptic   images with COCO panoptic annotations (a JSON file and a folder of PNGs)
+maxdl-convert image_folders   images in one folder for each class, to pretrain a backbone on
 maxdl-convert shapes          a data set that it draws itself
 
 Each has flags of its own: maxdl-convert coco_panoptic --help.
@@ -19,10 +20,10 @@ from pathlib import Path
 from absl import flags
 
 from maxdl_tf import command_line
-from maxdl_tf.data_gen import coco_panoptic, shapes
+from maxdl_tf.data_gen import coco_panoptic, image_folders, shapes
 from maxdl_tf.errors import UserError
 
-CONVERTERS = {"coco_panoptic": coco_panoptic, "shapes": shapes}
+CONVERTERS = {"coco_panoptic": coco_panoptic, "image_folders": image_folders, "shapes": shapes}
 
 
 def main(argv: list[str]) -> int:

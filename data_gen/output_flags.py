@@ -8,8 +8,8 @@ from maxdl_tf.data.example_schema import LABEL_FORMATS
 from maxdl_tf.data_gen.shard_writer import Output, available_processes
 
 
-def define(flag_values: flags.FlagValues) -> None:
-    """Adds the flags to a converter's own."""
+def define(flag_values: flags.FlagValues, label_maps: bool = True) -> None:
+    """Adds the flags to a converter's own; without `label_maps` the one on their format is left out."""
     flags.DEFINE_string(
         "output_dir",
         None,
@@ -24,13 +24,14 @@ def define(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "processes", None, "Parallel processes; as many as there are cores if not given.", flag_values=flag_values
     )
-    flags.DEFINE_enum(
-        "label_format",
-        "png",
-        LABEL_FORMATS,
-        "Coding of label maps: png is small, raw (int32) is what DeepLab2 reads.",
-        flag_values=flag_values,
-    )
+    if label_maps:
+        flags.DEFINE_enum(
+            "label_format",
+            "png",
+            LABEL_FORMATS,
+            "Coding of label maps: png is small, raw (int32) is what DeepLab2 reads.",
+            flag_values=flag_values,
+        )
     flags.DEFINE_enum(
         "on_error",
         "fail",
@@ -48,7 +49,7 @@ def read(flag_values: flags.FlagValues) -> Output:
         split=flag_values.split,
         num_shards=flag_values.num_shards,
         processes=flag_values.processes or available_processes(),
-        label_format=flag_values.label_format,
+        label_format=flag_values.label_format if "label_format" in flag_values else "png",
         skip_bad_input=flag_values.on_error == "skip",
         overwrite=flag_values.overwrite,
     )

@@ -43,6 +43,12 @@ _MIN_SIZE = flags.DEFINE_float(
     flag_values=FLAGS,
 )
 _IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder to write the images into as files, too.", flag_values=FLAGS)
+_CLASS_FOLDERS = flags.DEFINE_string(
+    "class_folders",
+    None,
+    "Folder to write each image into as CLASS/NAME.jpg, too, by the class of its largest thing.",
+    flag_values=FLAGS,
+)
 _SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same images.", lower_bound=0, flag_values=FLAGS)
 output_flags.define(FLAGS)
 
@@ -59,9 +65,12 @@ def main(argv: list[str]) -> int:
     info = dataset_info()
     if _MAX_THINGS.value >= info.label_divisor:
         raise UserError(f"--max_things={_MAX_THINGS.value}: a label map holds at most {info.label_divisor - 1}")
-    if _IMAGE_DIR.value:
-        with command_line.user_errors(OSError):
-            Path(_IMAGE_DIR.value).mkdir(parents=True, exist_ok=True)
+    folders = [Path(_IMAGE_DIR.value)] if _IMAGE_DIR.value else []
+    if _CLASS_FOLDERS.value:
+        folders += [Path(_CLASS_FOLDERS.value, info.by_id[class_id].name) for class_id in info.thing_ids]
+    with command_line.user_errors(OSError):
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
     painter = Painter(
         _HEIGHT.value,
         _WIDTH.value,
@@ -70,6 +79,7 @@ def main(argv: list[str]) -> int:
         output.split,
         min_size=_MIN_SIZE.value,
         image_dir=_IMAGE_DIR.value,
+        class_folders=_CLASS_FOLDERS.value,
     )
     print(shard_writer.write_shards(range(_COUNT.value), painter.annotate, info, output))
     return 0
@@ -79,6 +89,13 @@ def main(argv: list[str]) -> int:
 def dataset_info() -> DatasetInfo:
     """The class table of what is drawn here."""
     return config.load_dataset_info(str(DATASET_INFO_FILE))
+
+
+def largest_thing(label: np.ndarray) -> str:
+    """Name of the class of the thing with the most pixels, of int [height, width]; every image has a thing."""
+    info = dataset_info()
+    values, areas = np.unique(label[label % info.label_divisor > 0], return_counts=True)
+    return info.by_id[values[areas.argmax()] // info.label_divisor].name
 
 
 class Drawing(NamedTuple):
@@ -108,6 +125,7 @@ class Painter:
       split: "train" and "val" of one seed are different images.
       min_size: Of a thing, as a share of the image's shorter side.
       image_dir: Where `annotate` leaves each image as a file as well.
+      class_folders: The same, in folders named by the class of an image's largest thing.
     """
 
     height: int
@@ -117,6 +135,7 @@ class Painter:
     split: str
     min_size: float = 0.15
     image_dir: str | None = None
+    class_folders: str | None = None
 
     def annotate(self, index: int) -> shard_writer.AnnotatedImage:
         """Image number `index` as the shard writer wants it."""
@@ -126,6 +145,9 @@ class Painter:
         image_id = f"shapes_{self.split}_{index:06d}"
         if self.image_dir:
             Path(self.image_dir, f"{image_id}.jpg").write_bytes(file.getvalue())
+        if self.class_folders:
+            name = largest_thing(drawing.label)
+            Path(self.class_folders, name, f"{image_id}.jpg").write_bytes(file.getvalue())
         return shard_writer.AnnotatedImage(file.getvalue(), "jpeg", drawing.label, image_id)
 
     def draw(self, index: int) -> Drawing:

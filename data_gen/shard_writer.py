@@ -1,4 +1,4 @@
-"""Annotated images to TFRecord shards: in parallel, the same bytes however many processes, all shards or none.
+"""Images to TFRecord shards: in parallel, the same bytes however many processes, all shards or none.
 
 The processes make serialized examples and need no TensorFlow; this one writes them in the order of the tasks. Shards
 grow in a hidden folder inside the output folder and are moved out of it when the last one is complete, so that a run
@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -38,8 +38,21 @@ _TASKS_AHEAD = 16  # Per process: enough to keep all busy, few enough to hold th
 _LISTED_AT_THE_END = 20
 
 
+class Example(Protocol):
+    """What a converter makes of a task."""
+
+    image_id: str
+
+    def encode(self, label_format: str) -> bytes:
+        """The serialized `tf.train.Example`, with label maps, if there are any, in that format (`Output`).
+
+        Raises:
+          ValueError: If something does not fit into it.
+        """
+
+
 class AnnotatedImage(NamedTuple):
-    """What a converter makes of a task.
+    """An image and its label map.
 
     Attributes:
       image_bytes: The image file's content, RGB.
@@ -52,6 +65,33 @@ class AnnotatedImage(NamedTuple):
     image_format: str
     label: np.ndarray
     image_id: str
+
+    def encode(self, label_format: str) -> bytes:
+        return example_schema.encode_example(*self, label_format=label_format)
+
+
+class ClassifiedImage(NamedTuple):
+    """An image that has a class as a whole.
+
+    Attributes:
+      image_bytes: The image file's content, RGB.
+      image_format: "jpeg" or "png".
+      size: (height, width).
+      class_id: From 1.
+      class_name: For people.
+      image_id: What messages call the image.
+    """
+
+    image_bytes: bytes
+    image_format: str
+    size: tuple[int, int]
+    class_id: int
+    class_name: str
+    image_id: str
+
+    def encode(self, label_format: str) -> bytes:
+        del label_format  # It has no label map.
+        return example_schema.encode_classified_example(*self)
 
 
 @dataclass(frozen=True)
@@ -129,7 +169,7 @@ def available_processes() -> int:
 
 
 def write_shards(
-    tasks: Sequence[Any], annotate: Callable[[Any], AnnotatedImage], dataset_info: DatasetInfo, output: Output
+    tasks: Sequence[Any], annotate: Callable[[Any], Example], dataset_info: DatasetInfo, output: Output
 ) -> Report:
     """Converts all tasks, showing progress on stderr, and leaves the class table beside the shards.
 
@@ -207,9 +247,7 @@ def _difference(there: DatasetInfo, new: DatasetInfo) -> str | None:
     return None
 
 
-def _write_staged(
-    tasks: Sequence[Any], annotate: Callable[[Any], AnnotatedImage], num_shards: int, output: Output
-) -> Report:
+def _write_staged(tasks: Sequence[Any], annotate: Callable[[Any], Example], num_shards: int, output: Output) -> Report:
     make_record = functools.partial(_make_record, annotate, output.label_format)
     skipped: list[str] = []
     written = 0
@@ -259,12 +297,12 @@ def _publish(dataset_info: DatasetInfo, output: Output) -> None:
 # --- the processes ---
 
 
-def _make_record(annotate: Callable[[Any], AnnotatedImage], label_format: str, task: Any) -> bytes | UserError:
+def _make_record(annotate: Callable[[Any], Example], label_format: str, task: Any) -> bytes | UserError:
     """A serialized example, or what is wrong with the input."""
     try:
         annotated = annotate(task)
         try:
-            return example_schema.encode_example(*annotated, label_format=label_format)
+            return annotated.encode(label_format)
         except ValueError as error:
             raise UserError(f"{annotated.image_id}: {error}") from error
     except UserError as error:

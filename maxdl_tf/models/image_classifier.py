@@ -65,12 +65,6 @@ class ImageClassifier(keras.Model):
         return []
 
     @property
-    def pretrained_variables(self) -> list[tf.Variable]:
-        """All variables but the classifier's: what the panoptic model takes over."""
-        heads = {id(variable) for variable in self.classifier.variables}
-        return [variable for variable in self.variables if id(variable) not in heads]
-
-    @property
     def class_dependent_variables(self) -> list[tf.Variable]:
         """The variables whose shape depends on the number of classes."""
         return [self.classifier.kernel, self.classifier.bias]

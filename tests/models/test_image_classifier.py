@@ -38,6 +38,7 @@ def test_all_of_the_network_is_learned_at_the_full_rate_and_the_classes_are_in_t
     with tf.Graph().as_default():
         model = build_image_classifier(VARIANTS["l"], num_classes=7, crop_size=(49, 49))
     assert model.backbone_variables == []
+    assert len(model.pretrained_variables) == len(model.variables) - 2
     assert [tuple(v.shape) for v in model.class_dependent_variables] == [(2048, 7), (7,)]
 
 
