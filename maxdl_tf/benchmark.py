@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
 
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value, keep_unset_placeholders=True)
     with command_line.quiet_imports():
-        from maxdl_tf import factory
+        from maxdl_tf import factory, tasks
         from maxdl_tf.models import complexity
 
     options = factory.inference_dataset(experiment)
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
 
     def build_model():
         with command_line.user_errors(ValueError):
-            return factory.build_model(experiment, dataset_info)
+            return tasks.task_of(experiment).build_model(experiment, dataset_info)
 
     count = complexity.measure(build_model, crop_size)
     print(json.dumps({"experiment": experiment.name, "crop_size": crop_size, **count._asdict()}, indent=2))

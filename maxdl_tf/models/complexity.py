@@ -20,16 +20,14 @@ _CONVOLUTIONS = {"Conv2D": 3, "DepthwiseConv2dNative": 2}  # Axes of the kernel 
 _MATRIX_PRODUCTS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
 # Kinds that move or make values or work on them one by one. Any kind that is not here nor counted stops the count, so
 # that no product is left out because nobody thought of it.
-_FREE = frozenset(
-    "Abs Add AddN AddV2 All Any ArgMax Assert AvgPool BatchToSpaceND BiasAdd BroadcastTo Cast ConcatV2 Const Elu Equal "
-    "Exp ExpandDims Fill Floor FloorDiv FloorMod FusedBatchNorm FusedBatchNormV2 FusedBatchNormV3 GatherV2 Greater "
-    "GreaterEqual Identity IdentityN LeakyRelu Less LessEqual Log LogicalAnd LogicalNot LogicalOr Max MaxPool Maximum "
-    "Mean Min Minimum MirrorPad Mul Neg NoOp NotEqual OneHot Pack Pad PadV2 Placeholder PlaceholderWithDefault "
-    "PreventGradient Prod Range Rank ReadVariableOp RealDiv Reciprocal Relu Relu6 Reshape ResizeBilinear "
-    "ResizeNearestNeighbor Rsqrt Select SelectV2 Selu Shape Sigmoid Slice Softmax Softplus SpaceToBatchND Split SplitV "
-    "Sqrt Square SquaredDifference Squeeze StopGradient StridedSlice Sub Sum Tanh Tile Transpose Unpack VarHandleOp "
-    "VariableV2 ZerosLike".split()
-)
+_FREE_KINDS = """
+    Add AddN AddV2 AvgPool BatchToSpaceND BiasAdd BroadcastTo Cast ConcatV2 Const Exp ExpandDims Fill FusedBatchNormV3
+    GatherV2 Identity IdentityN Log Max MaxPool Maximum Mean Min Minimum Mul Neg NoOp OneHot Pack Pad PadV2 Placeholder
+    PlaceholderWithDefault Range ReadVariableOp RealDiv Relu Relu6 Reshape ResizeBilinear ResizeNearestNeighbor Rsqrt
+    SelectV2 Shape Sigmoid Slice Softmax SpaceToBatchND Split SplitV Sqrt Square SquaredDifference Squeeze StopGradient
+    StridedSlice Sub Sum Tanh Tile Transpose Unpack VarHandleOp
+"""
+_FREE = frozenset(_FREE_KINDS.split())
 
 
 class Complexity(NamedTuple):
@@ -64,19 +62,22 @@ def measure(build_model: Callable[[], Any], image_size: tuple[int, int]) -> Comp
         inference_outputs = outputs
         if isinstance(outputs, PanopticOutputs):
             inference_outputs = outputs._replace(semantic_logits=None)
-        auxiliary = [getattr(model, name, None) for name in ("semantic_decoder", "semantic_head")]
-        auxiliary_parameters = sum(count_parameters(layer.trainable_variables) for layer in auxiliary if layer)
-        parameters = count_parameters(model.trainable_variables)
         return Complexity(
-            parameters=parameters,
-            parameters_without_semantic=parameters - auxiliary_parameters,
+            parameters=_count_values(model.trainable_variables),
+            parameters_without_semantic=parameters_without_semantic(model),
             multiply_adds=multiply_adds(outputs),
             multiply_adds_without_semantic=multiply_adds(inference_outputs),
         )
 
 
-def count_parameters(variables: Iterable[tf.Variable]) -> int:
-    """How many values the variables hold."""
+def parameters_without_semantic(model: Any) -> int:
+    """Values of a model's trainable variables, but for an auxiliary semantic branch."""
+    branch = [getattr(model, name, None) for name in ("semantic_decoder", "semantic_head")]
+    in_branch = sum(_count_values(layer.trainable_variables) for layer in branch if layer)
+    return _count_values(model.trainable_variables) - in_branch
+
+
+def _count_values(variables: Iterable[tf.Variable]) -> int:
     return sum(variable.shape.num_elements() for variable in variables)
 
 

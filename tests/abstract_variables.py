@@ -1,0 +1,31 @@
+"""Variables that have a shape and no memory, so that a test can build and trace a network of any size."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import tensorflow as tf
+from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
+
+
+@contextlib.contextmanager
+def abstract_variables() -> Iterator[None]:
+    """All variables that are made meanwhile can be traced in a tf.function and never read or run.
+
+    Unlike in a tf.Graph of version 1, all code means there what it means in eager mode.
+    """
+
+    def create(next_creator, initial_value=None, dtype=None, **options):
+        del next_creator
+        # In a graph an initializer tells its shape and computes nothing.
+        with tf.Graph().as_default():
+            value = initial_value() if callable(initial_value) else initial_value
+            value = value if isinstance(value, tf.Tensor) else tf.convert_to_tensor(value, dtype)
+        kept = {"name", "trainable", "synchronization", "aggregation", "constraint"} & set(options)
+        return UninitializedVariable(
+            shape=value.shape, dtype=value.dtype, **{option: options[option] for option in kept}
+        )
+
+    with tf.variable_creator_scope(create):
+        yield
