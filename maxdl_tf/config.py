@@ -272,6 +272,8 @@ _AT_LEAST = {
     "training.optimizer.backbone_multiplier": 0,
     "training.optimizer.warmup_steps": 0,
     "training.optimizer.poly_power": 0,
+    "training.optimizer.weight_decay": 0,
+    "training.optimizer.lookahead_steps": 1,
     "evaluation.steps_between_evaluations": 0,
     "evaluation.max_images": 0,
     "evaluation.timeout_seconds": 1,
@@ -294,6 +296,7 @@ _FRACTIONS = (
     "model.postprocess.class_threshold",
     "model.postprocess.pixel_threshold",
     "loss.positive_weight",
+    "training.optimizer.lookahead_step_size",
     "loss.label_smoothing",
 )
 _POSITIVE = (

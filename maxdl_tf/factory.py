@@ -22,10 +22,10 @@ from maxdl_tf.models.build import build_max_deeplab
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.models.variants import VARIANTS, Variant
-from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2, training_pb2
 from maxdl_tf.structs import DatasetInfo
 from maxdl_tf.training.eval_step import PanopticEvaluator
-from maxdl_tf.training.optimizers import Optimizers, PolySchedule
+from maxdl_tf.training.optimizers import CreateOptimizer, Optimizers, PolySchedule, adam, radam_lookahead
 
 
 def crop_size(options: dataset_pb2.DatasetOptions) -> tuple[int, int]:
@@ -138,7 +138,11 @@ def build_metric(dataset_info: DatasetInfo) -> PanopticQuality:
 
 
 def build_optimizers(experiment: experiment_pb2.Experiment, model: MaXDeepLab) -> Optimizers:
-    """Adam in two groups: the pretrained part of the backbone learns at `backbone_multiplier` of the rate."""
+    """Optimizers of two groups: the pretrained part of the backbone learns at `backbone_multiplier` of the rate.
+
+    Raises:
+      UserError: The kind of optimizer is not installed.
+    """
     options = experiment.training.optimizer
     schedule = PolySchedule(
         options.learning_rate,
@@ -150,10 +154,16 @@ def build_optimizers(experiment: experiment_pb2.Experiment, model: MaXDeepLab) -
         model,
         schedule,
         backbone_multiplier=options.backbone_multiplier,
-        beta1=options.beta1,
-        beta2=options.beta2,
-        epsilon=options.epsilon,
+        create=_create_optimizer(options),
+        weight_decay=options.weight_decay,
     )
+
+
+def _create_optimizer(options: training_pb2.OptimizerOptions) -> CreateOptimizer:
+    common = {"beta1": options.beta1, "beta2": options.beta2, "epsilon": options.epsilon}
+    if options.kind == training_pb2.OptimizerOptions.radam_lookahead:
+        return radam_lookahead(**common, steps=options.lookahead_steps, step_size=options.lookahead_step_size)
+    return adam(**common)
 
 
 def build_train_batches(

@@ -121,7 +121,7 @@ def main(argv: list[str]) -> None:
             raise UserError(f"no checkpoint in {model_dir}; train first, or name another --model_dir")
         loop.evaluate(evaluator)
     else:
-        step = restore_or_start(experiment, model, checkpoints, say)
+        step = restore_or_start(experiment, model, optimizers, checkpoints, say)
         if writes:
             prepare_model_dir(experiment, checkpoints)
         experiment = with_seed_of_step(experiment, step)
@@ -133,9 +133,12 @@ def main(argv: list[str]) -> None:
 def load_and_check(trains: bool, evaluates: bool) -> experiment_pb2.Experiment:
     """The experiment; what can be found wrong without TensorFlow is found here, in a second."""
     from maxdl_tf import config
-    from maxdl_tf.training import storage
+    from maxdl_tf.protos import training_pb2
+    from maxdl_tf.training import addons, storage
 
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
+    if trains and experiment.training.optimizer.kind == training_pb2.OptimizerOptions.radam_lookahead:
+        addons.require_addons()
     class_tables = {}
     for name, wanted in (("train_dataset", trains), ("eval_dataset", evaluates)):
         if wanted:
@@ -188,7 +191,11 @@ def set_seed(experiment: experiment_pb2.Experiment) -> None:
 
 
 def restore_or_start(
-    experiment: experiment_pb2.Experiment, model: MaXDeepLab, checkpoints: Checkpoints, say: Callable[[str], None]
+    experiment: experiment_pb2.Experiment,
+    model: MaXDeepLab,
+    optimizers: Optimizers,
+    checkpoints: Checkpoints,
+    say: Callable[[str], None],
 ) -> int:
     """Puts weights into the model: model_dir's, else those of initial_checkpoint, else random; gives the step."""
     from maxdl_tf.training.initial_weights import load_initial_weights
@@ -198,6 +205,7 @@ def restore_or_start(
         return restored.step
     if experiment.training.initial_checkpoint:
         load_initial_weights(model, experiment.training.initial_checkpoint, say=say)
+        optimizers.restart()
     return 0
 
 

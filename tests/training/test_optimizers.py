@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.training.optimizers import Optimizers, PolySchedule
+from maxdl_tf.errors import UserError
+from maxdl_tf.training import addons
+from maxdl_tf.training.checkpoints import Checkpoints, variables_by_key
+from maxdl_tf.training.optimizers import Optimizers, PolySchedule, adam, kernels_of, radam_lookahead
 from tests.helpers import shared_golden
+from tests.training import fakes
+
+needs_addons = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow_addons") is None, reason="TensorFlow Addons has no release for this Python"
+)
 
 
-class _Variables:
+class _Variables(tf.Module):
     """What Optimizers needs of a model."""
 
     def __init__(self, base, backbone=()):
-        self.trainable_variables = [*base, *backbone]
+        super().__init__()
+        self._trainable_variables = [*base, *backbone]
         self.backbone_variables = list(backbone)
+
+    @property
+    def trainable_variables(self):
+        return self._trainable_variables
 
 
 @pytest.mark.parametrize(("variant", "peak"), [("s", 1e-3), ("l", 3e-4)])
@@ -48,9 +62,7 @@ def test_ten_steps_of_adam_equal_the_reference():
         _Variables([variable]),
         schedule,
         backbone_multiplier=0.1,
-        beta1=info["beta1"],
-        beta2=info["beta2"],
-        epsilon=info["epsilon"],
+        create=adam(info["beta1"], info["beta2"], info["epsilon"]),
     )
     for gradient, value in zip(golden["adam/grads"], golden["adam/values"]):
         optimizers.apply([tf.constant(gradient)])
@@ -74,3 +86,87 @@ def test_slots_exist_before_the_first_step_and_zeros_move_nothing():
     optimizers.apply([tf.constant([1.0]), tf.constant([0.0])])
     assert len(optimizers.slot_variables) == count
     assert unused.numpy() == [5.0] and head.numpy() != [1.0]
+
+
+@needs_addons
+def test_lookahead_goes_half_of_the_way_that_radam_went():
+    rate = PolySchedule(0.1, steps=1000, power=0.0)
+    with_lookahead, without = tf.Variable([1.0, -2.0]), tf.Variable([1.0, -2.0])
+    slow = Optimizers(_Variables([with_lookahead]), rate, backbone_multiplier=1.0, create=radam_lookahead(steps=4))
+    fast = Optimizers(
+        _Variables([without]), rate, backbone_multiplier=1.0, create=radam_lookahead(steps=4, step_size=1.0)
+    )
+    for step in range(1, 5):
+        for optimizers in (slow, fast):
+            optimizers.apply([tf.constant([0.3, -0.1]) * step])
+        expected = without if step < 4 else 0.5 * without + 0.5 * tf.constant([1.0, -2.0])
+        np.testing.assert_allclose(with_lookahead, expected, rtol=1e-6)
+    assert (np.abs(without - [1.0, -2.0]) > 0.01).all()
+
+
+@needs_addons
+def test_after_a_restart_lookahead_goes_from_the_weights_that_are_there():
+    def moved(start):
+        variable = tf.Variable([1.0, -2.0])
+        optimizers = Optimizers(
+            _Variables([variable]),
+            PolySchedule(0.1, steps=1000),
+            backbone_multiplier=1.0,
+            create=radam_lookahead(steps=1),
+        )
+        variable.assign(start)
+        optimizers.restart()
+        optimizers.apply([tf.constant([0.3, -0.1])])
+        return variable.numpy() - start
+
+    np.testing.assert_allclose(moved([100.0, 50.0]), moved([1.0, -2.0]), atol=1e-4)
+
+
+@needs_addons
+def test_radam_and_lookahead_are_resumed_whole(tmp_path):
+    def new_run():
+        model, step = fakes.FakeModel(), tf.Variable(0, dtype=tf.int64)
+        optimizers = Optimizers(
+            model, PolySchedule(1e-2, steps=100), backbone_multiplier=0.1, create=radam_lookahead(), weight_decay=0.1
+        )
+        checkpoints = Checkpoints(str(tmp_path), model=model, global_step=step, optimizers=optimizers.by_name)
+        return model, optimizers, checkpoints
+
+    def train(model, optimizers, steps):
+        for step in steps:
+            optimizers.apply([tf.fill(v.shape, 0.1 * step - 0.5) for v in optimizers.variables])
+        return [v.numpy() for v in model.trainable_variables]
+
+    model, optimizers, checkpoints = new_run()
+    before_the_first_step = set(variables_by_key(checkpoints._root))
+    train(model, optimizers, range(8))
+    assert set(variables_by_key(checkpoints._root)) == before_the_first_step
+    checkpoints.save()
+    unbroken = train(model, optimizers, range(8, 20))
+
+    model, optimizers, checkpoints = new_run()
+    checkpoints.restore_latest()
+    for resumed, value in zip(train(model, optimizers, range(8, 20)), unbroken):
+        np.testing.assert_array_equal(resumed, value)
+
+
+def test_radam_says_what_it_needs_where_addons_are_missing(monkeypatch):
+    monkeypatch.setattr(addons.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"TensorFlow Addons, which is not installed; .*3\.9 to 3\.11.*kind: adam"):
+        radam_lookahead()
+
+
+def test_weight_decay_shrinks_kernels_at_their_rate_and_nothing_else():
+    model = fakes.FakeModel()
+    assert [kernel.name.split("/")[-1] for kernel in kernels_of(model)] == ["kernel:0"] * 4
+    for variable in model.trainable_variables:
+        variable.assign(tf.ones_like(variable))
+    schedule = PolySchedule(1e-2, steps=10, power=1.0)
+    optimizers = Optimizers(model, schedule, backbone_multiplier=0.1, weight_decay=0.5)
+    for _ in range(2):
+        optimizers.apply([tf.zeros_like(variable) for variable in optimizers.variables])
+    kernels, backbone = ({id(v) for v in group} for group in (kernels_of(model), model.backbone_variables))
+    for variable in model.trainable_variables:
+        rate = 1e-2 * (0.1 if id(variable) in backbone else 1.0)
+        expected = (1 - 0.5 * rate) * (1 - 0.5 * 0.9 * rate) if id(variable) in kernels else 1.0
+        np.testing.assert_allclose(variable, np.full(variable.shape, expected), rtol=1e-6, err_msg=variable.name)
