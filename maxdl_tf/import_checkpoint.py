@@ -11,9 +11,9 @@ training.initial_checkpoint.
 Examples:
 
     maxdl-import-checkpoint --deeplab2_checkpoint max_deeplab_s.tar.gz \\
-        --config_file configs/coco/max_deeplab_s_641.textproto --output checkpoints/max_deeplab_s
+        --config_file configs/coco/max_deeplab_s_641_100k.textproto --output checkpoints/max_deeplab_s
     maxdl-import-checkpoint --deeplab2_checkpoint imagenet/ckpt-100 --backbone_only \\
-        --config_file configs/coco/max_deeplab_s_641.textproto --output checkpoints/imagenet_s
+        --config_file configs/coco/max_deeplab_s_641_100k.textproto --output checkpoints/imagenet_s
 """
 
 from __future__ import annotations

@@ -1,0 +1,150 @@
+"""The command maxdl-import-checkpoint: an imported checkpoint gives DeepLab2's numbers; a wrong one leaves nothing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import flagsaver
+
+from maxdl_tf import command_line, config, factory, import_checkpoint
+from maxdl_tf.training.checkpoints import load_model_weights
+from tests.helpers import REPOSITORY, shared_golden, shared_path
+from tests.models.golden_models import golden_weights
+from tests.models.test_golden_models import OUTPUTS
+from tests.training.deeplab2_checkpoints import write_deeplab2_checkpoint
+
+WIDTHS = {
+    "s": """
+        multiplier: 0.125 stem_multiplier: 0.125 memory_channels: 48 transformer_width: 16 ffn_channels: 72
+        memory_head_channels: 40""",
+    "l": """
+        multiplier: 0.0625 stem_multiplier: 0.125 memory_channels: 40 transformer_width: 32 ffn_channels: 56
+        memory_head_channels: 32""",
+}
+# The limits of the published configs.
+POSTPROCESS = {
+    "s": "thing_area_limit: 100 stuff_area_limit: 1600",
+    "l": "thing_area_limit: 256 stuff_area_limit: 4096",
+}
+EXPERIMENT = """
+model {{
+  variant: "{name}" mask_channels: 16
+  width {{
+    {widths}
+    pixel_head_channels: 24 semantic_head_channels: 24 semantic_decoder_channels: 24
+    semantic_low_level_channels: 12 semantic_low_level_channels: 8
+  }}
+  postprocess {{ {postprocess} }}
+}}
+eval_dataset {{
+  file_pattern: "${{CONFIG_DIR}}/val-*.tfrecord" crop_size: 65
+  dataset_info: "{repository}/configs/datasets/coco_panoptic.textproto"
+}}
+"""
+
+
+def _config_file(folder, name: str) -> str:
+    """The experiment of the reference's narrow model, "s" or "l"."""
+    path = folder / f"{name}.textproto"
+    text = EXPERIMENT.format(name=name, widths=WIDTHS[name], postprocess=POSTPROCESS[name], repository=REPOSITORY)
+    path.write_text(text)
+    return str(path)
+
+
+def _run(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / "maxdl_tf" / "import_checkpoint.py"), *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment, check=False)
+
+
+def _run_here(**flags) -> int:
+    """Exit status of the command in this process."""
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+    saved = flagsaver.save_flag_values(import_checkpoint.FLAGS)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            command_line.run(import_checkpoint.main, import_checkpoint.FLAGS, ["command", *arguments])
+    finally:
+        flagsaver.restore_flag_values(saved, import_checkpoint.FLAGS)
+    return exit_.value.code or 0
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """From a name to a folder with a checkpoint of DeepLab2: of the narrow S, and of the narrow L as it would be."""
+
+    @functools.cache
+    def checkpoint_of(name):
+        if name == "s":
+            return shared_path("reference", "checkpoints", "deeplab2_tiny_s")
+        folder = tmp_path_factory.mktemp("deeplab2")
+        write_deeplab2_checkpoint(folder, golden_weights(name))
+        return folder
+
+    return checkpoint_of
+
+
+@pytest.mark.parametrize("name", ["s", "l"])
+def test_an_imported_checkpoint_gives_the_numbers_of_deeplab2(tmp_path, published, name):
+    golden = shared_golden(f"b_tiny_{name}_eval")
+    config_file = _config_file(tmp_path, name)
+    source = published(name)
+    output = tmp_path / "imported" / name
+    done = _run("--deeplab2_checkpoint", source, "--config_file", config_file, "--output", output)
+    assert (done.returncode, done.stderr) == (0, "")
+    count = len(golden_weights(name))
+    assert f"{count} variables imported" in done.stdout and f"wrote {output}/ckpt-" in done.stdout
+    assert os.listdir(output.parent) == [name]
+
+    experiment = config.load_experiment(config_file)
+    dataset_info = config.dataset_info_of(experiment.eval_dataset)
+    model = factory.build_model(experiment, dataset_info)
+    assert load_model_weights(model, str(output)).model_variables == count
+    outputs = model(tf.constant(golden["in/image"], tf.float32), training=False)
+    prediction = factory.build_postprocessor(experiment, dataset_info)(outputs, (65, 65))
+    values = {key: getattr(outputs, field) for field, key in OUTPUTS.items()}
+    values |= {"instance_scores": prediction.instance_score, "semantic_scores": prediction.semantic_score}
+    for key, value in values.items():
+        # The file's own measure: how far the reference moves when the image moves by one unit in the last place.
+        # It is 0 for scores that are all but 1, which are compared to the last place.
+        error = float(np.abs(value - golden[f"out/{key}"]).max())
+        allowed = max(10 * float(golden[f"sens/{key}"]), np.finfo(np.float32).eps)
+        assert error <= allowed, f"{key}: {error:.3g}"
+    for field, key in (("panoptic", "panoptic_pred"), ("semantic", "semantic_pred"), ("instance", "instance_pred")):
+        np.testing.assert_array_equal(getattr(prediction, field), golden[f"out/{key}"], err_msg=key)
+
+
+def test_a_checkpoint_of_another_variant_is_told_in_one_line_and_leaves_nothing(tmp_path, published):
+    source = published("l")
+    output = tmp_path / "imported" / "s"
+    arguments = ("--deeplab2_checkpoint", source, "--config_file", _config_file(tmp_path, "s"), "--output", output)
+    done = _run(*arguments, "--verbose")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{source}/ckpt-123 does not fit" in done.stderr
+    assert "variables are in it but unknown here: encoder/_decoder_stage1" in done.stderr
+    assert "variables are of another shape: encoder/" in done.stderr
+    assert done.stdout.count("encoder/_decoder_stage1/_block1/") == 10, "--verbose names all"
+    assert not output.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"config_file": "nowhere.textproto"}, "cannot read nowhere.textproto"),
+        ({"deeplab2_checkpoint": "nowhere/ckpt-1"}, "nowhere/ckpt-1 is no checkpoint"),
+        ({"output": "."}, "--output . exists and is not an empty folder"),
+    ],
+)
+def test_bad_input_is_told_in_one_line_and_leaves_nothing(tmp_path, capsys, changed, message):
+    config_file = _config_file(tmp_path, "s")
+    flags = {"config_file": config_file, "deeplab2_checkpoint": tmp_path, "output": tmp_path / "out", **changed}
+    assert _run_here(**flags) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert os.listdir(tmp_path) == ["s.textproto"]
