@@ -5,6 +5,7 @@ Reads image files, upright by their EXIF orientation, and leaves in the output f
     panoptic.json          COCO panoptic annotations with each segment's score; written last
     panoptic/NAME.png      segment ids as colors; 0 is void
     overlays/NAME.jpg      the image under the colors of its segments, with a legend
+    features/NAME.png      with --visualize features: the image, pixel features and mask embeddings as colors
 
 An image that cannot be read or is too large for the memory is reported and left out; the others are
 predicted, and the exit status is 1. The status is 2 where nothing could begin.
@@ -50,6 +51,14 @@ _OVERRIDE = flags.DEFINE_multi_string(
     flag_values=FLAGS,
 )
 _OVERLAYS = flags.DEFINE_boolean("overlays", True, "Draw overlays.", flag_values=FLAGS)
+_VISUALIZE = flags.DEFINE_multi_enum(
+    "visualize",
+    [],
+    ["features"],
+    "What else to draw. features: pixel features and mask embeddings as colors, as in the paper's figure of a model "
+    "with model.mask_channels 3; of more channels, their principal components.",
+    flag_values=FLAGS,
+)
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replace the predictions that are in the output folder.", flag_values=FLAGS
 )
@@ -57,6 +66,8 @@ _OVERWRITE = flags.DEFINE_boolean(
 ANNOTATION_FILE = "panoptic.json"
 PANOPTIC_FOLDER = "panoptic"
 OVERLAY_FOLDER = "overlays"
+FEATURE_FOLDER = "features"
+_FOLDERS = (PANOPTIC_FOLDER, OVERLAY_FOLDER, FEATURE_FOLDER)
 _GENERATOR = "predicted by maxdl-predict"
 
 
@@ -74,29 +85,41 @@ def main(argv: list[str]) -> int:
         predictor = Predictor.from_saved_model(_MODEL.value)
     else:
         predictor = _predictor_of_checkpoint(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
-    _prepare_output(_OUTPUT.value, _OVERLAYS.value)
+    draws_features = "features" in _VISUALIZE.value
+    folders = [PANOPTIC_FOLDER] + [OVERLAY_FOLDER] * _OVERLAYS.value + [FEATURE_FOLDER] * draws_features
+    _prepare_output(_OUTPUT.value, folders)
 
     started = time.monotonic()
-    failed = predict_files(predictor, dict(zip(names, paths)), _OUTPUT.value, overlays=_OVERLAYS.value)
+    failed = predict_files(
+        predictor,
+        dict(zip(names, paths)),
+        _OUTPUT.value,
+        overlays=_OVERLAYS.value,
+        features=draws_features,
+    )
     seconds = time.monotonic() - started
     done = len(paths) - failed
     print(
         f"predicted {done} of {len(paths)} images in {seconds:.1f} s  "
         f"annotations {os.path.join(_OUTPUT.value, ANNOTATION_FILE)}"
         + (f"  overlays {os.path.join(_OUTPUT.value, OVERLAY_FOLDER)}" if _OVERLAYS.value else "")
+        + (f"  features {os.path.join(_OUTPUT.value, FEATURE_FOLDER)}" if draws_features else "")
         + (f"  {failed} failed" if failed else "")
     )
     return 1 if failed else 0
 
 
-def predict_files(predictor, path_of_name: dict[str, str], output: str, *, overlays: bool = True) -> int:
+def predict_files(
+    predictor, path_of_name: dict[str, str], output: str, *, overlays: bool = True, features: bool = False
+) -> int:
     """Predicts image files into a folder, as the module's docstring says.
 
     Args:
-      predictor: Takes uint8 [h, w, 3] and gives a `Prediction`; has `dataset_info`.
+      predictor: A `Predictor`.
       path_of_name: Image files by the name that their outputs shall have.
       output: The folder; it exists.
       overlays: Whether to draw overlays.
+      features: Whether to draw features.
 
     Returns:
       The number of images that failed, each of which was told on stderr.
@@ -104,7 +127,7 @@ def predict_files(predictor, path_of_name: dict[str, str], output: str, *, overl
     Raises:
       UserError: The folder cannot be written to.
     """
-    from maxdl_tf.inference import images, segments, visualize
+    from maxdl_tf.inference import feature_picture, images, segments, visualize
 
     info = predictor.dataset_info
     coco = {
@@ -132,6 +155,10 @@ def predict_files(predictor, path_of_name: dict[str, str], output: str, *, overl
                     picture = visualize.panoptic_picture(image, prediction.label_map, info)
                     picture = visualize.with_legend(picture, prediction.label_map, info)
                     images.write_image(os.path.join(output, OVERLAY_FOLDER, f"{name}.jpg"), picture)
+                if features:
+                    void = prediction.label_map == info.void
+                    picture = feature_picture.feature_picture(image, *predictor.features(image), void)
+                    images.write_image(os.path.join(output, FEATURE_FOLDER, f"{name}.png"), picture)
             height, width = prediction.label_map.shape
             coco["images"].append(
                 {"id": image_id, "file_name": os.path.basename(path), "height": height, "width": width}
@@ -225,7 +252,7 @@ def _check_output(output: str, overwrite: bool) -> None:
     if not os.path.isdir(output):
         return
     present = {name for name in os.listdir(output) if not name.startswith(".")}
-    foreign = present - {ANNOTATION_FILE, PANOPTIC_FOLDER, OVERLAY_FOLDER}
+    foreign = present - {ANNOTATION_FILE, *_FOLDERS}
     annotations = os.path.join(output, ANNOTATION_FILE)
     if os.path.exists(annotations):
         with command_line.user_errors(OSError), open(annotations, encoding="utf-8", errors="replace") as file:
@@ -239,17 +266,16 @@ def _check_output(output: str, overwrite: bool) -> None:
         raise UserError(f"--output {output} holds predictions already; name another folder or add --overwrite")
 
 
-def _prepare_output(output: str, overlays: bool) -> None:
+def _prepare_output(output: str, folders: Sequence[str]) -> None:
     """Makes the folders, without earlier predictions, so that none of them is mixed with the new ones."""
     with command_line.user_errors(OSError):
         if os.path.exists(os.path.join(output, ANNOTATION_FILE)):
             os.unlink(os.path.join(output, ANNOTATION_FILE))
-        for folder in (PANOPTIC_FOLDER, OVERLAY_FOLDER):
+        for folder in _FOLDERS:
             if os.path.isdir(os.path.join(output, folder)):
                 shutil.rmtree(os.path.join(output, folder))
-        os.makedirs(os.path.join(output, PANOPTIC_FOLDER))
-        if overlays:
-            os.makedirs(os.path.join(output, OVERLAY_FOLDER))
+        for folder in folders:
+            os.makedirs(os.path.join(output, folder))
 
 
 def _write_json(path: str, content: dict) -> None:

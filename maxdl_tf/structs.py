@@ -119,12 +119,15 @@ class PanopticOutputs(NamedTuple):
       class_logits: float [batch, slots, classes + 1], in `DatasetInfo.class_order`, void last.
       semantic_logits: float [batch, height/4, width/4, semantic channels] of the auxiliary branch;
         None where the model was built without it.
+      mask_embedding: float [batch, slots, channels]; pixel features times these, scaled and shifted, are the mask
+        logits. For pictures; None where nobody looks.
     """
 
     pixel_feature: Tensor
     mask_logits: Tensor
     class_logits: Tensor
     semantic_logits: Tensor | None
+    mask_embedding: Tensor | None = None
 
 
 class Figure(NamedTuple):

@@ -85,6 +85,17 @@ def test_a_folder_becomes_coco_panoptic_files_and_overlays(export_dir, photos, t
     assert "predicted 3 of 3 images" in capsys.readouterr().out
 
 
+def test_features_are_drawn_when_asked_for(export_dir, photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = ("--model", export_dir, "--input", photos, "--output", output)
+    assert _run(*arguments, "--visualize=features", "--nooverlays") == 0
+    assert sorted(path.name for path in output.iterdir()) == ["features", "panoptic", "panoptic.json"]
+    assert {path.stem for path in (output / "features").iterdir()} == {path.stem for path in photos.iterdir()}
+    assert f"features {output}/features" in capsys.readouterr().out
+    assert _run(*arguments, "--overwrite") == 0
+    assert sorted(path.name for path in output.iterdir()) == ["overlays", "panoptic", "panoptic.json"]
+
+
 def test_a_damaged_image_is_told_and_the_others_are_predicted(export_dir, photos, tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()

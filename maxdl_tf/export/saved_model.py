@@ -185,9 +185,7 @@ def _compare(exported: ExportedModel, path: str, image: np.ndarray, void: int) -
 
 
 def _outputs_by_name(outputs: PanopticOutputs) -> dict[str, tf.Tensor]:
-    by_name = outputs._asdict()
-    del by_name["semantic_logits"]
-    return by_name
+    return {name: output for name, output in outputs._asdict().items() if name != "semantic_logits"}
 
 
 def _write(path: str, text: str) -> str:

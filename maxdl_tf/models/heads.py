@@ -34,7 +34,10 @@ class PixelHead(keras.layers.Layer):
 
 
 class MaskHead(keras.layers.Layer):
-    """(pixel features g, memory) -> mask logits [batch, height/4, width/4, slots] = f . g, f made of the memory."""
+    """(pixel features g, memory) -> (mask logits f . g, mask embeddings f made of the memory).
+
+    The logits are [batch, height/4, width/4, slots], the embeddings [batch, slots, mask channels].
+    """
 
     def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = batch_norm, **kwargs):
         super().__init__(**kwargs)
@@ -47,7 +50,7 @@ class MaskHead(keras.layers.Layer):
         pixel_feature, memory = inputs
         embedding = self.embedding(self.hidden(memory, training=training), training=training)
         logits = tf.einsum("bhwd,bnd->bhwn", pixel_feature, tf.cast(embedding, pixel_feature.dtype))
-        return self.batch_norm(logits[..., tf.newaxis], training=training)[..., 0]
+        return self.batch_norm(logits[..., tf.newaxis], training=training)[..., 0], embedding
 
 
 class ClassHead(keras.layers.Layer):

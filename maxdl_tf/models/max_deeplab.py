@@ -25,7 +25,7 @@ class MaXDeepLab(keras.Model):
       backbone: Image to features and memory.
       decoder: Both to features of stride 4.
       pixel_head: Last feature to pixel features.
-      mask_head: Pixel features and memory to mask logits.
+      mask_head: Pixel features and memory to mask logits and mask embeddings.
       class_head: Memory to class logits.
       semantic_decoder: In front of the semantic head where that reads a feature of stride 16, else None.
       semantic_head: Auxiliary semantic segmentation, or None.
@@ -76,7 +76,7 @@ class MaXDeepLab(keras.Model):
         activated = {name: tf.nn.relu(feature) for name, feature in features.items()}
 
         pixel_feature = self.pixel_head(activated[self.decoder.schedule[-1].name], training=training)
-        mask_logits = self.mask_head((pixel_feature, memory), training=training)
+        mask_logits, mask_embedding = self.mask_head((pixel_feature, memory), training=training)
         class_logits = self.class_head(memory, training=training)
         semantic_logits = self._semantic_logits(activated, training) if self.semantic_head else None
         return PanopticOutputs(
@@ -84,6 +84,7 @@ class MaXDeepLab(keras.Model):
             mask_logits=tf.cast(mask_logits, tf.float32),
             class_logits=tf.cast(class_logits, tf.float32),
             semantic_logits=semantic_logits,
+            mask_embedding=tf.cast(mask_embedding, tf.float32),
         )
 
     def _semantic_logits(self, activated, training):

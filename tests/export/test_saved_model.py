@@ -84,6 +84,7 @@ def test_the_networks_outputs_can_be_had_too(exported):
         "pixel_feature": (1, 25, 33, 3),
         "mask_logits": (1, 25, 33, 4),
         "class_logits": (1, 4, 3),
+        "mask_embedding": (1, 4, 3),
     }
 
 

@@ -36,6 +36,7 @@ class ColorNetwork(keras.Model):
             mask_logits=-50.0 * distance,
             class_logits=tf.tile(self.class_logits[tf.newaxis], [tf.shape(images)[0], 1, 1]),
             semantic_logits=None,
+            mask_embedding=tf.tile(self.colors[tf.newaxis], [tf.shape(images)[0], 1, 1]),
         )
 
 

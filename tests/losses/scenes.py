@@ -65,6 +65,7 @@ def random_scene(
         mask_logits=normal(batch, rows, columns, slots),
         class_logits=normal(batch, slots, len(dataset_info.classes) + 1),
         semantic_logits=normal(batch, rows, columns, dataset_info.num_semantic_channels),
+        mask_embedding=normal(batch, slots, channels),
     )
     return outputs, targets
 
@@ -95,10 +96,10 @@ def perfect_outputs(dataset_info: DatasetInfo, targets: PanopticTargets, slots=1
 
 def loss_and_gradients(loss, outputs: PanopticOutputs, targets: PanopticTargets, of="total"):
     """The losses, and the gradients of the batch mean of field `of` as PanopticOutputs."""
+    given = {name: output for name, output in outputs._asdict().items() if output is not None}
     with tf.GradientTape() as tape:
-        tape.watch(outputs)
+        tape.watch(given)
         losses = loss(outputs, targets)
         value = tf.reduce_mean(getattr(losses, of))
-    return losses, PanopticOutputs(
-        *tape.gradient(value, list(outputs), unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    )
+    gradients = tape.gradient(value, given, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    return losses, outputs._replace(**gradients)

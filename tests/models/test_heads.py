@@ -37,11 +37,10 @@ class Heads(keras.layers.Layer):
         semantic = self.semantic_decoder(
             (inputs["feature_semantic"], inputs["res3"], inputs["res2"]), training=training
         )
+        mask_logits, _ = self.mask_head((pixel_feature, inputs["transformer_mask_feature"]), training=training)
         return {
             "pixel_space_normalized_feature": pixel_feature,
-            "pixel_space_mask_logits": self.mask_head(
-                (pixel_feature, inputs["transformer_mask_feature"]), training=training
-            ),
+            "pixel_space_mask_logits": mask_logits,
             "transformer_class_logits": self.class_head(inputs["transformer_class_feature"], training=training),
             "semantic_logits": self.semantic_head(semantic, training=training),
         }

@@ -38,7 +38,13 @@ def model():
 
 def test_outputs_at_initialization(model):
     outputs = model(_images(65, 65), training=False)
-    assert [tuple(output.shape) for output in outputs] == [(2, 17, 17, 32), (2, 17, 17, 6), (2, 6, 4), (2, 17, 17, 4)]
+    assert [tuple(output.shape) for output in outputs] == [
+        (2, 17, 17, 32),
+        (2, 17, 17, 6),
+        (2, 6, 4),
+        (2, 17, 17, 4),
+        (2, 6, 32),
+    ]
     np.testing.assert_allclose(np.linalg.norm(outputs.pixel_feature, axis=-1), 1.0, atol=1e-4)
     void = tf.nn.softmax(outputs.class_logits)[..., -1]
     assert (abs(void - 0.9) < 0.05).numpy().all(), "most slots start as void"
