@@ -18,10 +18,11 @@ def abstract_variables() -> Iterator[None]:
 
     def create(next_creator, initial_value=None, dtype=None, **options):
         del next_creator
-        # In a graph an initializer tells its shape and computes nothing.
+        # An initializer tells its shape in a graph, where it computes nothing.
         with tf.Graph().as_default():
             value = initial_value() if callable(initial_value) else initial_value
-            value = value if isinstance(value, tf.Tensor) else tf.convert_to_tensor(value, dtype)
+            if not hasattr(value, "shape"):
+                value = tf.convert_to_tensor(value, dtype)
         kept = {"name", "trainable", "synchronization", "aggregation", "constraint"} & set(options)
         return UninitializedVariable(
             shape=value.shape, dtype=value.dtype, **{option: options[option] for option in kept}

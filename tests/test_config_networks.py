@@ -1,0 +1,193 @@
+"""Every experiment below configs/ can be built and trained: its network, loss and step are traced without memory."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from maxdl_tf import config
+from maxdl_tf.protos import experiment_pb2, training_pb2
+from tests.helpers import REPOSITORY
+from tests.test_configs import CONFIGS, NAMES, datasets_of, every_config, load
+
+# One for each kind of step; the slow test traces all of them.
+TRACED_QUICKLY = (
+    "coco/max_deeplab_l_1025_100k",
+    "coco/max_deeplab_s_641_100k",
+    "shapes/backbone_tiny_81",
+    "shapes/max_deeplab_tiny_81",
+)
+
+
+def table_of_experiments() -> dict[str, tuple[int, float]]:
+    """docs/experiments.md: (parameters, billions of multiply-adds) by the config's name."""
+    rows = re.findall(
+        r"^\| `(\S+)` \|[^|]*\| ([\d,]+) \| ([\d,.]+) \|",
+        (REPOSITORY / "docs" / "experiments.md").read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
+    return {name: (int(parameters.replace(",", "")), float(work.replace(",", ""))) for name, parameters, work in rows}
+
+
+def without_repetition(key):
+    """Runs a check once for all experiments for which `key(experiment)` is the same."""
+
+    def decorate(check):
+        results = {}
+
+        def run(experiment):
+            known = key(experiment)
+            if known not in results:
+                results[known] = check(experiment)
+            return results[known]
+
+        return run
+
+    return decorate
+
+
+def network_key(experiment) -> tuple:
+    """Equal for experiments with the same network."""
+    from maxdl_tf import factory
+
+    crops = [factory.crop_size(dataset) for dataset in datasets_of(experiment)]
+    classes = config.dataset_info_of(factory.training_dataset(experiment)).class_order
+    return (experiment.task, repr(factory.build_variant(experiment.model)), *crops, classes)
+
+
+def step_key(experiment) -> tuple:
+    """Equal for experiments with the same graph of a training step, but for numbers in it."""
+    loss, optimizer, dataset = experiment.loss, experiment.training.optimizer, experiment.train_dataset
+    terms = [(field.name, getattr(loss, field.name)) for field in loss.DESCRIPTOR.fields]
+    kind = (optimizer.kind, optimizer.weight_decay > 0, optimizer.warmup_steps > 0)
+    sizes = (dataset.batch_size, dataset.max_things, experiment.model.sync_batch_norm)
+    return (*network_key(experiment), *terms, *kind, *sizes)
+
+
+def build_network(experiment):
+    """The model, without memory for its weights."""
+    from maxdl_tf import factory, tasks
+    from tests.abstract_variables import abstract_variables
+
+    with abstract_variables():
+        dataset_info = config.dataset_info_of(factory.training_dataset(experiment))
+        return tasks.task_of(experiment).build_model(experiment, dataset_info)
+
+
+def batch_spec(experiment):
+    """Types and shapes of what the input pipeline gives."""
+    import tensorflow as tf
+
+    from maxdl_tf import factory
+    from maxdl_tf.data.classification import ClassificationBatch
+    from maxdl_tf.data.pipeline import TrainBatch
+    from maxdl_tf.structs import PanopticTargets
+
+    dataset = experiment.train_dataset
+    batch, size = dataset.batch_size, factory.crop_size(dataset)
+    images, image_ids = tf.TensorSpec([batch, *size, 3]), tf.TensorSpec([batch], tf.string)
+    if experiment.task == experiment_pb2.Experiment.classification:
+        return ClassificationBatch(images, tf.TensorSpec([batch], tf.int32), image_ids)
+    targets = PanopticTargets(
+        semantic=tf.TensorSpec([batch, *size], tf.int32),
+        semantic_weight=tf.TensorSpec([batch, *size]),
+        thing_id_mask=tf.TensorSpec([batch, *size], tf.int32),
+        thing_id_class=tf.TensorSpec([batch, dataset.max_things], tf.int32),
+    )
+    return TrainBatch(images, targets, image_ids)
+
+
+@without_repetition(step_key)
+def unmoved_by_a_step(experiment) -> list[str]:
+    """Traces a training step; names of variables of the model and slots of the optimizers that it does not write."""
+    import tensorflow as tf
+
+    from maxdl_tf import factory, tasks
+    from maxdl_tf.training.train_step import Trainer
+    from tests.abstract_variables import abstract_variables
+
+    model = build_network(experiment)
+    with abstract_variables():
+        optimizers = factory.build_optimizers(experiment, model)
+        dataset_info = config.dataset_info_of(experiment.train_dataset)
+        trainer = Trainer(
+            strategy=tf.distribute.get_strategy(),
+            model=model,
+            loss=tasks.task_of(experiment).build_loss(experiment, dataset_info),
+            optimizers=optimizers,
+            batches=None,
+            global_step=tf.Variable(0, dtype=tf.int64),
+            batch_size=experiment.train_dataset.batch_size,
+            steps_per_loop=experiment.training.steps_per_loop,
+        )
+        step = tf.function(trainer._replica_step, autograph=False).get_concrete_function(batch_spec(experiment))
+    written = {
+        id(outside)
+        for outside, inside in step.graph.captures
+        if any("Assign" in use.type or "Apply" in use.type for use in inside.consumers())
+    }
+    # An optimizer without variables, where nothing is pretrained, does not count its steps.
+    idle = {id(optimizer.iterations) for optimizer in optimizers.by_name.values() if len(optimizer.weights) == 1}
+    variables = [*model.variables, *(slot for slot in optimizers.slot_variables if id(slot) not in idle)]
+    return [variable.name for variable in variables if id(variable.handle) not in written]
+
+
+def check_step(path):
+    experiment = load(path)
+    if experiment.training.optimizer.kind == training_pb2.OptimizerOptions.radam_lookahead:
+        pytest.importorskip("tensorflow_addons")
+    assert unmoved_by_a_step(experiment) == []
+
+
+@pytest.mark.parametrize("name", TRACED_QUICKLY)
+def test_a_step_moves_every_variable(name):
+    check_step(CONFIGS[NAMES.index(name)])
+
+
+@pytest.mark.slow
+@every_config
+def test_the_step_of_every_experiment_moves_every_variable(path):
+    check_step(path)
+
+
+def test_the_table_has_a_row_for_each_experiment():
+    assert sorted(table_of_experiments()) == sorted(NAMES)
+
+
+@without_repetition(network_key)
+def parameters_and_slots(experiment) -> tuple[int, int]:
+    from maxdl_tf.models import complexity
+
+    model = build_network(experiment)
+    slots, _ = model.backbone.memory_shape or (0, 0)
+    return complexity.parameters_without_semantic(model), slots
+
+
+@every_config
+def test_the_network_is_as_large_as_the_table_says(path):
+    experiment = load(path)
+    parameters, slots = parameters_and_slots(experiment)
+    assert parameters == table_of_experiments()[NAMES[CONFIGS.index(path)]][0]
+    # The postprocessor numbers a class's instances by their slots.
+    assert slots < config.dataset_info_of(experiment.train_dataset).label_divisor
+
+
+@without_repetition(network_key)
+def count(experiment):
+    from maxdl_tf import factory, tasks
+    from maxdl_tf.models import complexity
+
+    dataset = factory.inference_dataset(experiment)
+    dataset_info = config.dataset_info_of(dataset)
+    return complexity.measure(
+        lambda: tasks.task_of(experiment).build_model(experiment, dataset_info), factory.crop_size(dataset)
+    )
+
+
+@pytest.mark.slow
+@every_config
+def test_the_network_multiplies_as_often_as_the_table_says(path):
+    work = count(load(path)).multiply_adds_without_semantic / 1e9
+    in_table = table_of_experiments()[NAMES[CONFIGS.index(path)]][1]
+    assert round(work, 1 if work >= 1 else 2) == in_table
