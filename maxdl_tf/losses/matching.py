@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple
 
-import numpy as np
 import tensorflow as tf
-from scipy.optimize import linear_sum_assignment
 
+from maxdl_tf.losses.assignment import Assign, scipy_assign
 from maxdl_tf.losses.target_masks import TargetMasks
-
-# (similarity float32 [batch, rows, slots], valid bool [batch, rows]) -> slot_of_row int32 [batch, rows],
-# -1 where the row is not valid or got no slot.
-Assign = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 class Matching(NamedTuple):
@@ -43,35 +38,6 @@ class Matching(NamedTuple):
     def slots_to_rows(self, slot_values: tf.Tensor) -> tf.Tensor:
         """Hands float32 [batch, slots] on to the matched rows: float32 [batch, rows], 0 for the others."""
         return tf.einsum("bgn,bn->bg", self.matched, slot_values)
-
-
-def _assign_on_host(similarity: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    slot_of_row = np.full(valid.shape, -1, np.int32)
-    # A diverged model is reported by its loss, which is NaN as well; the solver would only say "invalid entries".
-    similarity = np.nan_to_num(similarity.astype(np.float64), nan=0.0)
-    for image_similarity, image_valid, slots in zip(similarity, valid, slot_of_row):
-        rows = np.flatnonzero(image_valid)
-        matched_row, matched_slot = linear_sum_assignment(image_similarity[rows], maximize=True)
-        slots[rows[matched_row]] = matched_slot
-    return slot_of_row
-
-
-def scipy_assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-    """The assignment of greatest total similarity, exact, by SciPy on the host.
-
-    Each valid row gets a slot of its own; where there are more valid rows than slots, each slot gets
-    a row of its own. Does not run under XLA.
-
-    Args:
-      similarity: float [batch, rows, slots].
-      valid: bool [batch, rows].
-
-    Returns:
-      int32 [batch, rows], -1 for rows that are not valid or got no slot.
-    """
-    slot_of_row = tf.numpy_function(_assign_on_host, [similarity, valid], tf.int32, stateful=False)
-    slot_of_row.set_shape(valid.shape)
-    return slot_of_row
 
 
 def match(

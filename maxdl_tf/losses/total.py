@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maxdl_tf.losses.assignment import Assign, scipy_assign
 from maxdl_tf.losses.instance_discrimination import instance_discrimination_loss
 from maxdl_tf.losses.mask_id import mask_id_loss
-from maxdl_tf.losses.matching import Assign, Matching, match, scipy_assign
+from maxdl_tf.losses.matching import Matching, match
 from maxdl_tf.losses.pq_style import class_term, dice_term
 from maxdl_tf.losses.reduction import weighted_mean
 from maxdl_tf.losses.semantic import semantic_loss
@@ -71,7 +72,7 @@ class PanopticLoss:
         in the loss (paper section 3.1). "sum": matched by their sum, and both count by themselves, as in the first
         row of the paper's loss ablation.
       negatives: Whether slots without a mask are taught that they are void.
-      assign: Solves the assignment of masks to slots; see `matching.Assign`.
+      assign: Solves the assignment of masks to slots; see `assignment.Assign`.
 
     Attributes:
       terms: The fields of `PanopticLosses` that are losses, the total first.

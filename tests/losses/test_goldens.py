@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.losses.matching import match, scipy_assign
+from maxdl_tf.losses.assignment import scipy_assign
+from maxdl_tf.losses.matching import match
 from maxdl_tf.losses.target_masks import TargetMaskBuilder, flatten_pixels, sum_over_rows
 from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.structs import PanopticOutputs

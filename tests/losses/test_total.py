@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from scipy.optimize import linear_sum_assignment
 
-from maxdl_tf.losses.matching import scipy_assign
+from maxdl_tf.losses.assignment import scipy_assign
 from maxdl_tf.losses.target_masks import TargetMaskBuilder, flatten_pixels
 from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.structs import PanopticOutputs
