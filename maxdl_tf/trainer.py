@@ -3,13 +3,14 @@
 --mode train trains to the end of the experiment's steps; train_and_eval also measures the panoptic quality on
 eval_dataset on the way; eval measures the newest checkpoint once; continuous_eval measures each new one while
 another process trains. A training that was interrupted goes on from its last checkpoint: give the same command again.
+An experiment with `task: classification` pretrains a backbone; accuracy is measured then.
 
 What is left in --model_dir:
 
     experiment.textproto     the experiment with its base, placeholders and overrides resolved
     ckpt-STEP.*              checkpoints
     train/, eval/            curves and pictures for TensorBoard
-    metrics.json             panoptic quality of the last evaluation; of each one in eval/metrics-STEP.json
+    metrics.json             figures of the last evaluation; of each one in eval/metrics-STEP.json
 
 Example:
 
