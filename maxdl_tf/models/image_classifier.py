@@ -65,6 +65,12 @@ class ImageClassifier(keras.Model):
         return []
 
     @property
+    def pretrained_variables(self) -> list[tf.Variable]:
+        """All variables but the classifier's, moving statistics included: what a backbone's checkpoint has."""
+        layers = [self.backbone, self.decoder] if self.decoder else [self.backbone]
+        return [variable for layer in layers for variable in layer.variables]
+
+    @property
     def class_dependent_variables(self) -> list[tf.Variable]:
         """The variables whose shape depends on the number of classes."""
         return [self.classifier.kernel, self.classifier.bias]

@@ -25,7 +25,12 @@ STACKED = replace(SMALL, decoder_stacks=1, pretrained_stacks=1)
 
 @functools.cache
 def _model(variant="small", classes=3):
-    variant = {"small": SMALL, "stacked": STACKED, "wide": replace(SMALL, memory_channels=72)}[variant]
+    variant = {
+        "small": SMALL,
+        "stacked": STACKED,
+        "wide": replace(SMALL, memory_channels=72),
+        "plain": replace(SMALL, semantic_branch=False),
+    }[variant]
     return build_max_deeplab(variant, num_classes=classes, num_semantic_channels=classes + 1, crop_size=(33, 33))
 
 
@@ -130,6 +135,11 @@ def test_a_missing_item_must_be_allowed(tmp_path):
     assert_values(model, {name: without.get(name, before[name]) for name in weights})
     assert_refused(model, source, "--allow_missing decoder names nothing that is wanted", allow_missing=["decoder"])
     assert_refused(model, source, "names nothing that is wanted", allow_missing=["semantic_deco"])
+
+
+def test_a_semantic_branch_that_is_not_wanted(tmp_path):
+    source = write_deeplab2_checkpoint(tmp_path, _weights(_model()))
+    assert_refused(_model("plain"), source, "unknown here: semantic_decoder/.*name a config that has one")
 
 
 def test_missing_may_be_allowed_but_not_misshapen(tmp_path):
