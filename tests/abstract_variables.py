@@ -16,17 +16,16 @@ def abstract_variables() -> Iterator[None]:
     Unlike in a tf.Graph of version 1, all code means there what it means in eager mode.
     """
 
-    def create(next_creator, initial_value=None, dtype=None, **options):
+    def create(next_creator, initial_value=None, shape=None, dtype=None, **options):
         del next_creator
-        # An initializer tells its shape in a graph, where it computes nothing.
-        with tf.Graph().as_default():
-            value = initial_value() if callable(initial_value) else initial_value
-            if not hasattr(value, "shape"):
-                value = tf.convert_to_tensor(value, dtype)
+        if shape is None or dtype is None:
+            # An initializer tells its shape in a graph, where it computes nothing.
+            with tf.Graph().as_default():
+                value = initial_value() if callable(initial_value) else initial_value
+                value = value if hasattr(value, "shape") else tf.convert_to_tensor(value, dtype)
+            shape, dtype = value.shape, value.dtype
         kept = {"name", "trainable", "synchronization", "aggregation", "constraint"} & set(options)
-        return UninitializedVariable(
-            shape=value.shape, dtype=value.dtype, **{option: options[option] for option in kept}
-        )
+        return UninitializedVariable(shape=shape, dtype=dtype, **{option: options[option] for option in kept})
 
     with tf.variable_creator_scope(create):
         yield
