@@ -55,6 +55,12 @@ def test_base_holds_where_the_file_is_silent(write):
     assert not experiment.HasField("base")
 
 
+def test_placeholders_without_a_value_can_be_kept(write, tmp_path):
+    text = GOOD.replace("steps: 50", 'initial_checkpoint: "${CONFIG_DIR}/${NO_SUCH_RUN}/ckpt-1"')
+    experiment = config.load_experiment(write(text), keep_unset_placeholders=True)
+    assert experiment.training.initial_checkpoint == f"{tmp_path}/${{NO_SUCH_RUN}}/ckpt-1"
+
+
 def test_base_that_names_itself_ends(write):
     with pytest.raises(UserError, match="its base"):
         config.load_experiment(write('base: "experiment.textproto"'))
