@@ -93,8 +93,8 @@ def build_model(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo
     """
     if experiment.task != experiment_pb2.Experiment.panoptic:
         raise UserError(
-            f"experiment {experiment.name!r} has task: classification, which only maxdl-train and maxdl-eval know; name "
-            "a panoptic experiment, such as one that starts from its checkpoint"
+            f"experiment {experiment.name!r} has task: classification, which only maxdl-train and maxdl-eval know; "
+            "name a panoptic experiment, such as one that starts from its checkpoint"
         )
     options = experiment.model
     return build_max_deeplab(
@@ -161,8 +161,9 @@ def build_optimizers(experiment: experiment_pb2.Experiment, model: MaXDeepLab) -
 
 def _create_optimizer(options: training_pb2.OptimizerOptions) -> CreateOptimizer:
     common = {"beta1": options.beta1, "beta2": options.beta2, "epsilon": options.epsilon}
+    lookahead = {"steps": options.lookahead_steps, "step_size": options.lookahead_step_size}
     if options.kind == training_pb2.OptimizerOptions.radam_lookahead:
-        return radam_lookahead(**common, steps=options.lookahead_steps, step_size=options.lookahead_step_size)
+        return radam_lookahead(**common, **lookahead)
     return adam(**common)
 
 

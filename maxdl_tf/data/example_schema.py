@@ -1,8 +1,8 @@
 """What one TFRecord example holds, and how it is written and read (architecture section 8).
 
 An example is a `tf.train.Example`. Its keys are DeepLab2's, so that records of either program can be read by the other
-as long as labels are written raw; PNG, the default here, takes about a fiftieth of the space. Images that are classified
-as a whole have the keys of the common ImageNet records.
+as long as labels are written raw; PNG, the default here, takes about a fiftieth of the space. Images that are
+classified as a whole have the keys of the common ImageNet records.
 
 Writing needs NumPy and Pillow only: the processes that convert a data set would otherwise each spend seconds and
 hundreds of megabytes on importing TensorFlow.

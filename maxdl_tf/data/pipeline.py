@@ -198,7 +198,7 @@ def endless_batches(
 
     Args:
       file_pattern: One or more globs of TFRecord shards.
-      make_example: Takes a record, scalar string, and a seed, int64 [2]: that of the run and the example's number in it.
+      make_example: Takes a record, scalar string, and a seed, int64 [2]: the run's, and the example's number in it.
       batch_size: Examples in a batch; the last of one epoch and the first of the next may share a batch.
       shuffle_buffer: Examples in the shuffle buffer.
       cache: Keep the records in memory after the first pass.
