@@ -11,6 +11,7 @@ What is left in --model_dir:
     ckpt-STEP.*              checkpoints
     train/, eval/            curves and pictures for TensorBoard
     metrics.json             figures of the last evaluation; of each one in eval/metrics-STEP.json
+    nonfinite-STEP.npz       the batch of a step whose loss or gradient was not finite
 
 Example:
 
@@ -127,7 +128,7 @@ def main(argv: list[str]) -> None:
             prepare_model_dir(experiment, checkpoints)
         experiment = with_seed_of_step(experiment, step)
         set_seed(experiment)
-        trainer = build_trainer(experiment, dataset_info, strategy, model, optimizers, global_step)
+        trainer = build_trainer(experiment, dataset_info, strategy, model, optimizers, global_step, say)
         loop.train(trainer, plan_of(experiment), evaluator)
 
 
@@ -233,8 +234,11 @@ def build_trainer(
     model: MaXDeepLab,
     optimizers: Optimizers,
     global_step: tf.Variable,
+    say: Callable[[str], None],
 ) -> Trainer:
     from maxdl_tf import tasks
+    from maxdl_tf.training import distribution
+    from maxdl_tf.training.nonfinite import NonFiniteSteps
     from maxdl_tf.training.train_step import Trainer
 
     task = tasks.task_of(experiment)
@@ -249,6 +253,12 @@ def build_trainer(
         global_step=global_step,
         batch_size=experiment.train_dataset.batch_size,
         steps_per_loop=experiment.training.steps_per_loop,
+        nonfinite=NonFiniteSteps(
+            _MODEL_DIR.value,
+            allowed=experiment.training.skip_nonfinite_steps,
+            suffix=distribution.worker_suffix(strategy),
+            say=say,
+        ),
     )
 
 

@@ -126,7 +126,12 @@ def unmoved_by_a_step(experiment) -> list[str]:
             batch_size=experiment.train_dataset.batch_size,
             steps_per_loop=experiment.training.steps_per_loop,
         )
-        step = tf.function(trainer._replica_step, autograph=False).get_concrete_function(batch_spec(experiment))
+
+        def replica_step(batch):
+            losses, gradients, *_ = trainer._learn(batch)
+            trainer._accept(losses, gradients)
+
+        step = tf.function(replica_step, autograph=False).get_concrete_function(batch_spec(experiment))
     written = {
         id(outside)
         for outside, inside in step.graph.captures

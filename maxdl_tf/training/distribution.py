@@ -51,6 +51,11 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_type == "chief" or (not has_chief and resolver.task_id == 0)
 
 
+def worker_suffix(strategy: tf.distribute.Strategy) -> str:
+    """Tells apart the files of workers that write to one directory: "" for the chief, else "-worker1" and so on."""
+    return "" if is_chief(strategy) else f"-{strategy.cluster_resolver.task_type}{strategy.cluster_resolver.task_id}"
+
+
 def describe(strategy: tf.distribute.Strategy) -> str:
     """For people: "OneDeviceStrategy on 1 CPU"."""
     kind = (

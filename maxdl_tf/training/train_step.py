@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import orbit
 import tensorflow as tf
 
-from maxdl_tf.errors import UserError
 from maxdl_tf.keras_api import keras
 from maxdl_tf.structs import Figure
+from maxdl_tf.training.nonfinite import NonFiniteLossError, NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers
+
+__all__ = ["Loss", "NonFiniteLossError", "Trainer"]
 
 
 class Loss(Protocol):
@@ -30,22 +32,38 @@ class Loss(Protocol):
     def __call__(self, outputs, targets) -> NamedTuple: ...
 
 
-class NonFiniteLossError(UserError):
-    """A loss term or the gradient became NaN or infinite; no later checkpoint has been written."""
+class _Tried(NamedTuple):
+    """Where a call of the graph stopped.
+
+    Attributes:
+      steps: int32 scalar, steps that were done.
+      finite: bool scalar; False: the last batch spoiled its step, which was not done.
+      report: float32 [terms + 1]; means of the loss terms and norm of the gradient, for the last batch.
+      batch: That batch.
+    """
+
+    steps: Any
+    finite: Any
+    report: Any
+    batch: Any
 
 
 class Trainer(orbit.AbstractTrainer):
     """Trains for some steps at a time; the outer loop saves and evaluates in between.
+
+    A step whose loss or gradient is not finite changes nothing: neither weights, nor optimizers, nor the moving
+    statistics of batch norms, nor the count of steps. `nonfinite` decides whether the run goes on with the next batch.
 
     Args:
       strategy: Model and optimizers were made in its scope.
       model: `model(images, training=True)` gives the outputs that the loss takes.
       loss: Compares them with a batch's targets.
       optimizers: Hold the model's variables.
-      batches: Endless batches with `images` and `targets`, distributed by the strategy.
+      batches: Endless batches with `images`, `targets` and `image_ids`, distributed by the strategy.
       global_step: Counts the steps; see `orbit.utils.create_global_step`.
       batch_size: Images of one step over all replicas.
       steps_per_loop: Steps of one call from the host into the graph.
+      nonfinite: Told of steps that are not finite; if not given, the first one ends the run.
 
     Attributes:
       on_progress: Called after each such call with its number of steps and the means so far of this `train`.
@@ -63,6 +81,7 @@ class Trainer(orbit.AbstractTrainer):
         global_step: tf.Variable,
         batch_size: int,
         steps_per_loop: int,
+        nonfinite: NonFiniteSteps | None = None,
     ):
         super().__init__()
         self._strategy = strategy
@@ -71,18 +90,21 @@ class Trainer(orbit.AbstractTrainer):
         self.loss_terms = loss.terms
         self._optimizers = optimizers
         self._batches = batches
-        self._iterator = None
+        self._iterator: Iterator | None = None
         self._global_step = global_step
         self.batch_size = batch_size
         self._steps_per_loop = steps_per_loop
+        self._nonfinite = nonfinite or NonFiniteSteps()
         self.on_progress: Callable[[int, dict[str, float]], None] = lambda steps, means: None
-        # AutoGraph is for the loop only: it would take most of the time of tracing on layers that do not need it.
-        train_step = tf.autograph.experimental.do_not_convert(self._train_step)
-        self._run_steps = tf.function(orbit.utils.create_tf_while_loop_fn(train_step))
+        # Without AutoGraph, which would take most of the time of tracing on layers that do not need it.
+        self._run_steps = tf.function(self._steps_in_graph, autograph=False)
         self._compiled = False
+        # Moving statistics of batch norms: what a forward pass changes.
+        self._statistics = [variable for variable in model.variables if not variable.trainable]
+        self._reported = (*loss.terms, "gradient_norm")
         figures = [figure.name for figure in loss.figures]
         with strategy.scope():
-            self._means = {name: keras.metrics.Mean(name) for name in (*loss.terms, *figures, "gradient_norm")}
+            self._means = {name: keras.metrics.Mean(name) for name in (*self._reported, *figures)}
 
     def train(self, num_steps: tf.Tensor) -> dict[str, float]:
         """Trains `num_steps` steps.
@@ -92,7 +114,7 @@ class Trainer(orbit.AbstractTrainer):
           (without the compilation).
 
         Raises:
-          NonFiniteLossError: Names the term.
+          NonFiniteLossError: Names the term, the step and the images.
         """
         if self._iterator is None:
             self._iterator = iter(self._batches)
@@ -101,10 +123,13 @@ class Trainer(orbit.AbstractTrainer):
         remaining, timed_steps, seconds = int(num_steps), 0, 0.0
         while remaining:
             # The first call compiles. A single step then shows soon that everything works.
-            steps = min(remaining, self._steps_per_loop) if self._compiled else 1
+            wanted = min(remaining, self._steps_per_loop) if self._compiled else 1
             start = time.monotonic()
-            self._run_steps(self._iterator, tf.constant(steps))
-            means = self._finite_means(steps)
+            tried = _Tried(*self._run_steps(self._iterator, tf.constant(wanted)))
+            steps = int(tried.steps)
+            if not tried.finite:
+                self._report_nonfinite(tried)
+            means = {name: float(mean.result()) for name, mean in self._means.items()}
             if self._compiled:
                 timed_steps, seconds = timed_steps + steps, seconds + time.monotonic() - start
             self._compiled = True
@@ -112,24 +137,63 @@ class Trainer(orbit.AbstractTrainer):
             self.on_progress(steps, means)
         return self._curves(means, timed_steps * self.batch_size / seconds if seconds else None)
 
-    def _train_step(self, iterator) -> None:
-        self._strategy.run(self._replica_step, args=(iterator.get_next(),))
-        self._global_step.assign_add(1)
+    def _steps_in_graph(self, iterator, num_steps) -> _Tried:
+        """Does so many steps, or fewer if one is not finite.
 
-    def _replica_step(self, batch) -> None:
-        """One step on a replica's part of the batch."""
+        The loop carries the batch, so that the one that spoiled a step comes out of the graph with it. That costs no
+        copy, and the loop need not hold more than this one.
+        """
+
+        def goes_on(tried: _Tried):
+            return tried.finite & (tried.steps < num_steps)
+
+        def body(*tried):
+            tried = _Tried(*tried)
+            finite, report = self._try(tried.batch)
+            tried = tried._replace(steps=tried.steps + tf.cast(finite, tf.int32), finite=finite, report=report)
+            return tried._replace(batch=tf.cond(goes_on(tried), iterator.get_next, lambda: tried.batch))
+
+        start = _Tried(tf.constant(0), tf.constant(True), tf.zeros([len(self._reported)]), iterator.get_next())
+        return tf.while_loop(lambda *tried: goes_on(_Tried(*tried)), body, start)
+
+    def _try(self, batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """One step if it is finite, else none; gives (whether it is, its report)."""
+        losses, gradients, statistics, report = self._strategy.run(self._learn, args=(batch,))
+        report = self._strategy.experimental_local_results(report)[0]  # All replicas have the same.
+        finite = tf.reduce_all(tf.math.is_finite(report))
+
+        def accept():
+            self._strategy.run(self._accept, args=(losses, gradients))
+            self._global_step.assign_add(1)
+            return tf.constant(0)
+
+        def undo():
+            self._strategy.run(self._undo, args=(statistics,))
+            return tf.constant(0)
+
+        # The condition is out here because a replica by itself may not change variables under one.
+        tf.cond(finite, accept, undo)
+        return finite, report
+
+    def _learn(self, batch):
+        """On a replica's part of the batch: its losses, its gradients, the statistics before it, and the report."""
         variables = self._optimizers.variables
+        statistics = [tf.identity(variable) for variable in self._statistics]
         with tf.GradientTape() as tape:
             outputs = self._model(batch.images, training=True)
             losses = self._loss(outputs, batch.targets)
             share_of_mean = tf.reduce_sum(losses.total) / self.batch_size
         # What a switched-off loss term leaves without a gradient stays where it is: Adam does not move on zeros.
         gradients = tape.gradient(share_of_mean, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        gradients = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, [tf.convert_to_tensor(gradient) for gradient in gradients]
-        )
-        self._optimizers.apply(gradients)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        report = [tf.reduce_sum(getattr(losses, name)) / self.batch_size for name in self._loss.terms]
+        report = self._sum_over_replicas(tf.stack([*report, tf.linalg.global_norm(gradients)]))
+        return losses, gradients, statistics, report
 
+    def _accept(self, losses, gradients) -> None:
+        """Does a replica's part of the step."""
+        gradients = self._sum_over_replicas(gradients)
+        self._optimizers.apply(gradients)
         for name in self._loss.terms:
             self._means[name].update_state(getattr(losses, name))
         for figure in self._loss.figures:
@@ -137,18 +201,27 @@ class Trainer(orbit.AbstractTrainer):
             self._means[figure.name].update_state(getattr(losses, figure.name), sample_weight=weight)
         self._means["gradient_norm"].update_state(tf.linalg.global_norm(gradients))
 
-    def _finite_means(self, steps: int) -> dict[str, float]:
-        """The means so far of this `train`; a NaN of any step stays in them and is found here."""
-        means = {name: float(mean.result()) for name, mean in self._means.items()}
+    def _undo(self, statistics) -> None:
+        """Puts the moving statistics back that the forward pass has changed."""
+        for variable, value in zip(self._statistics, statistics):
+            variable.assign(value)
+
+    @staticmethod
+    def _sum_over_replicas(tensors):
+        return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+    def _report_nonfinite(self, tried: _Tried) -> None:
+        """Tells `nonfinite`, which may raise."""
+        report = dict(zip(self._reported, tried.report.numpy()))
         # The total comes last: the term that spoiled it says more.
-        for name in (*self._loss.terms[1:], self._loss.terms[0], "gradient_norm"):
-            if not math.isfinite(means[name]):
-                last = int(self._global_step.numpy())
-                raise NonFiniteLossError(
-                    f"{name} became {means[name]} between step {last - steps} and step {last}; start again from the "
-                    "last checkpoint with a lower training.optimizer.learning_rate or a longer warm-up"
-                )
-        return means
+        order = (*self._loss.terms[1:], self._loss.terms[0], "gradient_norm")
+        term = next(name for name in order if not np.isfinite(report[name]))
+        batch = tf.nest.map_structure(self._local_part, tried.batch)
+        self._nonfinite.add(int(self._global_step.numpy()) + 1, term, report[term], batch)
+
+    def _local_part(self, value) -> np.ndarray:
+        """This process's part of a distributed tensor."""
+        return np.concatenate([part.numpy() for part in self._strategy.experimental_local_results(value)])
 
     def _curves(self, means: dict[str, float], images_per_second: float | None) -> dict[str, float]:
         curves = {f"losses/{name}": means[name] for name in self._loss.terms}

@@ -25,6 +25,7 @@ DATASET_INFO = DatasetInfo(
 class FakeTrainBatch(NamedTuple):
     images: tf.Tensor
     targets: PanopticTargets
+    image_ids: tf.Tensor
 
 
 class FakeEvaluationBatch(NamedTuple):
@@ -90,7 +91,7 @@ def train_batch(seeds) -> FakeTrainBatch:
         thing_id_mask=np.where(instance > 0, instance - 1, -1).astype(np.int32),
         thing_id_class=np.stack([[1 if i in m else -1 for i in (1, 2, 3)] for m in instance]).astype(np.int32),
     )
-    return FakeTrainBatch(np.stack([picture(m) for m in labels]), targets)
+    return FakeTrainBatch(np.stack([picture(m) for m in labels]), targets, np.array([f"image{seed}" for seed in seeds]))
 
 
 def train_batches(batch_size: int, count: int = 4) -> tf.data.Dataset:

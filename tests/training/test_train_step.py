@@ -1,4 +1,4 @@
-"""The inner loop: it learns, goes on where it was, stops at a NaN, and does not care for the number of replicas."""
+"""The inner loop: it learns, goes on where it was, does nothing on a NaN, and is the same for any number of replicas."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.training.checkpoints import Checkpoints
+from maxdl_tf.training.nonfinite import NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule
 from maxdl_tf.training.train_step import NonFiniteLossError, Trainer
 from tests.helpers import REPOSITORY
@@ -38,7 +39,7 @@ CURVES = {
 }
 
 
-def build(strategy=None, *, batches=None, learning_rate=1e-2, steps_per_loop=2, seed=1, loss=None):
+def build(strategy=None, *, batches=None, learning_rate=1e-2, steps_per_loop=2, seed=1, loss=None, **options):
     """A trainer with its model, optimizers and step counter."""
     strategy = strategy or tf.distribute.get_strategy()
     keras.utils.set_random_seed(seed)
@@ -57,6 +58,7 @@ def build(strategy=None, *, batches=None, learning_rate=1e-2, steps_per_loop=2, 
         global_step=global_step,
         batch_size=BATCH_SIZE,
         steps_per_loop=steps_per_loop,
+        **options,
     )
     return trainer, model, optimizers, global_step
 
@@ -98,16 +100,61 @@ def test_a_seeded_run_repeats_and_a_restored_one_goes_on_as_if_it_had_not_stoppe
     np.testing.assert_allclose(losses_of(trainer, 4), unbroken[4:], rtol=1e-6)
 
 
-def test_a_nan_stops_with_the_name_of_its_term():
+def with_nan_in(number: int, count: int = 4) -> tf.data.Dataset:
+    """The fakes' batches, of which one has an image with a NaN."""
+    batches = [fakes.train_batch(range(i * BATCH_SIZE, (i + 1) * BATCH_SIZE)) for i in range(count)]
+    batches[number].images[2, 5, 5] = np.nan
+    stacked = tf.nest.map_structure(lambda *parts: np.stack(parts), *batches)
+    return tf.data.Dataset.from_tensor_slices(stacked).repeat()
+
+
+def test_a_nan_stops_with_the_name_of_its_term_and_leaves_the_batch(tmp_path):
     class Loss(PanopticLoss):
         def __call__(self, outputs, targets):
             losses = super().__call__(outputs, targets)
-            poisoned = tf.where(tf.reduce_mean(targets.thing_id_mask, axis=(1, 2)) > -99, np.nan, losses.mask_id)
-            return losses._replace(mask_id=poisoned, total=losses.total + poisoned)
+            poisoned = tf.where(tf.math.is_nan(losses.total), np.nan, 0.0)
+            # Only one of the terms has it.
+            rest = {name: tf.where(tf.math.is_nan(losses.total), 1.0, getattr(losses, name)) for name in losses._fields}
+            return losses._replace(**{**rest, "mask_id": rest["mask_id"] + poisoned, "total": losses.total})
 
-    trainer, *_ = build(loss=Loss(fakes.DATASET_INFO))
-    with pytest.raises(NonFiniteLossError, match="mask_id became nan between step 0 and step 1"):
-        trainer.train(tf.constant(4))
+    trainer, model, optimizers, global_step = build(
+        loss=Loss(fakes.DATASET_INFO), batches=with_nan_in(2), steps_per_loop=4, nonfinite=NonFiniteSteps(str(tmp_path))
+    )
+    path = tmp_path / "nonfinite-3.npz"
+    with pytest.raises(NonFiniteLossError, match=f"mask_id became nan at step 3, on the images image8, .*{path}"):
+        trainer.train(tf.constant(8))
+    assert int(global_step) == 2
+    variables = [*model.variables, *optimizers.slot_variables]
+    assert all(np.isfinite(variable).all() for variable in variables)
+    batch, offending = np.load(path), fakes.train_batch(range(8, 12))
+    assert set(batch) == {"images", "image_ids", *(f"targets/{name}" for name in offending.targets._fields)}
+    assert np.isnan(batch["images"]).any(axis=(1, 2, 3)).tolist() == [False, False, True, False]
+    np.testing.assert_array_equal(batch["targets/semantic"], offending.targets.semantic)
+    assert [image_id.decode() for image_id in batch["image_ids"]] == list(offending.image_ids)
+
+
+def test_a_step_that_is_left_out_changes_nothing_and_too_many_stop():
+    said = []
+    trainer, model, optimizers, _ = build(
+        batches=with_nan_in(3), steps_per_loop=4, nonfinite=NonFiniteSteps(allowed=2, say=said.append)
+    )
+    curves = trainer.train(tf.constant(8))  # Two cycles of the data with three good batches each, and two more.
+    assert [line.split(", written")[0].split(", on")[0] for line in said] == [
+        "pq_style_dice became nan at step 4",
+        "pq_style_dice became nan at step 7",
+    ]
+    assert "2 of 2" in said[1]
+
+    good = fakes.train_batches(BATCH_SIZE, count=3)
+    reference, same_model, same_optimizers, _ = build(batches=good, steps_per_loop=4)
+    assert curves["losses/total"] == pytest.approx(reference.train(tf.constant(8))["losses/total"], rel=1e-6)
+    variables = zip(
+        [*model.variables, *optimizers.slot_variables], [*same_model.variables, *same_optimizers.slot_variables]
+    )
+    for variable, same in variables:
+        np.testing.assert_allclose(variable, same, rtol=1e-5, atol=1e-7, err_msg=variable.name)
+    with pytest.raises(NonFiniteLossError, match=r"at step 10, .* after 2 such steps were left out"):
+        trainer.train(tf.constant(8))
 
 
 def test_an_infinite_gradient_under_a_finite_loss_stops_too():
