@@ -1,4 +1,4 @@
-"""The inner loop: it learns, goes on where it was, does nothing on a NaN, and is the same for any number of replicas."""
+"""The inner loop: it learns, goes on where it was, does nothing on a NaN, and is the same for more replicas."""
 
 from __future__ import annotations
 
