@@ -274,6 +274,7 @@ _AT_LEAST = {
     "training.optimizer.warmup_steps": 0,
     "training.optimizer.poly_power": 0,
     "training.optimizer.weight_decay": 0,
+    "training.optimizer.gradient_clip_norm": 0,
     "training.optimizer.lookahead_steps": 1,
     "evaluation.steps_between_evaluations": 0,
     "evaluation.max_images": 0,
@@ -297,6 +298,7 @@ _FRACTIONS = (
     "model.postprocess.class_threshold",
     "model.postprocess.pixel_threshold",
     "loss.positive_weight",
+    "training.ema_decay",
     "training.optimizer.lookahead_step_size",
     "loss.label_smoothing",
 )

@@ -156,6 +156,7 @@ def build_optimizers(experiment: experiment_pb2.Experiment, model: MaXDeepLab) -
         backbone_multiplier=options.backbone_multiplier,
         create=_create_optimizer(options),
         weight_decay=options.weight_decay,
+        gradient_clip_norm=options.gradient_clip_norm,
     )
 
 

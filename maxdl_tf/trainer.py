@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from maxdl_tf.models.max_deeplab import MaXDeepLab
     from maxdl_tf.protos import experiment_pb2
     from maxdl_tf.structs import DatasetInfo
+    from maxdl_tf.training.averages import WeightAverages
     from maxdl_tf.training.checkpoints import Checkpoints
     from maxdl_tf.training.loop import Plan
     from maxdl_tf.training.optimizers import Optimizers
@@ -82,6 +83,7 @@ def main(argv: list[str]) -> None:
 
         from maxdl_tf import config, factory, tasks
         from maxdl_tf.training import distribution
+        from maxdl_tf.training.averages import WeightAverages
         from maxdl_tf.training.checkpoints import Checkpoints
         from maxdl_tf.training.loop import Loop
 
@@ -98,16 +100,20 @@ def main(argv: list[str]) -> None:
         model = task.build_model(experiment, dataset_info)
         global_step = orbit.utils.create_global_step()
         optimizers = factory.build_optimizers(experiment, model) if trains else None
+    averages = None
+    if trains and experiment.training.ema_decay:
+        averages = WeightAverages(strategy, model, experiment.training.ema_decay)
     checkpoints = Checkpoints(
         model_dir,
         model=model,
         global_step=global_step,
         optimizers=optimizers.by_name if trains else None,
+        averages=averages,
         keep=experiment.training.checkpoints_to_keep,
         writes=writes,
         say=say,
     )
-    loop = Loop(global_step=global_step, model_dir=model_dir, checkpoints=checkpoints, writes=writes)
+    loop = Loop(global_step=global_step, model_dir=model_dir, checkpoints=checkpoints, averages=averages, writes=writes)
     evaluator = None
     if evaluates:
         evaluator = task.build_evaluator(
@@ -123,12 +129,12 @@ def main(argv: list[str]) -> None:
             raise UserError(f"no checkpoint in {model_dir}; train first, or name another --model_dir")
         loop.evaluate(evaluator)
     else:
-        step = restore_or_start(experiment, model, optimizers, checkpoints, say)
+        step = restore_or_start(experiment, model, optimizers, averages, checkpoints, say)
         if writes:
             prepare_model_dir(experiment, checkpoints)
         experiment = with_seed_of_step(experiment, step)
         set_seed(experiment)
-        trainer = build_trainer(experiment, dataset_info, strategy, model, optimizers, global_step, say)
+        trainer = build_trainer(experiment, dataset_info, strategy, model, optimizers, averages, global_step, say)
         loop.train(trainer, plan_of(experiment), evaluator)
 
 
@@ -196,6 +202,7 @@ def restore_or_start(
     experiment: experiment_pb2.Experiment,
     model: MaXDeepLab,
     optimizers: Optimizers,
+    averages: WeightAverages | None,
     checkpoints: Checkpoints,
     say: Callable[[str], None],
 ) -> int:
@@ -208,6 +215,8 @@ def restore_or_start(
     if experiment.training.initial_checkpoint:
         load_initial_weights(model, experiment.training.initial_checkpoint, say=say)
         optimizers.restart()
+        if averages is not None:
+            averages.restart()
     return 0
 
 
@@ -233,6 +242,7 @@ def build_trainer(
     strategy: tf.distribute.Strategy,
     model: MaXDeepLab,
     optimizers: Optimizers,
+    averages: WeightAverages | None,
     global_step: tf.Variable,
     say: Callable[[str], None],
 ) -> Trainer:
@@ -253,6 +263,7 @@ def build_trainer(
         global_step=global_step,
         batch_size=experiment.train_dataset.batch_size,
         steps_per_loop=experiment.training.steps_per_loop,
+        averages=averages,
         nonfinite=NonFiniteSteps(
             _MODEL_DIR.value,
             allowed=experiment.training.skip_nonfinite_steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from maxdl_tf.errors import UserError
 from maxdl_tf.keras_api import keras
+from maxdl_tf.training.averages import WeightAverages
 from maxdl_tf.training.differences import compare
 
 KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -59,6 +61,8 @@ class Checkpoints:
       model: The model; its variables exist.
       global_step: int64 variable, counts the steps.
       optimizers: By their names in the checkpoint; none where only evaluation is wanted.
+      averages: Of the model's weights. The model in a checkpoint is then the averaged one; what the training goes on
+        with lies beside it, as `trained_weights`.
       keep: How many checkpoints stay; older ones are deleted.
       writes: False in those workers of a multi-worker run that must take part in saving but write nothing that stays.
       say: Gets one line on what is restored, and on what had to be passed over.
@@ -71,6 +75,7 @@ class Checkpoints:
         model: tf.Module,
         global_step: tf.Variable,
         optimizers: Mapping[str, Any] | None = None,
+        averages: WeightAverages | None = None,
         keep: int = 5,
         writes: bool = True,
         say: Callable[[str], None] = print,
@@ -79,7 +84,9 @@ class Checkpoints:
         self._say = say
         self._optimizers = dict(optimizers or {})
         self._global_step = global_step
-        self._root = tf.train.Checkpoint(model=model, global_step=global_step, **self._optimizers)
+        self._averages = averages
+        beside = {"trained_weights": averages} if averages is not None else {}
+        self._root = tf.train.Checkpoint(model=model, global_step=global_step, **self._optimizers, **beside)
         self._keep = keep
         self._writes = writes
         self._manager: tf.train.CheckpointManager | None = None
@@ -106,7 +113,8 @@ class Checkpoints:
             )
         step = int(self._global_step.numpy())
         try:
-            return self._manager.save(checkpoint_number=step)
+            with contextlib.nullcontext() if self._averages is None else self._averages.in_model():
+                return self._manager.save(checkpoint_number=step)
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 f"cannot save step {step} in {self.directory}: {reason_of(error)}; make room, and start the same "
@@ -147,6 +155,8 @@ class Checkpoints:
         _require_same(path, wanted, whole=bool(self._optimizers))
         status = self._root.restore(path)
         status.assert_existing_objects_matched()
+        if self._averages is not None:
+            self._averages.swap()
         if not self._optimizers:
             status.expect_partial()  # The optimizers' part, and nothing else: the keys were compared above.
         model_variables = sum(is_of_model(key) for key in wanted)

@@ -14,6 +14,7 @@ import orbit
 import tensorflow as tf
 
 from maxdl_tf.progress import Progress
+from maxdl_tf.training.averages import WeightAverages
 from maxdl_tf.training.checkpoints import DAMAGE, Checkpoints
 from maxdl_tf.training.evaluator import Evaluator, Result
 from maxdl_tf.training.train_step import Trainer
@@ -58,13 +59,23 @@ class Loop:
       global_step: Counts the steps.
       model_dir: Curves go below `train/` and `eval/`, metrics into `metrics.json` and `eval/metrics-STEP.json`.
       checkpoints: Of model_dir.
+      averages: Of the model's weights; they are evaluated while it trains.
       writes: False in the workers that leave writing to the chief.
     """
 
-    def __init__(self, *, global_step: tf.Variable, model_dir: str, checkpoints: Checkpoints, writes: bool = True):
+    def __init__(
+        self,
+        *,
+        global_step: tf.Variable,
+        model_dir: str,
+        checkpoints: Checkpoints,
+        averages: WeightAverages | None = None,
+        writes: bool = True,
+    ):
         self._global_step = global_step
         self._model_dir = model_dir
         self._checkpoints = checkpoints
+        self._averages = averages
         self._writes = writes
         self._eval_controllers: dict[Evaluator, orbit.Controller] = {}
 
@@ -82,7 +93,7 @@ class Loop:
         step = int(self._global_step.numpy())
         if step >= plan.steps:
             if evaluator is not None:
-                self.evaluate(evaluator)
+                self._evaluate_averages(evaluator)
             return
         stream = None if self._writes else io.StringIO()  # One worker of several speaks.
         with Progress(
@@ -98,7 +109,7 @@ class Loop:
                     controller.train(step, checkpoint_at_completion=False)
                 self._checkpoints.save()
                 if evaluator is not None and plan.evaluates_at(step):
-                    self.evaluate(evaluator)
+                    self._evaluate_averages(evaluator)
 
     def evaluate(self, evaluator: Evaluator) -> Result:
         """Evaluates the weights as they are; prints the table, writes JSON and curves.
@@ -135,6 +146,10 @@ class Loop:
             if int(self._global_step.numpy()) >= steps:
                 return
         say(f"no new checkpoint for {timeout_seconds:g} s")
+
+    def _evaluate_averages(self, evaluator: Evaluator) -> None:
+        with contextlib.nullcontext() if self._averages is None else self._averages.in_model():
+            self.evaluate(evaluator)
 
     def _summary_dir(self, name: str) -> str | None:
         return os.path.join(self._model_dir, name) if self._writes else None

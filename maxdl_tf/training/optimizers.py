@@ -100,6 +100,7 @@ class Optimizers:
       create: Makes each of the two.
       weight_decay: Kernels shrink by this share of their rate at each step, apart from the gradient (Loshchilov and
         Hutter, arXiv 1711.05101).
+      gradient_clip_norm: A gradient whose norm over all variables is larger is scaled down to it; 0: never.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Optimizers:
         backbone_multiplier: float,
         create: CreateOptimizer | None = None,
         weight_decay: float = 0.0,
+        gradient_clip_norm: float = 0.0,
     ):
         create = create or adam()
         self.variables: tuple[tf.Variable, ...] = tuple(model.trainable_variables)
@@ -119,6 +121,7 @@ class Optimizers:
         self.backbone = create(schedule.scaled(backbone_multiplier))
         for optimizer, variables in ((self.base, self._group(False)), (self.backbone, self._group(True))):
             optimizer._create_all_weights(variables)  # Legacy optimizers have no public build().
+        self._gradient_clip_norm = gradient_clip_norm
         self._weight_decay = weight_decay
         self._decayed = {id(kernel) for kernel in kernels_of(model)} if weight_decay else set()
 
@@ -132,12 +135,15 @@ class Optimizers:
         """Everything that the optimizers remember between two steps."""
         return [*self.base.weights, *self.backbone.weights]
 
-    def apply(self, gradients: Sequence[tf.Tensor]) -> None:
+    def apply(self, gradients: Sequence[tf.Tensor], norm: tf.Tensor | None = None) -> None:
         """One step; call it in replica context.
 
         Args:
           gradients: Of `variables`, in their order, already summed over the replicas.
+          norm: Their global norm, where it is known.
         """
+        if self._gradient_clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self._gradient_clip_norm, use_norm=norm)
         pairs = list(zip(gradients, self.variables))
         for optimizer, wanted in ((self.base, False), (self.backbone, True)):
             group = [pair for pair, inside in zip(pairs, self._in_backbone) if inside == wanted and pair[0] is not None]

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.structs import Figure
+from maxdl_tf.training.averages import WeightAverages
 from maxdl_tf.training.nonfinite import NonFiniteLossError, NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers
 
@@ -63,6 +64,7 @@ class Trainer(orbit.AbstractTrainer):
       global_step: Counts the steps; see `orbit.utils.create_global_step`.
       batch_size: Images of one step over all replicas.
       steps_per_loop: Steps of one call from the host into the graph.
+      averages: Of the model's weights, which follow them.
       nonfinite: Told of steps that are not finite; if not given, the first one ends the run.
 
     Attributes:
@@ -81,6 +83,7 @@ class Trainer(orbit.AbstractTrainer):
         global_step: tf.Variable,
         batch_size: int,
         steps_per_loop: int,
+        averages: WeightAverages | None = None,
         nonfinite: NonFiniteSteps | None = None,
     ):
         super().__init__()
@@ -94,6 +97,7 @@ class Trainer(orbit.AbstractTrainer):
         self._global_step = global_step
         self.batch_size = batch_size
         self._steps_per_loop = steps_per_loop
+        self._averages = averages
         self._nonfinite = nonfinite or NonFiniteSteps()
         self.on_progress: Callable[[int, dict[str, float]], None] = lambda steps, means: None
         # Without AutoGraph, which would take most of the time of tracing on layers that do not need it.
@@ -193,13 +197,16 @@ class Trainer(orbit.AbstractTrainer):
     def _accept(self, losses, gradients) -> None:
         """Does a replica's part of the step."""
         gradients = self._sum_over_replicas(gradients)
-        self._optimizers.apply(gradients)
+        norm = tf.linalg.global_norm(gradients)
+        self._optimizers.apply(gradients, norm)
+        if self._averages is not None:
+            self._averages.update(self._global_step)
         for name in self._loss.terms:
             self._means[name].update_state(getattr(losses, name))
         for figure in self._loss.figures:
             weight = getattr(losses, figure.weight) if figure.weight else None
             self._means[figure.name].update_state(getattr(losses, figure.name), sample_weight=weight)
-        self._means["gradient_norm"].update_state(tf.linalg.global_norm(gradients))
+        self._means["gradient_norm"].update_state(norm)
 
     def _undo(self, statistics) -> None:
         """Puts the moving statistics back that the forward pass has changed."""

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.errors import UserError
+from maxdl_tf.keras_api import keras
 from maxdl_tf.training import addons
 from maxdl_tf.training.checkpoints import Checkpoints, variables_by_key
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule, adam, kernels_of, radam_lookahead
@@ -170,3 +171,22 @@ def test_weight_decay_shrinks_kernels_at_their_rate_and_nothing_else():
         rate = 1e-2 * (0.1 if id(variable) in backbone else 1.0)
         expected = (1 - 0.5 * rate) * (1 - 0.5 * 0.9 * rate) if id(variable) in kernels else 1.0
         np.testing.assert_allclose(variable, np.full(variable.shape, expected), rtol=1e-6, err_msg=variable.name)
+
+
+def test_a_long_gradient_is_scaled_down_and_a_short_one_stays():
+    moved = []
+    for length, clip_norm in ((0.5, 0.0), (0.5, 1.0), (50.0, 1.0), (1.0, 0.0)):
+        variables = [tf.Variable([0.0, 0.0]), tf.Variable([0.0])]
+        optimizers = Optimizers(
+            _Variables(variables[:1], variables[1:]),
+            PolySchedule(0.1, steps=1000, power=0.0),
+            backbone_multiplier=1.0,
+            create=keras.optimizers.legacy.SGD,
+            gradient_clip_norm=clip_norm,
+        )
+        # The norm is that of both groups together: (0.48, 0.64, 0.6) has length 1.
+        optimizers.apply([length * tf.constant([0.48, 0.64]), length * tf.constant([0.6])])
+        moved.append(np.concatenate([variable.numpy() for variable in variables]))
+    np.testing.assert_array_equal(moved[0], moved[1])
+    np.testing.assert_allclose(moved[2], moved[3], rtol=1e-6)
+    np.testing.assert_allclose(moved[2], [-0.048, -0.064, -0.06], rtol=1e-6)
