@@ -32,8 +32,8 @@ def feature_picture(
     size = (image.shape[1], image.shape[0])
     pixels = np.asarray(Image.fromarray(_color(project(pixel))).resize(size, Image.Resampling.BILINEAR))
     masks = np.asarray(Image.fromarray(_color(project(direction))[slot]).resize(size, Image.Resampling.NEAREST))
-    titles = ["image", f"pixel features, D = {mask.shape[-1]}", "mask embeddings"]
-    return side_by_side([image, pixels, np.where(void[..., np.newaxis], 0, masks).astype(np.uint8)], titles)
+    masks = np.where(void[..., np.newaxis], 0, masks).astype(np.uint8)
+    return side_by_side([image, pixels, masks], ["image", "pixels", "masks"])
 
 
 def _projection(pixel: np.ndarray, direction: np.ndarray):

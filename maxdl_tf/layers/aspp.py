@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, NormFactory, batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 
 
@@ -30,7 +31,7 @@ class ASPP(keras.layers.Layer):
         rates: tuple[int, int, int],
         pool_size: tuple[int, int],
         dropout: float,
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.conv_bn import NormFactory, batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
 from maxdl_tf.layers.resize import spatial_size
 
 # Distances from -254 to 254 have rows of their own in a relative position table; farther ones share the end rows.
@@ -59,7 +59,7 @@ class SelfAttention1D(keras.layers.Layer):
         *,
         num_heads: int = 8,
         positions: bool = True,
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -134,7 +134,7 @@ class AxialAttention2D(keras.layers.Layer):
         *,
         strides: int = 1,
         num_heads: int = 8,
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -170,7 +170,7 @@ class GlobalAttention2D(keras.layers.Layer):
         *,
         strides: int = 1,
         num_heads: int = 8,
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -2,46 +2,62 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-
-# Makes a batch normalization: norm(axis=..., gamma_initializer=..., name=...). Layers are handed one, so that
-# momentum and synchronization are decided in one place.
-NormFactory = Callable[..., Any]
+from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.resize import spatial_size
 
 
-def batch_norm(
-    axis: int | tuple[int, ...] = -1,
-    *,
-    gamma_initializer: Any = "ones",
-    momentum: float = 0.99,
-    synchronized: bool = False,
-    name: str | None = None,
-) -> keras.layers.BatchNormalization:
-    """Batch normalization with the epsilon of all of MaX-DeepLab.
+class AtrousConv2D(keras.layers.Conv2D):
+    """Convolution of stride 1 with holes between its taps, each of which is a matrix product on what it sees.
 
-    Args:
-      axis: Each index along these axes has its own statistics; they are taken over all other axes.
-      gamma_initializer: Initial scale.
-      momentum: Share of the old moving statistics that stays at each step.
-      synchronized: Take the statistics over the replicas of a distribution strategy together.
-      name: Name of the layer.
+    TensorFlow's own cuts the image into rate^2 small ones, most of whose work is on their padding: at stride 16 a rate
+    of 18 reaches over all of a small crop. Zeros are padded alike on all sides.
     """
-    axes = [axis] if isinstance(axis, int) else list(axis)
-    # The fused kernel is far quicker, but CPUs have it for the last axis only; Keras decides where it fits.
-    fused = None if axes == [-1] and not synchronized else False
-    return keras.layers.BatchNormalization(
-        axis=axes,
-        momentum=momentum,
-        epsilon=1e-3,
-        gamma_initializer=gamma_initializer,
-        synchronized=synchronized,
-        fused=fused,
-        name=name,
-    )
+
+    def __init__(self, filters: int, kernel_size: int, *, rate: int, **kwargs):
+        super().__init__(filters, kernel_size, padding="same", **kwargs)
+        self.rate = rate
+
+    def convolution_op(self, inputs, kernel):
+        height, width = spatial_size(inputs)
+        offsets = [self.rate * (tap - (self.kernel_size[0] - 1) // 2) for tap in range(self.kernel_size[0])]
+        outputs = []
+        for row, vertical in enumerate(_seen_from(offset, height) for offset in offsets):
+            for column, horizontal in enumerate(_seen_from(offset, width) for offset in offsets):
+                if not (vertical.is_empty or horizontal.is_empty):
+                    seen = tf.slice(
+                        inputs,
+                        tf.stack([0, vertical.start, horizontal.start, 0]),
+                        tf.stack([-1, vertical.size, horizontal.size, -1]),
+                    )
+                    product = tf.nn.conv2d(seen, kernel[row : row + 1, column : column + 1], 1, "VALID")
+                    margins = [[0, 0], [vertical.before, vertical.after], [horizontal.before, horizontal.after], [0, 0]]
+                    outputs.append(tf.pad(product, margins))
+        return tf.add_n(outputs)
+
+
+class _Seen(NamedTuple):
+    """The part of a side of an image that a tap sees, and the margins of its result; integers or scalar tensors."""
+
+    start: Any
+    size: Any
+    before: Any
+    after: Any
+
+    @property
+    def is_empty(self) -> bool:
+        return isinstance(self.size, int) and self.size == 0
+
+
+def _seen_from(offset: int, side) -> _Seen:
+    at_least, at_most = (max, min) if isinstance(side, int) else (tf.maximum, tf.minimum)
+    size = at_least(side - abs(offset), 0)
+    before = at_most(max(-offset, 0), side)
+    return _Seen(at_most(max(offset, 0), side), size, before, side - size - before)
 
 
 class Conv2DBatchNorm(keras.layers.Layer):
@@ -61,23 +77,21 @@ class Conv2DBatchNorm(keras.layers.Layer):
         rate: int = 1,
         relu: bool = False,
         gamma_initializer: Any = "ones",
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(**kwargs)
         # "same" pads odd kernels symmetrically only where the stride is 1.
-        self.padding = rate * (kernel_size - 1) // 2 if strides > 1 else 0
+        self.padding = (kernel_size - 1) // 2 if strides > 1 else 0
         self.relu = relu
-        self.conv = keras.layers.Conv2D(
-            filters,
-            kernel_size,
-            strides=strides,
-            padding="same" if strides == 1 else "valid",
-            dilation_rate=rate,
-            use_bias=False,
-            kernel_initializer="he_normal",
-            name="conv",
-        )
+        common = {"use_bias": False, "kernel_initializer": "he_normal", "name": "conv"}
+        if rate > 1:
+            if strides > 1:
+                raise ValueError(f"rate {rate} and strides {strides}: a convolution has either; set one of them to 1")
+            self.conv = AtrousConv2D(filters, kernel_size, rate=rate, **common)
+        else:
+            padding = "same" if strides == 1 else "valid"
+            self.conv = keras.layers.Conv2D(filters, kernel_size, strides=strides, padding=padding, **common)
         self.batch_norm = norm(gamma_initializer=gamma_initializer, name="batch_norm")
 
     def call(self, inputs, training=None):
@@ -102,7 +116,7 @@ class Conv1DBatchNorm(keras.layers.Layer):
         relu: bool = False,
         gamma_initializer: Any = "ones",
         kernel_initializer: Any = "he_normal",
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -118,7 +132,7 @@ class Conv1DBatchNorm(keras.layers.Layer):
 class DepthwiseConvBatchNorm(keras.layers.Layer):
     """Depthwise convolution of stride 1 without bias, batch normalization and ReLU."""
 
-    def __init__(self, kernel_size: int, *, norm: NormFactory = batch_norm, **kwargs):
+    def __init__(self, kernel_size: int, *, norm: NormFactory = BatchNorm, **kwargs):
         super().__init__(**kwargs)
         self.conv = keras.layers.DepthwiseConv2D(kernel_size, padding="same", use_bias=False, name="conv")
         self.batch_norm = norm(name="batch_norm")
@@ -130,7 +144,7 @@ class DepthwiseConvBatchNorm(keras.layers.Layer):
 class SeparableConvBatchNorm(keras.layers.Layer):
     """Depthwise and then pointwise convolution, each with batch normalization and ReLU."""
 
-    def __init__(self, filters: int, kernel_size: int = 5, *, norm: NormFactory = batch_norm, **kwargs):
+    def __init__(self, filters: int, kernel_size: int = 5, *, norm: NormFactory = BatchNorm, **kwargs):
         super().__init__(**kwargs)
         self.depthwise = DepthwiseConvBatchNorm(kernel_size, norm=norm, name="depthwise")
         self.pointwise = Conv2DBatchNorm(filters, relu=True, norm=norm, name="pointwise")

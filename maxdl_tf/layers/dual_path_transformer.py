@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, NormFactory, batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.conv_bn import Conv1DBatchNorm
 from maxdl_tf.layers.drop_path import DropPath
 from maxdl_tf.layers.resize import spatial_size
 
@@ -17,7 +18,7 @@ class CrossAttention(keras.layers.Layer):
     returns [batch, n, heads * value depth], heads in order.
     """
 
-    def __init__(self, *, norm: NormFactory = batch_norm, **kwargs):
+    def __init__(self, *, norm: NormFactory = BatchNorm, **kwargs):
         super().__init__(**kwargs)
         self.batch_norm_similarity = norm(axis=1, name="batch_norm_similarity")
         self.batch_norm_retrieved_value = norm(axis=(1, 3), name="batch_norm_retrieved_value")
@@ -60,7 +61,7 @@ class DualPathTransformer(keras.layers.Layer):
         memory_to_memory: bool = True,
         pixel_to_memory: bool = True,
         drop_path_keep: float = 1.0,
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(**kwargs)

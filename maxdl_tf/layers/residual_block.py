@@ -9,7 +9,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, NormFactory, batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.drop_path import DropPath
 
 
@@ -34,9 +35,11 @@ class ResidualBlock(keras.layers.Layer):
     def call(self, inputs, training=None):
         x = tf.nn.relu(inputs)
         branch = self.drop_path(self.branch(x, training), training=training)
-        if self.shortcut is None:
-            return branch + x[:, :: self.strides, :: self.strides]
-        return branch + self.shortcut(x, training=training)
+        if self.shortcut is not None:
+            x = self.shortcut(x, training=training)
+        elif self.strides > 1:
+            x = x[:, :: self.strides, :: self.strides]
+        return branch + x
 
 
 class BasicBlock(ResidualBlock):
@@ -49,7 +52,7 @@ class BasicBlock(ResidualBlock):
         strides: int = 1,
         rate: int = 1,
         drop_path_keep: float = 1.0,
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
@@ -71,7 +74,7 @@ class BottleneckBlock(ResidualBlock):
         strides: int = 1,
         rate: int = 1,
         drop_path_keep: float = 1.0,
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
@@ -103,7 +106,7 @@ class AttentionBlock(ResidualBlock):
         attention: keras.layers.Layer,
         *,
         drop_path_keep: float = 1.0,
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(channels, strides=attention.strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, NormFactory, batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.resize import resize_bilinear
 
 
@@ -28,7 +29,7 @@ class ResizedFuse(keras.layers.Layer):
         *,
         stride: int,
         source_strides: tuple[int, ...],
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(**kwargs)

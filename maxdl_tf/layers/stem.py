@@ -6,7 +6,8 @@ The convolutional stem of L is a single `Conv2DBatchNorm`; S has the Inception s
 from __future__ import annotations
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, NormFactory, batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 
 
 class InceptionStem(keras.layers.Layer):
@@ -15,7 +16,7 @@ class InceptionStem(keras.layers.Layer):
     Image [batch, height, width, 3] -> un-activated [batch, height/2, width/2, 2 * channels].
     """
 
-    def __init__(self, channels: int, *, norm: NormFactory = batch_norm, **kwargs):
+    def __init__(self, channels: int, *, norm: NormFactory = BatchNorm, **kwargs):
         super().__init__(**kwargs)
         self.conv1 = Conv2DBatchNorm(channels, 3, strides=2, relu=True, norm=norm, name="conv1")
         self.conv2 = Conv2DBatchNorm(channels, 3, relu=True, norm=norm, name="conv2")

@@ -9,7 +9,8 @@ import math
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.axial_attention import AxialAttention2D, GlobalAttention2D
-from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, NormFactory, batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.residual_block import AttentionBlock, BasicBlock, BottleneckBlock
 from maxdl_tf.layers.resize import size_at_stride
@@ -50,7 +51,7 @@ def build_max_deeplab(
       sync_batch_norm: Whether batch norm statistics are taken over all replicas.
       batch_norm_momentum: Share of the old moving statistics that stays at each step.
     """
-    norm = functools.partial(batch_norm, momentum=batch_norm_momentum, synchronized=sync_batch_norm)
+    norm = functools.partial(BatchNorm, momentum=batch_norm_momentum, synchronized=sync_batch_norm)
     schedule = _schedule(variant)
     semantic_decoder = semantic_head = None
     if variant.semantic_branch:
@@ -91,7 +92,7 @@ def build_image_classifier(
       sync_batch_norm: Whether batch norm statistics are taken over all replicas.
       batch_norm_momentum: Share of the old moving statistics that stays at each step.
     """
-    norm = functools.partial(batch_norm, momentum=batch_norm_momentum, synchronized=sync_batch_norm)
+    norm = functools.partial(BatchNorm, momentum=batch_norm_momentum, synchronized=sync_batch_norm)
     variant = dataclasses.replace(variant, transformer_stages=(), decoder_transformer_strides=())
     pretrained = tuple(step for step in _schedule(variant) if step.pretrained)
     model = ImageClassifier(

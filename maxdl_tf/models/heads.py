@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.aspp import ASPP
-from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, NormFactory, SeparableConvBatchNorm, batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, SeparableConvBatchNorm
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 
 
@@ -21,7 +22,7 @@ def _last_convolution(channels: int, name: str) -> keras.layers.Conv2D:
 class PixelHead(keras.layers.Layer):
     """Activated feature at stride 4 -> L2-normalized pixel features [batch, height/4, width/4, mask channels]."""
 
-    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = batch_norm, **kwargs):
+    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = BatchNorm, **kwargs):
         super().__init__(**kwargs)
         self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
         self.projection = _last_convolution(mask_channels, "projection")
@@ -39,7 +40,7 @@ class MaskHead(keras.layers.Layer):
     The logits are [batch, height/4, width/4, slots], the embeddings [batch, slots, mask channels].
     """
 
-    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = batch_norm, **kwargs):
+    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = BatchNorm, **kwargs):
         super().__init__(**kwargs)
         self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
         self.embedding = Conv1DBatchNorm(mask_channels, norm=norm, name="embedding")
@@ -56,7 +57,7 @@ class MaskHead(keras.layers.Layer):
 class ClassHead(keras.layers.Layer):
     """Memory -> class logits [batch, slots, num_classes + 1], void last."""
 
-    def __init__(self, hidden_channels: int, num_classes: int, *, norm: NormFactory = batch_norm, **kwargs):
+    def __init__(self, hidden_channels: int, num_classes: int, *, norm: NormFactory = BatchNorm, **kwargs):
         super().__init__(**kwargs)
         self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
         initializer = keras.initializers.TruncatedNormal(stddev=0.01)
@@ -81,7 +82,7 @@ class SemanticDecoder(keras.layers.Layer):
         aspp: ASPP,
         low_level_channels: tuple[int, int],
         *,
-        norm: NormFactory = batch_norm,
+        norm: NormFactory = BatchNorm,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -108,7 +109,7 @@ class SemanticDecoder(keras.layers.Layer):
 class SemanticHead(keras.layers.Layer):
     """Activated feature at stride 4 -> semantic logits [batch, height/4, width/4, semantic channels]."""
 
-    def __init__(self, hidden_channels: int, num_channels: int, *, norm: NormFactory = batch_norm, **kwargs):
+    def __init__(self, hidden_channels: int, num_channels: int, *, norm: NormFactory = BatchNorm, **kwargs):
         super().__init__(**kwargs)
         self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
         self.logits = _last_convolution(num_channels, "logits")

@@ -7,12 +7,12 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.layers.conv_bn import batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm
 from maxdl_tf.models.deeplab2_layout import published_name, variable_paths
 from tests.helpers import Golden
 
 # The reference's batch norm is the synchronized one: biased variances, in the moving statistics too.
-reference_norm = functools.partial(batch_norm, synchronized=True)
+reference_norm = functools.partial(BatchNorm, synchronized=True)
 
 
 def load_weights(layer, weights: dict[str, np.ndarray], name=published_name, root: str = "") -> dict[str, tf.Variable]:

@@ -11,7 +11,8 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.axial_attention import AxialAttention2D, GlobalAttention2D, SelfAttention1D
-from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, SeparableConvBatchNorm, batch_norm
+from maxdl_tf.layers.batch_norm import BatchNorm
+from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, SeparableConvBatchNorm
 from maxdl_tf.layers.drop_path import DropPath
 from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer
 from maxdl_tf.layers.residual_block import AttentionBlock, BasicBlock, BottleneckBlock
@@ -102,7 +103,7 @@ def test_drop_path():
 
 
 def test_momentum_and_synchronization_reach_the_norms():
-    layer = Conv2DBatchNorm(4, norm=functools.partial(batch_norm, momentum=0.5, synchronized=True))
+    layer = Conv2DBatchNorm(4, norm=functools.partial(BatchNorm, momentum=0.5, synchronized=True))
     layer(PIXEL, training=True)
     features = layer.conv(PIXEL).numpy()
     np.testing.assert_allclose(layer.batch_norm.moving_mean, 0.5 * features.mean((0, 1, 2)), atol=1e-5)

@@ -1,0 +1,95 @@
+"""Batch normalization, with the epsilon of all of MaX-DeepLab (architecture section 1)."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import tensorflow as tf
+
+from maxdl_tf.keras_api import keras
+
+EPSILON = 1e-3
+
+# Makes a batch normalization: norm(axis=..., gamma_initializer=..., name=...). Layers are handed one, so that
+# momentum and synchronization are decided in one place.
+NormFactory = Callable[..., Any]
+
+
+class BatchNorm(keras.layers.BatchNormalization):
+    """Keras' layer and variables, its statistics taken in as few passes over the features as can be.
+
+    On one replica, or where replicas keep to themselves, statistics over all but the last axis are left to TensorFlow's
+    fused kernel. All statistics are biased, those in the moving averages too, and float32 whatever the features are.
+
+    Args:
+      axis: Axes each of whose indices has its own statistics; they are taken over all other axes.
+      momentum: Share of the old moving statistics that stays at each step.
+      gamma_initializer: Initial scale.
+      synchronized: Take the statistics over the replicas of a distribution strategy together.
+      name: Name of the layer.
+    """
+
+    def __init__(
+        self,
+        axis: int | tuple[int, ...] = -1,
+        *,
+        momentum: float = 0.99,
+        gamma_initializer: Any = "ones",
+        synchronized: bool = False,
+        name: str | None = None,
+    ):
+        super().__init__(
+            axis=[axis] if isinstance(axis, int) else list(axis),
+            momentum=momentum,
+            epsilon=EPSILON,
+            gamma_initializer=gamma_initializer,
+            synchronized=synchronized,
+            fused=False,
+            name=name,
+        )
+
+    def call(self, inputs, training=None):
+        if not (training and self.trainable):
+            return self._scale(inputs, self.moving_mean, self.moving_variance)
+        if self._replicas() == 1 and list(self.axis) == [inputs.shape.rank - 1]:
+            outputs, mean, variance = self._fused(inputs)
+        else:
+            mean, variance = self._moments(inputs)
+            outputs = self._scale(inputs, mean, variance)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign_sub((moving - tf.stop_gradient(tf.reshape(batch, moving.shape))) * (1.0 - self.momentum))
+        return outputs
+
+    def _replicas(self) -> int:
+        context = tf.distribute.get_replica_context()
+        return context.num_replicas_in_sync if self.synchronized and context else 1
+
+    def _scale(self, inputs, mean, variance):
+        shape = [inputs.shape[axis] if axis in self.axis else 1 for axis in range(inputs.shape.rank)]
+        gamma, beta, mean, variance = (tf.reshape(value, shape) for value in (self.gamma, self.beta, mean, variance))
+        scale = gamma * tf.math.rsqrt(variance + self.epsilon)
+        outputs = tf.cast(inputs, tf.float32) * scale + (beta - mean * scale)
+        return tf.cast(outputs, inputs.dtype)
+
+    def _fused(self, inputs):
+        """(normalized inputs, mean, variance) over all axes but the last."""
+        channels = inputs.shape[-1]
+        pixels = tf.reshape(inputs, [1, -1, 1, channels])
+        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
+            pixels, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
+        )
+        # The kernel multiplies the variance by n / (n - 1).
+        count = tf.cast(tf.shape(pixels)[1], tf.float32)
+        return tf.reshape(outputs, tf.shape(inputs)), mean, variance * (1.0 - 1.0 / count)
+
+    def _moments(self, inputs):
+        """(mean, variance) as E[x] and E[x^2] - E[x]^2, over the replicas if they are synchronized."""
+        axes = [axis for axis in range(inputs.shape.rank) if axis not in self.axis]
+        values = tf.cast(inputs, tf.float32)
+        count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(inputs), axes)), tf.float32)
+        sums = [tf.reduce_sum(values, axes), tf.reduce_sum(tf.square(values), axes), count]
+        if self._replicas() > 1:
+            sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        total, total_of_squares, count = sums
+        mean = total / count
+        return mean, tf.maximum(total_of_squares / count - tf.square(mean), 0.0)
