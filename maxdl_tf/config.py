@@ -269,6 +269,7 @@ _AT_LEAST = {
     "training.steps_per_loop": 1,
     "training.summary_images": 0,
     "training.skip_nonfinite_steps": 0,
+    "training.accumulate_steps": 1,
     "training.optimizer.learning_rate": 0,
     "training.optimizer.backbone_multiplier": 0,
     "training.optimizer.warmup_steps": 0,

@@ -56,6 +56,7 @@ def build_variant(options: model_pb2.ModelOptions) -> Variant:
         "memory_to_memory": attention.memory_to_memory,
         "pixel_to_memory": attention.pixel_to_memory,
         "semantic_branch": options.semantic_branch,
+        "recompute": model_pb2.ModelOptions.Recompute.Name(options.recompute),
         **_set_fields(options, "num_slots", "mask_channels", "drop_path_keep"),
         **{f"decoder_{name}": value for name, value in _set_fields(decoder, "stacks", "blocks").items()},
         **_set_fields(decoder, "pretrained_stacks"),
@@ -194,7 +195,7 @@ def stream_arguments(
     options = experiment.train_dataset
     context = input_context or tf.distribute.InputContext()
     return {
-        "batch_size": context.get_per_replica_batch_size(options.batch_size),
+        "batch_size": context.get_per_replica_batch_size(options.batch_size) // experiment.training.accumulate_steps,
         "shuffle_buffer": options.shuffle_buffer,
         "cache": options.cache,
         "seed": experiment.training.seed if experiment.training.HasField("seed") else None,

@@ -169,11 +169,10 @@ def check_strategy(
     import tensorflow as tf
 
     replicas = strategy.num_replicas_in_sync
-    batch_size = experiment.train_dataset.batch_size
-    if trains and batch_size % replicas:
-        raise UserError(
-            f"train_dataset.batch_size {batch_size} is not a multiple of the {replicas} replicas; make it one"
-        )
+    batch_size, parts = experiment.train_dataset.batch_size, experiment.training.accumulate_steps
+    if trains and batch_size % (replicas * parts):
+        wanted = f"the {replicas} replicas" + (f" times training.accumulate_steps {parts}" if parts > 1 else "")
+        raise UserError(f"train_dataset.batch_size {batch_size} is not a multiple of {wanted}; make it one")
     if evaluates and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise UserError(
             f"--mode {_MODE.value} does not run on several hosts; use --mode train there, and --mode continuous_eval "
@@ -263,6 +262,7 @@ def build_trainer(
         global_step=global_step,
         batch_size=experiment.train_dataset.batch_size,
         steps_per_loop=experiment.training.steps_per_loop,
+        accumulate_steps=experiment.training.accumulate_steps,
         averages=averages,
         nonfinite=NonFiniteSteps(
             _MODEL_DIR.value,

@@ -38,12 +38,14 @@ class _Tried(NamedTuple):
 
     Attributes:
       steps: int32 scalar, steps that were done.
+      parts: int32 scalar, parts of the next one whose gradients are added up already.
       finite: bool scalar; False: the last batch spoiled its step, which was not done.
-      report: float32 [terms + 1]; means of the loss terms and norm of the gradient, for the last batch.
+      report: float32 [terms + 1]; what the last batch adds to the loss terms, and the norm of its gradient.
       batch: That batch.
     """
 
     steps: Any
+    parts: Any
     finite: Any
     report: Any
     batch: Any
@@ -60,10 +62,12 @@ class Trainer(orbit.AbstractTrainer):
       model: `model(images, training=True)` gives the outputs that the loss takes.
       loss: Compares them with a batch's targets.
       optimizers: Hold the model's variables.
-      batches: Endless batches with `images`, `targets` and `image_ids`, distributed by the strategy.
+      batches: Endless batches with `images`, `targets` and `image_ids`, distributed by the strategy; each has
+        `batch_size / accumulate_steps` images over all replicas.
       global_step: Counts the steps; see `orbit.utils.create_global_step`.
       batch_size: Images of one step over all replicas.
       steps_per_loop: Steps of one call from the host into the graph.
+      accumulate_steps: Batches whose gradients are added up for one step.
       averages: Of the model's weights, which follow them.
       nonfinite: Told of steps that are not finite; if not given, the first one ends the run.
 
@@ -83,6 +87,7 @@ class Trainer(orbit.AbstractTrainer):
         global_step: tf.Variable,
         batch_size: int,
         steps_per_loop: int,
+        accumulate_steps: int = 1,
         averages: WeightAverages | None = None,
         nonfinite: NonFiniteSteps | None = None,
     ):
@@ -107,7 +112,10 @@ class Trainer(orbit.AbstractTrainer):
         self._statistics = [variable for variable in model.variables if not variable.trainable]
         self._reported = (*loss.terms, "gradient_norm")
         figures = [figure.name for figure in loss.figures]
+        self._accumulate_steps = accumulate_steps
         with strategy.scope():
+            # Each replica adds up for itself; a checkpoint, which is of whole steps, has nothing of it.
+            self._sums = [] if accumulate_steps == 1 else [_local_zeros(v) for v in optimizers.variables]
             self._means = {name: keras.metrics.Mean(name) for name in (*self._reported, *figures)}
 
     def train(self, num_steps: tf.Tensor) -> dict[str, float]:
@@ -153,21 +161,49 @@ class Trainer(orbit.AbstractTrainer):
 
         def body(*tried):
             tried = _Tried(*tried)
-            finite, report = self._try(tried.batch)
-            tried = tried._replace(steps=tried.steps + tf.cast(finite, tf.int32), finite=finite, report=report)
+            is_last = tf.equal(tried.parts, self._accumulate_steps - 1)
+            finite, report = self._try(tried.batch, is_last)
+            tried = tried._replace(
+                steps=tried.steps + tf.cast(finite & is_last, tf.int32),
+                parts=tf.where(is_last, 0, tried.parts + 1),
+                finite=finite,
+                report=report,
+            )
             return tried._replace(batch=tf.cond(goes_on(tried), iterator.get_next, lambda: tried.batch))
 
-        start = _Tried(tf.constant(0), tf.constant(True), tf.zeros([len(self._reported)]), iterator.get_next())
+        start = _Tried(
+            steps=tf.constant(0),
+            parts=tf.constant(0),
+            finite=tf.constant(True),
+            report=tf.zeros([len(self._reported)]),
+            batch=iterator.get_next(),
+        )
         return tf.while_loop(lambda *tried: goes_on(_Tried(*tried)), body, start)
 
-    def _try(self, batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """One step if it is finite, else none; gives (whether it is, its report)."""
+    def _try(self, batch, is_last) -> tuple[tf.Tensor, tf.Tensor]:
+        """Learns from a batch if that is finite, and does a step if it is the last for it.
+
+        If it is not, all is as before the batch, and what was added up for the step is thrown away. The moving
+        statistics keep what they saw of the step's earlier batches, which were finite.
+
+        Returns:
+          Whether it is finite, and its report.
+        """
         losses, gradients, statistics, report = self._strategy.run(self._learn, args=(batch,))
         report = self._strategy.experimental_local_results(report)[0]  # All replicas have the same.
         finite = tf.reduce_all(tf.math.is_finite(report))
 
         def accept():
+            if self._sums:
+                self._strategy.run(self._add, args=(losses, gradients))
+                tf.cond(is_last, step_from_sums, lambda: tf.constant(0))
+                return tf.constant(0)
             self._strategy.run(self._accept, args=(losses, gradients))
+            self._global_step.assign_add(1)
+            return tf.constant(0)
+
+        def step_from_sums():
+            self._strategy.run(self._step_from_sums)
             self._global_step.assign_add(1)
             return tf.constant(0)
 
@@ -175,7 +211,7 @@ class Trainer(orbit.AbstractTrainer):
             self._strategy.run(self._undo, args=(statistics,))
             return tf.constant(0)
 
-        # The condition is out here because a replica by itself may not change variables under one.
+        # The conditions are out here because a replica by itself may not change variables under one.
         tf.cond(finite, accept, undo)
         return finite, report
 
@@ -195,23 +231,44 @@ class Trainer(orbit.AbstractTrainer):
         return losses, gradients, statistics, report
 
     def _accept(self, losses, gradients) -> None:
-        """Does a replica's part of the step."""
-        gradients = self._sum_over_replicas(gradients)
-        norm = tf.linalg.global_norm(gradients)
-        self._optimizers.apply(gradients, norm)
-        if self._averages is not None:
-            self._averages.update(self._global_step)
-        for name in self._loss.terms:
-            self._means[name].update_state(getattr(losses, name))
-        for figure in self._loss.figures:
-            weight = getattr(losses, figure.weight) if figure.weight else None
-            self._means[figure.name].update_state(getattr(losses, figure.name), sample_weight=weight)
-        self._means["gradient_norm"].update_state(norm)
+        """Does a step with a replica's part of the batch."""
+        self._record(losses)
+        self._step(gradients)
+
+    def _add(self, losses, gradients) -> None:
+        """Adds a replica's gradients to those of the step's earlier batches."""
+        self._record(losses)
+        for sum_of_gradients, gradient in zip(self._sums, gradients):
+            sum_of_gradients.assign_add(gradient)
+
+    def _step_from_sums(self) -> None:
+        self._step([tf.identity(sum_of_gradients) for sum_of_gradients in self._sums])
+        self._clear_sums()
 
     def _undo(self, statistics) -> None:
         """Puts the moving statistics back that the forward pass has changed."""
         for variable, value in zip(self._statistics, statistics):
             variable.assign(value)
+        self._clear_sums()
+
+    def _clear_sums(self) -> None:
+        for sum_of_gradients in self._sums:
+            sum_of_gradients.assign(tf.zeros_like(sum_of_gradients))
+
+    def _step(self, gradients) -> None:
+        gradients = self._sum_over_replicas(gradients)
+        norm = tf.linalg.global_norm(gradients)
+        self._optimizers.apply(gradients, norm)
+        if self._averages is not None:
+            self._averages.update(self._global_step)
+        self._means["gradient_norm"].update_state(norm)
+
+    def _record(self, losses) -> None:
+        for name in self._loss.terms:
+            self._means[name].update_state(getattr(losses, name))
+        for figure in self._loss.figures:
+            weight = getattr(losses, figure.weight) if figure.weight else None
+            self._means[figure.name].update_state(getattr(losses, figure.name), sample_weight=weight)
 
     @staticmethod
     def _sum_over_replicas(tensors):
@@ -239,3 +296,13 @@ class Trainer(orbit.AbstractTrainer):
         if images_per_second is not None:
             curves["images_per_second"] = images_per_second
         return curves
+
+
+def _local_zeros(variable: tf.Variable) -> tf.Variable:
+    """A variable of the same shape of which each replica has its own."""
+    return tf.Variable(
+        tf.zeros_like(variable),
+        trainable=False,
+        synchronization=tf.VariableSynchronization.ON_READ,
+        aggregation=tf.VariableAggregation.SUM,
+    )

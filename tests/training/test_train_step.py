@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.losses.total import PanopticLoss
+from maxdl_tf.training.averages import WeightAverages
 from maxdl_tf.training.checkpoints import Checkpoints
 from maxdl_tf.training.nonfinite import NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule
@@ -39,16 +40,28 @@ CURVES = {
 }
 
 
-def build(strategy=None, *, batches=None, learning_rate=1e-2, steps_per_loop=2, seed=1, loss=None, **options):
+def build(
+    strategy=None,
+    *,
+    batches=None,
+    batch_size=BATCH_SIZE,
+    learning_rate=1e-2,
+    steps_per_loop=2,
+    seed=1,
+    loss=None,
+    model_class=fakes.FakeModel,
+    create=None,
+    **options,
+):
     """A trainer with its model, optimizers and step counter."""
     strategy = strategy or tf.distribute.get_strategy()
     keras.utils.set_random_seed(seed)
     with strategy.scope():
-        model = fakes.FakeModel()
+        model = model_class()
         global_step = orbit.utils.create_global_step()
-        optimizers = Optimizers(model, PolySchedule(learning_rate, steps=1000), backbone_multiplier=1.0)
+        optimizers = Optimizers(model, PolySchedule(learning_rate, steps=1000), backbone_multiplier=1.0, create=create)
     if batches is None:
-        batches = fakes.train_batches(BATCH_SIZE)
+        batches = fakes.train_batches(batch_size)
     trainer = Trainer(
         strategy=strategy,
         model=model,
@@ -56,7 +69,7 @@ def build(strategy=None, *, batches=None, learning_rate=1e-2, steps_per_loop=2, 
         optimizers=optimizers,
         batches=strategy.experimental_distribute_dataset(batches),
         global_step=global_step,
-        batch_size=BATCH_SIZE,
+        batch_size=batch_size,
         steps_per_loop=steps_per_loop,
         **options,
     )
@@ -157,6 +170,41 @@ def test_a_step_that_is_left_out_changes_nothing_and_too_many_stop():
         trainer.train(tf.constant(8))
 
 
+class FrozenStatistics(fakes.FakeModel):
+    """Its batch norms do not care for the size of a batch."""
+
+    def call(self, images, training=False):
+        return super().call(images, training=False)
+
+
+def test_four_batches_of_two_teach_what_one_of_eight_does():
+    # With plain descent the way of the weights is the gradient.
+    options = {"batch_size": 8, "model_class": FrozenStatistics, "create": keras.optimizers.legacy.SGD}
+    whole, model, *_ = build(batches=fakes.train_batches(8), **options)
+    initial = [variable.numpy() for variable in model.trainable_variables]
+    parts, same_model, _, global_step = build(batches=fakes.train_batches(2, count=16), accumulate_steps=4, **options)
+    for steps in (1, 3):
+        expected, curves = whole.train(tf.constant(steps)), parts.train(tf.constant(steps))
+        for name in CURVES:
+            assert curves[name] == pytest.approx(expected[name], rel=1e-4), name
+    assert int(global_step) == 4
+    for start, variable, same in zip(initial, model.trainable_variables, same_model.trainable_variables):
+        np.testing.assert_allclose(same - start, variable - start, rtol=1e-4, atol=1e-6, err_msg=variable.name)
+
+
+def test_a_nan_in_a_part_throws_the_whole_step_away():
+    options = {"model_class": FrozenStatistics, "accumulate_steps": 2, "batch_size": 2 * BATCH_SIZE}
+    # Of batches 0, 1, 2 the second is bad: 0 waits for it in vain, then come 2 and 0, then the bad one alone, ...
+    trainer, model, *_ = build(batches=with_nan_in(1, count=3), nonfinite=NonFiniteSteps(allowed=9), **options)
+    batches = [fakes.train_batch(range(i * BATCH_SIZE, (i + 1) * BATCH_SIZE)) for i in (2, 0)]
+    stacked = tf.nest.map_structure(lambda *parts: np.stack(parts), *batches)
+    reference, same_model, *_ = build(batches=tf.data.Dataset.from_tensor_slices(stacked).repeat(), **options)
+    trainer.train(tf.constant(3))
+    reference.train(tf.constant(3))
+    for variable, same in zip(model.variables, same_model.variables):
+        np.testing.assert_allclose(variable, same, rtol=1e-5, atol=1e-7, err_msg=variable.name)
+
+
 def test_an_infinite_gradient_under_a_finite_loss_stops_too():
     class Loss(PanopticLoss):
         def __call__(self, outputs, targets):
@@ -178,12 +226,34 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 from maxdl_tf.training.distribution import create_strategy
-from tests.training.test_train_step import build
+from tests.training.test_train_step import train_averaged, train_with_a_nan_in_parts
 strategy = create_strategy("mirrored")
 assert strategy.num_replicas_in_sync == 2, strategy.num_replicas_in_sync
-trainer, *_ = build(strategy)
-print(json.dumps([trainer.train(tf.constant(1)) for _ in range(5)]))
+print(json.dumps([train_averaged(strategy), train_with_a_nan_in_parts(strategy)]))
 """
+
+
+def train_averaged(strategy):
+    """The curves of five steps, and what the averages are then."""
+    trainer, model, *_ = build(strategy)
+    trainer._averages = averages = WeightAverages(strategy, model, 0.5)
+    curves = [trainer.train(tf.constant(1)) for _ in range(5)]
+    with averages.in_model():
+        return curves, [float(np.std(variable.numpy())) for variable in model.variables]
+
+
+def train_with_a_nan_in_parts(strategy):
+    """The curves of three steps of two batches each, of which one is bad and left out."""
+    said = []
+    trainer, *_ = build(
+        strategy,
+        batches=with_nan_in(3),
+        accumulate_steps=2,
+        batch_size=2 * BATCH_SIZE,
+        nonfinite=NonFiniteSteps(allowed=9, say=said.append),
+    )
+    curves = [trainer.train(tf.constant(1)) for _ in range(3)]
+    return curves, [line.split(" became")[0] + line.split(" at step")[1] for line in said]
 
 
 def test_two_replicas_train_like_one():
@@ -192,8 +262,15 @@ def test_two_replicas_train_like_one():
     )
     assert process.returncode == 0, process.stderr
     two = json.loads(process.stdout.splitlines()[-1])
-    trainer, *_ = build()
-    one = [trainer.train(tf.constant(1)) for _ in range(5)]
-    for name in one[0]:
-        if name != "images_per_second":
-            np.testing.assert_allclose([r[name] for r in two], [r[name] for r in one], rtol=2e-3, err_msg=name)
+    one_device = tf.distribute.get_strategy()
+    for (curves, rest), (expected, expected_rest) in zip(
+        two, (train_averaged(one_device), train_with_a_nan_in_parts(one_device))
+    ):
+        for name in CURVES:
+            np.testing.assert_allclose(
+                [r[name] for r in curves], [r[name] for r in expected], rtol=2e-3, atol=1e-6, err_msg=name
+            )
+        if isinstance(rest[0], str):
+            assert rest == expected_rest and "image12, image13, image14, image15" in rest[0]
+        else:
+            np.testing.assert_allclose(rest, expected_rest, rtol=2e-3, atol=1e-5)
