@@ -3,6 +3,7 @@
 --mode train trains to the end of the experiment's steps; train_and_eval also measures the panoptic quality on
 eval_dataset on the way; eval measures the newest checkpoint once; continuous_eval measures each new one while
 another process trains. A training that was interrupted goes on from its last checkpoint: give the same command again.
+SIGTERM and Ctrl-C save the current step and end with exit status 143 and 130; a second Ctrl-C ends at once.
 An experiment with `task: classification` pretrains a backbone; accuracy is measured then.
 
 What is left in --model_dir:
@@ -11,6 +12,7 @@ What is left in --model_dir:
     ckpt-STEP.*              checkpoints
     train/, eval/            curves and pictures for TensorBoard
     metrics.json             figures of the last evaluation; of each one in eval/metrics-STEP.json
+    run_info.json            versions, devices and git revision of each start
     nonfinite-STEP.npz       the batch of a step whose loss or gradient was not finite
 
 Example:
@@ -21,6 +23,7 @@ Example:
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -72,7 +75,7 @@ _STRATEGY = flags.DEFINE_enum(
 _TPU = flags.DEFINE_string("tpu", None, "Name or address of a TPU; local on a TPU host.", flag_values=FLAGS)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int | None:
     del argv
     mode = _MODE.value
     trains, evaluates = mode.startswith("train"), mode != "train"
@@ -82,10 +85,12 @@ def main(argv: list[str]) -> None:
         import orbit
 
         from maxdl_tf import config, factory, tasks
-        from maxdl_tf.training import distribution
+        from maxdl_tf.training import distribution, run_info
         from maxdl_tf.training.averages import WeightAverages
         from maxdl_tf.training.checkpoints import Checkpoints
+        from maxdl_tf.training.interruption import StopSignals
         from maxdl_tf.training.loop import Loop
+        from maxdl_tf.training.train_step import StopTraining
 
     dataset_info = config.dataset_info_of(experiment.train_dataset if trains else experiment.eval_dataset)
     task = tasks.task_of(experiment)
@@ -132,10 +137,18 @@ def main(argv: list[str]) -> None:
         step = restore_or_start(experiment, model, optimizers, averages, checkpoints, say)
         if writes:
             prepare_model_dir(experiment, checkpoints)
+            run = run_info.describe_run(_CONFIG_FILE.value, step=step, devices=distribution.describe(strategy))
+            run_info.append_run(model_dir, run)
         experiment = with_seed_of_step(experiment, step)
         set_seed(experiment)
         trainer = build_trainer(experiment, dataset_info, strategy, model, optimizers, averages, global_step, say)
-        loop.train(trainer, plan_of(experiment), evaluator)
+        with StopSignals() as signals:
+            try:
+                loop.train(trainer, plan_of(experiment), evaluator, signals.is_received)
+            except StopTraining:
+                # As of a process that the signal killed. Where there are several workers, another one may have got it.
+                return 128 + (signals.received or signal.SIGTERM)
+    return None
 
 
 def load_and_check(trains: bool, evaluates: bool) -> experiment_pb2.Experiment:

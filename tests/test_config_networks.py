@@ -128,8 +128,8 @@ def unmoved_by_a_step(experiment) -> list[str]:
         )
 
         def replica_step(batch):
-            losses, gradients, *_ = trainer._learn(batch)
-            trainer._accept(losses, gradients)
+            losses, gradients, *_ = trainer._graph.learn(batch)
+            trainer._graph.accept(losses, gradients)
 
         step = tf.function(replica_step, autograph=False).get_concrete_function(batch_spec(experiment))
     written = {

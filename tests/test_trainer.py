@@ -132,6 +132,9 @@ def test_a_training_that_is_killed_three_times_ends_as_if_it_had_not_been(config
         rf"restored all \d+ variables of the model and \d+ of the optimizers .*step {starts[-1]}\n", last.stderr
     )
 
+    runs = json.loads((model_dir / "run_info.json").read_text())
+    assert [entry["from_step"] for entry in runs] == starts and runs[0]["tensorflow"] == tf.__version__
+
     # It ends at the same step, with no more checkpoints than were asked for.
     assert [os.path.basename(p) for p in checkpoint_paths(str(model_dir))] == ["ckpt-300", "ckpt-290", "ckpt-280"]
     assert not [p for p in model_dir.iterdir() if "temp" in p.name]
@@ -149,6 +152,31 @@ def test_a_training_that_is_killed_three_times_ends_as_if_it_had_not_been(config
         after = np.mean([losses[step] for step in range(start + 5, start + 21, 5)])
         assert after < before + 0.25 * (losses[5] - before), (start, before, after, losses[5])
     assert losses[STEPS] < 0.5 * losses[5]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_that_is_asked_to_stop_saves_its_step(config_file, tmp_path, number, status):
+    endless = "--override=training { steps: 1000000 }"
+    process = subprocess.Popen(
+        command(config_file, tmp_path / "model", "--mode=train", endless),
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 600
+        while not checkpoint_paths(str(tmp_path / "model")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        said = process.communicate(timeout=600)[1]
+    finally:
+        process.kill()
+    assert process.returncode == status, said
+    assert "Traceback" not in said
+    assert re.search(r"compiling the training step.*\ntraining; compiling and the first step took 0:\d\d\n", said), said
+    step = int(re.search(r"stopped; step (\d+) is saved\n", said).group(1))
+    assert os.path.basename(checkpoint_paths(str(tmp_path / "model"))[0]) == f"ckpt-{step}"
 
 
 @pytest.mark.slow

@@ -7,17 +7,19 @@ import dataclasses
 import io
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orbit
 import tensorflow as tf
 
-from maxdl_tf.progress import Progress
+from maxdl_tf.progress import Progress, duration
 from maxdl_tf.training.averages import WeightAverages
 from maxdl_tf.training.checkpoints import DAMAGE, Checkpoints
 from maxdl_tf.training.evaluator import Evaluator, Result
-from maxdl_tf.training.train_step import Trainer
+from maxdl_tf.training.train_step import StopTraining, Trainer
+from maxdl_tf.training.watchdog import Watchdog
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +79,30 @@ class Loop:
         self._checkpoints = checkpoints
         self._averages = averages
         self._writes = writes
+        self._stop_requested: Callable[[], bool] = lambda: False
         self._eval_controllers: dict[Evaluator, orbit.Controller] = {}
 
-    def train(self, trainer: Trainer, plan: Plan, evaluator: Evaluator | None = None) -> None:
+    def train(
+        self,
+        trainer: Trainer,
+        plan: Plan,
+        evaluator: Evaluator | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Trains from the current step to the end of the plan; evaluates on the way where there is an evaluator.
 
         A training that is at its end already is evaluated, because it may have been killed before that.
+
+        Args:
+          trainer: Its steps end where the plan says.
+          plan: When what happens.
+          evaluator: None: nothing is evaluated.
+          stop_requested: After True the training stops at the next step, and evaluation at the next batch.
+
+        Raises:
+          StopTraining: It was asked to; the last step is saved.
         """
+        trainer.stop_requested = self._stop_requested = stop_requested
         controller = orbit.Controller(
             global_step=self._global_step,
             trainer=trainer,
@@ -99,14 +118,24 @@ class Loop:
         with Progress(
             "training", plan.steps, "steps", images_per_unit=trainer.batch_size, done=step, stream=stream
         ) as progress:
-            progress.say("compiling the training step")
-            trainer.on_progress = lambda steps, means: progress.advance(
-                steps, note=_losses_note(means, trainer.loss_terms)
-            )
+            watchdog = Watchdog(progress.say)
+            told = _tell_progress(progress, trainer.loss_terms)
+
+            def on_progress(steps: int, means: dict[str, float]) -> None:
+                told(steps, means)
+                watchdog.beat()
+
+            trainer.on_progress = on_progress
             while step < plan.steps:
+                try:
+                    with _hushed(), watchdog.watching():
+                        controller.train(plan.next_stop(step), checkpoint_at_completion=False)
+                except StopTraining:
+                    self._checkpoints.save()
+                    progress.close()
+                    progress.say(f"stopped; step {int(self._global_step.numpy())} is saved")
+                    raise
                 step = plan.next_stop(step)
-                with _hushed():
-                    controller.train(step, checkpoint_at_completion=False)
                 self._checkpoints.save()
                 if evaluator is not None and plan.evaluates_at(step):
                     self._evaluate_averages(evaluator)
@@ -121,7 +150,7 @@ class Loop:
             self._eval_controllers[evaluator] = orbit.Controller(
                 global_step=self._global_step, evaluator=evaluator, eval_summary_dir=self._summary_dir("eval")
             )
-        with _shown(evaluator), _hushed():
+        with _shown(evaluator, self._stop_requested), _hushed():
             self._eval_controllers[evaluator].evaluate()
         step = int(self._global_step.numpy())
         if self._writes:
@@ -175,16 +204,39 @@ def _next_multiple(step: int, interval: int) -> int:
     return (step // interval + 1) * interval
 
 
-def _losses_note(means: dict[str, float], terms: tuple[str, ...]) -> str:
+def _tell_progress(progress: Progress, terms: tuple[str, ...]) -> Callable[[int, dict[str, float]], None]:
+    """What a trainer calls after some steps; the first of them was compiled, which is told."""
+    start = time.monotonic()
+    progress.say("compiling the training step; a large network takes minutes")
+    compiled = False
+
+    def on_progress(steps: int, means: dict[str, float]) -> None:
+        nonlocal compiled
+        if not compiled:
+            progress.say(f"training; compiling and the first step took {duration(time.monotonic() - start)}")
+            compiled = True
+        progress.advance(steps, note=_note(means, terms))
+
+    return on_progress
+
+
+def _note(means: dict[str, float], terms: tuple[str, ...]) -> str:
     parts = " ".join(f"{name} {means[name]:.3g}" for name in terms if name != "total" and means[name])
-    return f"loss {means['total']:.4g}" + (f" ({parts})" if parts else "")
+    waiting = f"  waiting for input {means['wait_share']:.0%}" if "wait_share" in means else ""
+    return f"loss {means['total']:.4g}" + (f" ({parts})" if parts else "") + waiting
 
 
 @contextlib.contextmanager
-def _shown(evaluator: Evaluator) -> Iterator[None]:
-    """Shows the evaluator's progress."""
+def _shown(evaluator: Evaluator, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Shows the evaluator's progress, and ends it with StopTraining where that is asked for."""
     with Progress("evaluating", evaluator.image_count, "images") as progress:
-        evaluator.on_progress = progress.advance
+
+        def on_progress(images: int) -> None:
+            progress.advance(images)
+            if stop_requested():
+                raise StopTraining
+
+        evaluator.on_progress = on_progress
         yield
 
 

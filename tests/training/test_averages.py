@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.training.averages import WeightAverages
 from maxdl_tf.training.checkpoints import Checkpoints, load_model_weights
 from tests.training import fakes
 from tests.training.test_train_step import build, losses_of
@@ -18,8 +17,8 @@ def values(model):
 
 
 def build_averaged(**options):
-    trainer, model, optimizers, global_step = build(**options)
-    trainer._averages = averages = WeightAverages(tf.distribute.get_strategy(), model, DECAY)
+    trainer, model, optimizers, global_step = build(averages_decay=DECAY, **options)
+    averages = trainer.averages
     return trainer, model, optimizers, global_step, averages
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 
 import numpy as np
 import orbit
@@ -15,9 +16,9 @@ from maxdl_tf.keras_api import keras
 from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.training.averages import WeightAverages
 from maxdl_tf.training.checkpoints import Checkpoints
-from maxdl_tf.training.nonfinite import NonFiniteSteps
+from maxdl_tf.training.nonfinite import NonFiniteLossError, NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule
-from maxdl_tf.training.train_step import NonFiniteLossError, Trainer
+from maxdl_tf.training.train_step import StopTraining, Trainer
 from tests.helpers import REPOSITORY
 from tests.training import fakes
 
@@ -51,6 +52,7 @@ def build(
     loss=None,
     model_class=fakes.FakeModel,
     create=None,
+    averages_decay=None,
     **options,
 ):
     """A trainer with its model, optimizers and step counter."""
@@ -60,6 +62,7 @@ def build(
         model = model_class()
         global_step = orbit.utils.create_global_step()
         optimizers = Optimizers(model, PolySchedule(learning_rate, steps=1000), backbone_multiplier=1.0, create=create)
+    averages = WeightAverages(strategy, model, averages_decay) if averages_decay else None
     if batches is None:
         batches = fakes.train_batches(batch_size)
     trainer = Trainer(
@@ -71,8 +74,10 @@ def build(
         global_step=global_step,
         batch_size=batch_size,
         steps_per_loop=steps_per_loop,
+        averages=averages,
         **options,
     )
+    trainer.averages = averages
     return trainer, model, optimizers, global_step
 
 
@@ -91,7 +96,7 @@ def test_the_loss_falls_and_the_curves_are_of_the_whole_interval():
     assert reports[:3] == [1, 2, 2] and reports[-1] == 1
     assert last["losses/total"] < middle["losses/total"] < first["losses/total"]
     assert last["matching/matched_dice"] > first["matching/matched_dice"]
-    assert set(last) - {"images_per_second"} == CURVES
+    assert set(last) - {"images_per_second", "input/wait_share"} == CURVES
     terms = [value for name, value in last.items() if name.startswith("losses/") and name != "losses/total"]
     assert sum(terms) == pytest.approx(last["losses/total"], rel=1e-4)
     assert "images_per_second" not in first and middle["images_per_second"] > 0
@@ -205,6 +210,33 @@ def test_a_nan_in_a_part_throws_the_whole_step_away():
         np.testing.assert_allclose(variable, same, rtol=1e-5, atol=1e-7, err_msg=variable.name)
 
 
+def test_waiting_for_data_is_told():
+    def slowed(seconds):
+        def wait(batch):
+            tf.numpy_function(lambda: time.sleep(seconds), [], [])
+            return batch
+
+        return fakes.train_batches(BATCH_SIZE).map(wait)
+
+    shares = []
+    for seconds in (0.0, 0.2):
+        trainer, *_ = build(batches=slowed(seconds))
+        trainer.on_progress = lambda steps, means: shares.append(means.get("wait_share"))
+        curves = trainer.train(tf.constant(7))
+        assert curves["input/wait_share"] == shares[-1]
+    assert shares[0] is None  # It compiled.
+    assert shares[3] < 0.3 and 0.7 < shares[-1] < 1
+
+
+def test_asked_to_stop_it_ends_after_a_whole_step():
+    trainer, _, _, global_step = build(steps_per_loop=4, accumulate_steps=2)
+    requests = iter([False, False, True])
+    trainer.stop_requested = lambda: next(requests)
+    with pytest.raises(StopTraining):
+        trainer.train(tf.constant(20))
+    assert int(global_step) == 1 + 4 + 1
+
+
 def test_an_infinite_gradient_under_a_finite_loss_stops_too():
     class Loss(PanopticLoss):
         def __call__(self, outputs, targets):
@@ -235,10 +267,9 @@ print(json.dumps([train_averaged(strategy), train_with_a_nan_in_parts(strategy)]
 
 def train_averaged(strategy):
     """The curves of five steps, and what the averages are then."""
-    trainer, model, *_ = build(strategy)
-    trainer._averages = averages = WeightAverages(strategy, model, 0.5)
+    trainer, model, *_ = build(strategy, averages_decay=0.5)
     curves = [trainer.train(tf.constant(1)) for _ in range(5)]
-    with averages.in_model():
+    with trainer.averages.in_model():
         return curves, [float(np.std(variable.numpy())) for variable in model.variables]
 
 

@@ -1,0 +1,74 @@
+"""Says that a training stands still, which looks just like one that is slow."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+_LEAST_SECONDS = 60.0
+_TIMES_USUAL = 10.0
+_PERIOD = 5.0
+_REMEMBERED = 50
+
+
+class Watchdog:
+    """A thread that complains once where no step ended for ten times as long as usual, and for a minute.
+
+    Args:
+      say: Gets the complaint.
+      clock: Gives the time in seconds.
+    """
+
+    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self._say = say
+        self._clock = clock
+        self._last = clock()
+        self._compiled = False
+        self._durations: deque[float] = deque(maxlen=_REMEMBERED)
+        self._complained = False
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Meanwhile the training is expected to move; what happens between two such times does not count."""
+        with self._lock:
+            self._last = self._clock()
+        ended = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(ended,), name="watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def beat(self) -> None:
+        """Some steps have ended."""
+        with self._lock:
+            now = self._clock()
+            if self._complained:
+                self._say(f"it goes on, after {now - self._last:.0f} s")
+            elif self._compiled:  # The first time is that of compiling.
+                self._durations.append(now - self._last)
+            self._last, self._compiled, self._complained = now, True, False
+
+    def check(self) -> None:
+        """Complains if it is time to."""
+        with self._lock:
+            if not self._durations or self._complained:
+                return
+            usual, silence = statistics.median(self._durations), self._clock() - self._last
+            if silence > max(_LEAST_SECONDS, _TIMES_USUAL * usual):
+                self._complained = True
+                self._say(
+                    f"no step has ended for {silence:.0f} s, which usually takes {usual:.2g} s; is the input stuck, or "
+                    "another worker, or is the machine busy with other work?"
+                )
+
+    def _watch(self, ended: threading.Event) -> None:
+        while not ended.wait(_PERIOD):
+            self.check()
