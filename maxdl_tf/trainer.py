@@ -3,7 +3,8 @@
 --mode train trains to the end of the experiment's steps; train_and_eval also measures the panoptic quality on
 eval_dataset on the way; eval measures the newest checkpoint once; continuous_eval measures each new one while
 another process trains. A training that was interrupted goes on from its last checkpoint: give the same command again.
-SIGTERM and Ctrl-C save the current step and end with exit status 143 and 130; a second Ctrl-C ends at once.
+SIGTERM and Ctrl-C save the current step and end with exit status 143 and 130; a second Ctrl-C ends at once. Exit status
+75: another worker is gone; start all of them again.
 An experiment with `task: classification` pretrains a backbone; accuracy is measured then.
 
 What is left in --model_dir:
@@ -73,6 +74,8 @@ _STRATEGY = flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 _TPU = flags.DEFINE_string("tpu", None, "Name or address of a TPU; local on a TPU host.", flag_values=FLAGS)
+
+_TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the command.
 
 
 def main(argv: list[str]) -> int | None:
@@ -144,10 +147,14 @@ def main(argv: list[str]) -> int | None:
         trainer = build_trainer(experiment, dataset_info, strategy, model, optimizers, averages, global_step, say)
         with StopSignals() as signals:
             try:
-                loop.train(trainer, plan_of(experiment), evaluator, signals.is_received)
+                with distribution.noticing_lost_workers(strategy):
+                    loop.train(trainer, plan_of(experiment), evaluator, signals.is_received)
             except StopTraining:
                 # As of a process that the signal killed. Where there are several workers, another one may have got it.
                 return 128 + (signals.received or signal.SIGTERM)
+            except distribution.WorkerLostError as error:
+                print_to_stderr(f"maxdl-train: {error}")
+                return _TRY_AGAIN
     return None
 
 

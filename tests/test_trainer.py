@@ -190,8 +190,8 @@ def test_two_replicas_train_evaluate_and_resume(config_file, tmp_path):
     assert "step 10\n" in process.stderr and "training  20/20 steps" in process.stderr
 
 
-@pytest.mark.slow
-def test_two_workers_train_and_one_of_them_writes(config_file, tmp_path):
+def start_two_workers(config_file, folder, steps):
+    """Starts them; what each says goes to folder/worker-INDEX."""
     with socket.socket() as one, socket.socket() as other:
         for listener in (one, other):
             listener.bind(("localhost", 0))
@@ -199,20 +199,68 @@ def test_two_workers_train_and_one_of_them_writes(config_file, tmp_path):
     processes = []
     for index in range(2):
         cluster = json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": index}})
-        processes.append(
-            subprocess.Popen(
-                command(config_file, tmp_path / "model", "--mode=train", "--override=training { steps: 20 }"),
-                cwd=REPOSITORY,
-                env={**os.environ, "TF_CONFIG": cluster},
-                stderr=subprocess.PIPE,
-                text=True,
+        with open(folder / f"worker-{index}", "w") as said:
+            processes.append(
+                subprocess.Popen(
+                    command(config_file, folder / "model", "--mode=train", f"--override=training {{ steps: {steps} }}"),
+                    cwd=REPOSITORY,
+                    env={**os.environ, "TF_CONFIG": cluster},
+                    stderr=said,
+                )
             )
-        )
-    chief, other = (process.communicate(timeout=600)[1] for process in processes)
-    assert [process.returncode for process in processes] == [0, 0], chief + other
+    return processes
+
+
+def end_of_two_workers(processes, folder):
+    """(exit statuses, what both said)."""
+    for process in processes:
+        process.wait(timeout=600)
+    return [p.returncode for p in processes], [(folder / f"worker-{index}").read_text() for index in range(2)]
+
+
+def signal_after_first_checkpoint(processes, folder, index, number):
+    deadline = time.monotonic() + 600
+    while not checkpoint_paths(str(folder / "model")):
+        assert all(p.poll() is None for p in processes) and time.monotonic() < deadline
+        time.sleep(0.01)
+    processes[index].send_signal(number)
+
+
+@pytest.mark.slow
+def test_two_workers_train_and_one_of_them_writes(config_file, tmp_path):
+    processes = start_two_workers(config_file, tmp_path, steps=20)
+    statuses, (chief, other) = end_of_two_workers(processes, tmp_path)
+    assert statuses == [0, 0], chief + other
     assert "training  20/20 steps" in chief and "steps" not in other
     assert [os.path.basename(p) for p in checkpoint_paths(str(tmp_path / "model"))] == ["ckpt-20", "ckpt-10"]
     assert len(list((tmp_path / "model" / "train").iterdir())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_worker_is_killed_the_other_says_so_and_both_go_on_when_started_again(config_file, tmp_path, killed):
+    processes = start_two_workers(config_file, tmp_path, steps=60)
+    signal_after_first_checkpoint(processes, tmp_path, killed, signal.SIGKILL)
+    statuses, said = end_of_two_workers(processes, tmp_path)
+    assert statuses[killed] == -signal.SIGKILL and statuses[1 - killed] == 75, said
+    assert re.search(r"maxdl-train: another worker is gone \(.*\); its output .* start all", said[1 - killed])
+    assert "Traceback" not in said[1 - killed]
+    saved = int(checkpoint_paths(str(tmp_path / "model"))[0].rsplit("-", 1)[1])
+
+    statuses, (chief, other) = end_of_two_workers(start_two_workers(config_file, tmp_path, steps=60), tmp_path)
+    assert statuses == [0, 0], chief + other
+    assert f"step {saved}\n" in chief and "training  60/60 steps" in chief
+    assert os.path.basename(checkpoint_paths(str(tmp_path / "model"))[0]) == "ckpt-60"
+
+
+@pytest.mark.slow
+def test_both_workers_stop_after_the_same_step_when_one_is_asked_to(config_file, tmp_path):
+    processes = start_two_workers(config_file, tmp_path, steps=1000)
+    signal_after_first_checkpoint(processes, tmp_path, 1, signal.SIGTERM)
+    statuses, (chief, other) = end_of_two_workers(processes, tmp_path)
+    assert statuses == [143, 143], chief + other
+    step = re.search(r"stopped; step (\d+) is saved\n", chief).group(1)
+    assert os.path.basename(checkpoint_paths(str(tmp_path / "model"))[0]) == f"ckpt-{step}"
 
 
 @pytest.mark.parametrize("below", ["", "runs/first"])

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from maxdl_tf.errors import UserError
 
+_OF_ANOTHER_WORKER = re.compile(r"Collective ops|/job:(worker|chief)|[Hh]eartbeat|CoordinationService")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+
+
+class WorkerLostError(Exception):
+    """Another worker of this training has ended or cannot be reached."""
 
 
 def create_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.Strategy:
@@ -54,6 +62,26 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 def worker_suffix(strategy: tf.distribute.Strategy) -> str:
     """Tells apart the files of workers that write to one directory: "" for the chief, else "-worker1" and so on."""
     return "" if is_chief(strategy) else f"-{strategy.cluster_resolver.task_type}{strategy.cluster_resolver.task_id}"
+
+
+@contextlib.contextmanager
+def noticing_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
+    """Turns what TensorFlow says when another worker is gone into `WorkerLostError`.
+
+    MultiWorkerMirroredStrategy notices by a reset connection, or else by missing heartbeats, and then aborts what the
+    others wait for. It cannot take a new worker in: all have to be started again.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        # Other services, such as a remote file system, may be unavailable, too.
+        if not (is_multi_worker and _OF_ANOTHER_WORKER.search(error.message)):
+            raise
+        raise WorkerLostError(
+            f"another worker is gone ({error.message.strip().splitlines()[0]}); its output says why; start all workers "
+            "again with the same commands, and they go on from the last checkpoint"
+        ) from error
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
