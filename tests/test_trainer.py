@@ -179,6 +179,20 @@ def test_a_training_that_is_asked_to_stop_saves_its_step(config_file, tmp_path, 
     assert os.path.basename(checkpoint_paths(str(tmp_path / "model"))[0]) == f"ckpt-{step}"
 
 
+def test_parts_averages_and_clipping_together_are_resumed(config_file, tmp_path):
+    options = "accumulate_steps: 2 ema_decay: 0.9 optimizer { gradient_clip_norm: 1.0 }"
+    for steps in (10, 20):
+        process = run(config_file, tmp_path / "model", f"--override=training {{ steps: {steps} {options} }}")
+        assert process.returncode == 0, process.stderr
+    assert "step 10\n" in process.stderr and re.search(r"20/20 steps.*waiting for input \d+%\n", process.stderr)
+    variables = dict(tf.train.list_variables(str(tmp_path / "model" / "ckpt-20")))
+    copies = [name for name in variables if name.startswith("trained_weights/")]
+    assert len(copies) == sum(name.startswith("model/") and "OPTIMIZER_SLOT" not in name for name in variables)
+    # What is evaluated at the end is the model of the checkpoint.
+    measured = run(config_file, tmp_path / "model", "--mode=eval", f"--override=training {{ {options} }}")
+    assert measured.stdout.splitlines()[-8:] == process.stdout.splitlines()[-8:]
+
+
 @pytest.mark.slow
 def test_two_replicas_train_evaluate_and_resume(config_file, tmp_path):
     for steps in (10, 20):
@@ -188,6 +202,11 @@ def test_two_replicas_train_evaluate_and_resume(config_file, tmp_path):
         assert "MirroredStrategy on 2 CPUs" in process.stderr
         assert json.loads((tmp_path / "model" / "metrics.json").read_text())["num_images"] == 5
     assert "step 10\n" in process.stderr and "training  20/20 steps" in process.stderr
+
+
+def test_a_batch_that_cannot_be_parted_is_refused(config_file, tmp_path):
+    process = run(config_file, tmp_path / "model", "--override=training { accumulate_steps: 3 }")
+    assert_refused(process, r"batch_size 4 is not a multiple of the 1 replicas times training.accumulate_steps 3")
 
 
 def start_two_workers(config_file, folder, steps):
@@ -297,6 +316,7 @@ def test_a_disk_that_is_full_or_too_small_for_the_checkpoints(config_file, small
     ("flags", "complaint"),
     [
         (["--override=train_dataset { file_pattern: '/nowhere/*.tfrecord' }"], "'/nowhere/.*' finds no file; convert"),
+        (["--override=training { ema_decay: 2 }"], "training.ema_decay 2.*must lie between 0 and 1"),
         (["--mode=eval"], "model_dir .*model is not there; train first"),
         (["--mode=test"], "mode.*train_and_eval.*see .* --help"),
     ],
