@@ -56,6 +56,7 @@ def build_variant(options: model_pb2.ModelOptions) -> Variant:
         "memory_to_memory": attention.memory_to_memory,
         "pixel_to_memory": attention.pixel_to_memory,
         "semantic_branch": options.semantic_branch,
+        "recompute": model_pb2.ModelOptions.Recompute.Name(options.recompute),
         **_set_fields(options, "num_slots", "mask_channels", "drop_path_keep"),
         **{f"decoder_{name}": value for name, value in _set_fields(decoder, "stacks", "blocks").items()},
         **_set_fields(decoder, "pretrained_stacks"),

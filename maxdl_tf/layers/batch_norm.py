@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from typing import Any, Callable
 
 import tensorflow as tf
@@ -9,10 +12,21 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 
 EPSILON = 1e-3
+_updates_statistics = contextvars.ContextVar("updates_statistics", default=True)
 
 # Makes a batch normalization: norm(axis=..., gamma_initializer=..., name=...). Layers are handed one, so that
 # momentum and synchronization are decided in one place.
 NormFactory = Callable[..., Any]
+
+
+@contextlib.contextmanager
+def moving_statistics_kept() -> Iterator[None]:
+    """Batch norms that are called meanwhile, in training, leave their moving statistics as they are."""
+    token = _updates_statistics.set(False)
+    try:
+        yield
+    finally:
+        _updates_statistics.reset(token)
 
 
 class BatchNorm(keras.layers.BatchNormalization):
@@ -56,6 +70,8 @@ class BatchNorm(keras.layers.BatchNormalization):
         else:
             mean, variance = self._moments(inputs)
             outputs = self._scale(inputs, mean, variance)
+        if not _updates_statistics.get():
+            return outputs
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign_sub((moving - tf.stop_gradient(tf.reshape(batch, moving.shape))) * (1.0 - self.momentum))
         return outputs

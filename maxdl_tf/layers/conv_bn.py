@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import spatial_size
 
 
@@ -84,6 +85,7 @@ class Conv2DBatchNorm(keras.layers.Layer):
         # "same" pads odd kernels symmetrically only where the stride is 1.
         self.padding = (kernel_size - 1) // 2 if strides > 1 else 0
         self.relu = relu
+        self.rate = rate
         common = {"use_bias": False, "kernel_initializer": "he_normal", "name": "conv"}
         if rate > 1:
             if strides > 1:
@@ -99,7 +101,9 @@ class Conv2DBatchNorm(keras.layers.Layer):
         if self.padding:
             margin = (self.padding, self.padding)
             x = tf.pad(x, ((0, 0), margin, margin, (0, 0)))
-        x = self.batch_norm(self.conv(x), training=training)
+        # What the taps see comes to several copies of the image; to cut them out again costs next to nothing.
+        conv = recomputed(self.conv, when=self.rate > 1 and bool(training))
+        x = self.batch_norm(conv(x), training=training)
         return tf.nn.relu(x) if self.relu else x
 
 
@@ -142,12 +146,27 @@ class DepthwiseConvBatchNorm(keras.layers.Layer):
 
 
 class SeparableConvBatchNorm(keras.layers.Layer):
-    """Depthwise and then pointwise convolution, each with batch normalization and ReLU."""
+    """Depthwise and then pointwise convolution, each with batch normalization and ReLU.
 
-    def __init__(self, filters: int, kernel_size: int = 5, *, norm: NormFactory = BatchNorm, **kwargs):
+    With `recompute`, training keeps the input only, and computes the rest again for the gradient.
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 5,
+        *,
+        norm: NormFactory = BatchNorm,
+        recompute: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         self.depthwise = DepthwiseConvBatchNorm(kernel_size, norm=norm, name="depthwise")
         self.pointwise = Conv2DBatchNorm(filters, relu=True, norm=norm, name="pointwise")
 
     def call(self, inputs, training=None):
-        return self.pointwise(self.depthwise(inputs, training=training), training=training)
+        def run(inputs):
+            return self.pointwise(self.depthwise(inputs, training=training), training=training)
+
+        return recomputed(run, when=self.recompute and bool(training))(inputs)

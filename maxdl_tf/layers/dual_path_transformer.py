@@ -8,6 +8,7 @@ from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm
 from maxdl_tf.layers.drop_path import DropPath
+from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import spatial_size
 
 
@@ -49,6 +50,7 @@ class DualPathTransformer(keras.layers.Layer):
       pixel_to_memory: Pixels query the memory (as it was before this layer): the feedback.
       drop_path_keep: Probability that a sample keeps a residual branch, drawn for each branch.
       norm: Makes the batch norms.
+      recompute: In training, keep the inputs only and compute the rest again for the gradient.
     """
 
     def __init__(
@@ -62,9 +64,11 @@ class DualPathTransformer(keras.layers.Layer):
         pixel_to_memory: bool = True,
         drop_path_keep: float = 1.0,
         norm: NormFactory = BatchNorm,
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         if width % num_heads:
             raise ValueError(f"transformer width {width} must be a multiple of num_heads {num_heads}")
         self.width, self.ffn_channels, self.num_heads, self.norm = width, ffn_channels, num_heads, norm
@@ -73,9 +77,7 @@ class DualPathTransformer(keras.layers.Layer):
         self.pixel_to_memory = pixel_to_memory
         self.memory_parts = _parts(memory_to_pixel or memory_to_memory, memory_to_memory or pixel_to_memory)
         self.pixel_parts = _parts(pixel_to_memory, memory_to_pixel)
-        self.memory_drop_path, self.ffn_drop_path, self.pixel_drop_path = (
-            DropPath(drop_path_keep, name=name) for name in ("memory_drop_path", "ffn_drop_path", "pixel_drop_path")
-        )
+        self.memory_drop_path, self.ffn_drop_path, self.pixel_drop_path = (DropPath(drop_path_keep) for _ in range(3))
 
     def build(self, input_shape):
         pixel_channels, memory_channels = (shape[-1] for shape in input_shape)
@@ -102,7 +104,17 @@ class DualPathTransformer(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs, training=None):
-        pixel, memory = inputs
+        memory_drawn, ffn_drawn, pixel_drawn = (
+            drop_path.draw(inputs[1], training)
+            for drop_path in (self.memory_drop_path, self.ffn_drop_path, self.pixel_drop_path)
+        )
+
+        def run(pixel, memory):
+            return self._update(pixel, memory, memory_drawn, ffn_drawn, pixel_drawn, training)
+
+        return recomputed(run, when=self.recompute and bool(training))(*inputs)
+
+    def _update(self, pixel, memory, memory_drawn, ffn_drawn, pixel_drawn, training):
         height, width = spatial_size(pixel)
         pixels = tf.reshape(pixel, [-1, height * width, pixel.shape[-1]])
         of_memory = self._project("memory", self.memory_parts, memory, training)
@@ -113,15 +125,15 @@ class DualPathTransformer(keras.layers.Layer):
             key, value = (tf.concat([parts[name] for parts in read], axis=1) for name in ("key", "value"))
             update = self.memory_attention((of_memory["query"], key, value), training=training)
             update = self.memory_expand(update, training=training)
-            memory = tf.nn.relu(memory + self.memory_drop_path(update, training=training))
+            memory = tf.nn.relu(memory + DropPath.apply(update, memory_drawn))
         update = self.memory_ffn2(self.memory_ffn1(memory, training=training), training=training)
-        memory = tf.nn.relu(memory + self.ffn_drop_path(update, training=training))
+        memory = tf.nn.relu(memory + DropPath.apply(update, ffn_drawn))
 
         if self.pixel_to_memory:
             read = (of_pixel["query"], of_memory["key"], of_memory["value"])
             update = self.pixel_expand(self.pixel_attention(read, training=training), training=training)
             update = tf.reshape(update, [-1, height, width, pixel.shape[-1]])
-            pixel = pixel + self.pixel_drop_path(update, training=training)
+            pixel = pixel + DropPath.apply(update, pixel_drawn)
         return pixel, memory
 
     def _depth(self, part: str) -> int:

@@ -12,15 +12,28 @@ from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.drop_path import DropPath
+from maxdl_tf.layers.recompute import recomputed
 
 
 class ResidualBlock(keras.layers.Layer):
-    """What all blocks share: ReLU, a skip connection (projected where channels change) and drop path."""
+    """What all blocks share: ReLU, a skip connection (projected where channels change) and drop path.
 
-    def __init__(self, channels: int, *, strides: int, drop_path_keep: float, norm: NormFactory, **kwargs):
+    With `recompute`, training keeps a block's input only, and computes the rest again for the gradient.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        strides: int,
+        drop_path_keep: float,
+        norm: NormFactory,
+        recompute: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.channels, self.strides, self.norm = channels, strides, norm
-        self.drop_path = DropPath(drop_path_keep, name="drop_path")
+        self.channels, self.strides, self.norm, self.recompute = channels, strides, norm, recompute
+        self.drop_path = DropPath(drop_path_keep)
         self.shortcut = None
 
     def build(self, input_shape):
@@ -33,13 +46,18 @@ class ResidualBlock(keras.layers.Layer):
         raise NotImplementedError
 
     def call(self, inputs, training=None):
-        x = tf.nn.relu(inputs)
-        branch = self.drop_path(self.branch(x, training), training=training)
-        if self.shortcut is not None:
-            x = self.shortcut(x, training=training)
-        elif self.strides > 1:
-            x = x[:, :: self.strides, :: self.strides]
-        return branch + x
+        drawn = self.drop_path.draw(inputs, training)
+
+        def run(inputs):
+            x = tf.nn.relu(inputs)
+            branch = DropPath.apply(self.branch(x, training), drawn)
+            if self.shortcut is not None:
+                x = self.shortcut(x, training=training)
+            elif self.strides > 1:
+                x = x[:, :: self.strides, :: self.strides]
+            return branch + x
+
+        return recomputed(run, when=self.recompute and bool(training))(inputs)
 
 
 class BasicBlock(ResidualBlock):

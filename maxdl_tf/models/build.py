@@ -56,13 +56,21 @@ def build_max_deeplab(
     semantic_decoder = semantic_head = None
     if variant.semantic_branch:
         head_channels = variant.semantic_head_channels
-        semantic_head = SemanticHead(head_channels, num_semantic_channels, norm=norm, name="semantic_head")
+        semantic_head = SemanticHead(
+            head_channels, num_semantic_channels, norm=norm, recompute=variant.recomputes_all, name="semantic_head"
+        )
         if semantic_source(schedule) == "stage5":
             semantic_decoder = _semantic_decoder(variant, crop_size, norm)
     model = MaXDeepLab(
         backbone=_backbone(variant, norm),
         decoder=_decoder(variant, schedule, norm),
-        pixel_head=PixelHead(variant.pixel_head_channels, variant.mask_channels, norm=norm, name="pixel_head"),
+        pixel_head=PixelHead(
+            variant.pixel_head_channels,
+            variant.mask_channels,
+            norm=norm,
+            recompute=variant.recomputes_all,
+            name="pixel_head",
+        ),
         mask_head=MaskHead(variant.memory_head_channels, variant.mask_channels, norm=norm, name="mask_head"),
         class_head=ClassHead(variant.memory_head_channels, num_classes, norm=norm, name="class_head"),
         semantic_decoder=semantic_decoder,
@@ -116,7 +124,7 @@ def _schedule(variant: Variant) -> tuple[DecoderStep, ...]:
 
 def _backbone(variant: Variant, norm: NormFactory, memory: bool = True) -> Backbone:
     if variant.stem == "inception":
-        stem = InceptionStem(variant.stem_channels, norm=norm, name="stem")
+        stem = InceptionStem(variant.stem_channels, norm=norm, recompute=variant.recomputes_all, name="stem")
     else:
         stem = Conv2DBatchNorm(variant.stem_channels, 3, strides=2, norm=norm, name="stem")
     stages = {}
@@ -177,6 +185,7 @@ def _semantic_decoder(variant: Variant, crop_size: tuple[int, int], norm: NormFa
         aspp,
         variant.semantic_low_level_channels,
         norm=norm,
+        recompute=variant.recomputes_all,
         name="semantic_decoder",
     )
 
@@ -207,6 +216,7 @@ def _stage(
                 pixel_to_memory=variant.pixel_to_memory,
                 drop_path_keep=keep,
                 norm=norm,
+                recompute=variant.recomputes_all,
                 name=f"{block}_transformer",
             )
     return Stage(blocks, transformers, name=name)
@@ -221,9 +231,11 @@ def _block(
         attention_class = {"axial": AxialAttention2D, "global": GlobalAttention2D}[variant.pixel_to_pixel]
         key_depth = variant.attention_expansion * width
         attention = attention_class(key_depth, 2 * key_depth, num_heads=variant.num_heads, norm=norm, name="attention")
-        return AttentionBlock(2 * key_depth, channels, attention, **common)
+        recompute = variant.recompute != "none"
+        return AttentionBlock(2 * key_depth, channels, attention, recompute=recompute, **common)
     # Where the feature stays at stride 16 instead of going to 32, convolutions look twice as far.
     rate = max(input_stride // DEEPEST_STRIDE, 1)
+    common["recompute"] = variant.recomputes_all
     if variant.convolution_block == "basic":
         return BasicBlock(channels, strides=strides, rate=rate, **common)
     return BottleneckBlock(width, channels, strides=strides, rate=rate, **common)

@@ -22,9 +22,17 @@ def _last_convolution(channels: int, name: str) -> keras.layers.Conv2D:
 class PixelHead(keras.layers.Layer):
     """Activated feature at stride 4 -> L2-normalized pixel features [batch, height/4, width/4, mask channels]."""
 
-    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = BatchNorm, **kwargs):
+    def __init__(
+        self,
+        hidden_channels: int,
+        mask_channels: int,
+        *,
+        norm: NormFactory = BatchNorm,
+        recompute: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
+        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, recompute=recompute, name="conv")
         self.projection = _last_convolution(mask_channels, "projection")
         self.batch_norm = norm(name="batch_norm")
 
@@ -83,6 +91,7 @@ class SemanticDecoder(keras.layers.Layer):
         low_level_channels: tuple[int, int],
         *,
         norm: NormFactory = BatchNorm,
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -91,8 +100,8 @@ class SemanticDecoder(keras.layers.Layer):
             Conv2DBatchNorm(low, relu=True, norm=norm, name=f"low_level{number}")
             for number, low in enumerate(low_level_channels, start=1)
         )
-        self.fusion1 = SeparableConvBatchNorm(channels, norm=norm, name="fusion1")
-        self.fusion2 = SeparableConvBatchNorm(channels, norm=norm, name="fusion2")
+        self.fusion1 = SeparableConvBatchNorm(channels, norm=norm, recompute=recompute, name="fusion1")
+        self.fusion2 = SeparableConvBatchNorm(channels, norm=norm, recompute=recompute, name="fusion2")
 
     def call(self, inputs, training=None):
         stride16, stride8, stride4 = inputs
@@ -109,9 +118,17 @@ class SemanticDecoder(keras.layers.Layer):
 class SemanticHead(keras.layers.Layer):
     """Activated feature at stride 4 -> semantic logits [batch, height/4, width/4, semantic channels]."""
 
-    def __init__(self, hidden_channels: int, num_channels: int, *, norm: NormFactory = BatchNorm, **kwargs):
+    def __init__(
+        self,
+        hidden_channels: int,
+        num_channels: int,
+        *,
+        norm: NormFactory = BatchNorm,
+        recompute: bool = False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
+        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, recompute=recompute, name="conv")
         self.logits = _last_convolution(num_channels, "logits")
 
     def call(self, inputs, training=None):

@@ -58,6 +58,9 @@ class Variant:
       semantic_low_level_channels: Channels to which that decoder brings the features of stride 8 and 4.
       aspp_rates: Rates of that decoder's atrous convolutions.
       aspp_dropout: Dropout of that decoder's pyramid.
+      recompute: What training computes again for the gradient instead of keeping it: "none", "axial" (the inside of
+        attention blocks) or "all" (that of all blocks, transformers, the stem and the heads' convolutions). It costs
+        time and saves memory; no result depends on it.
     """
 
     stem: str
@@ -91,18 +94,24 @@ class Variant:
     semantic_low_level_channels: tuple[int, int] = (64, 32)
     aspp_rates: tuple[int, int, int] = (6, 12, 18)
     aspp_dropout: float = 0.1
+    recompute: str = "none"
 
     def __post_init__(self):
         choices = {
             "stem": ("inception", "convolution"),
             "convolution_block": ("bottleneck", "basic"),
             "pixel_to_pixel": ("axial", "global", "convolution"),
+            "recompute": ("none", "axial", "all"),
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} {getattr(self, field)!r}: must be one of {', '.join(allowed)}")
         if sorted(self.stages) not in ([1, 2, 3, 4, 5], [2, 3, 4, 5]):
             raise ValueError(f"stages {sorted(self.stages)}: must be 2 to 5, with or without 1")
+
+    @property
+    def recomputes_all(self) -> bool:
+        return self.recompute == "all"
 
     def scaled(self, width: float, stem_width: float) -> Variant:
         """This variant with its widths multiplied: stages 2 to 5 by `width`, stem and stage 1 by `stem_width`."""

@@ -92,9 +92,10 @@ def test_eager_graph_training_and_mixed_precision(name):
 
 def test_drop_path():
     x = tf.ones([2000, 3, 2])
-    layer = DropPath(0.8)
-    np.testing.assert_array_equal(layer(x, training=False), x)
-    dropped = layer(x, training=True).numpy().reshape(2000, -1)
+    drop_path = DropPath(0.8)
+    assert drop_path.draw(x, training=False) is None
+    np.testing.assert_array_equal(drop_path.apply(x, None), x)
+    dropped = drop_path.apply(x, drop_path.draw(x, training=True)).numpy().reshape(2000, -1)
     assert np.isin(dropped, np.float32([0.0, 1.25])).all()
     assert (dropped == dropped[:, :1]).all(), "a sample is kept or dropped as a whole"
     assert abs(dropped.mean() - 1.0) < 0.05
