@@ -6,7 +6,8 @@ from typing import Callable, NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.losses.assignment import Assign, scipy_assign
+from maxdl_tf.losses import assignment
+from maxdl_tf.losses.assignment import Assign
 from maxdl_tf.losses.target_masks import TargetMasks
 
 
@@ -45,7 +46,7 @@ def match(
     overlap: tf.Tensor,
     slot_probability: tf.Tensor,
     class_logits: tf.Tensor,
-    assign: Assign = scipy_assign,
+    assign: Assign = assignment.assign,
     join: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.multiply,
 ) -> Matching:
     """Matches by similarity, which is class probability x Dice (paper section 3.1) if nothing else is said.

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.losses.assignment import Assign, scipy_assign
+from maxdl_tf.losses import assignment
+from maxdl_tf.losses.assignment import Assign
 from maxdl_tf.losses.instance_discrimination import instance_discrimination_loss
 from maxdl_tf.losses.mask_id import mask_id_loss
 from maxdl_tf.losses.matching import Matching, match
@@ -102,7 +103,7 @@ class PanopticLoss:
         temperature: float = 0.3,
         pq_style: str = "product",
         negatives: bool = True,
-        assign: Assign = scipy_assign,
+        assign: Assign = assignment.assign,
     ):
         weights = {
             "pq_style_weight": pq_style_weight,

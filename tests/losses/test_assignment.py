@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.losses import assignment
 from maxdl_tf.losses.assignment import scipy_assign, tensorflow_assign
 from tests.helpers import shared_golden
 
@@ -122,3 +123,17 @@ def test_both_solvers_find_the_same_total(rows, slots, share, levels, scale):
             assert total(similarity[image].astype(np.float64), slot_of_row[image]) == pytest.approx(wanted, rel=1e-6), (
                 name
             )
+
+
+@pytest.mark.parametrize(("device", "asks_the_host"), [("CPU", True), ("GPU", False)])
+def test_on_accelerators_nothing_waits_for_the_host(device, asks_the_host, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["one"] if kind == device else [])
+    similarity, valid = tf.random.uniform([2, 5, 4]), tf.ones([2, 5], tf.bool)
+    graph = tf.function(assignment.assign, autograph=False).get_concrete_function(similarity, valid).graph
+    assert any("PyFunc" in operation.type for operation in graph.get_operations()) == asks_the_host
+
+
+def test_the_compiled_solver_has_no_host_callback():
+    solve = tf.function(tensorflow_assign, autograph=False, jit_compile=True)
+    text = solve.experimental_get_compiler_ir(tf.random.uniform([2, 5, 4]), tf.ones([2, 5], tf.bool))(stage="hlo")
+    assert "while" in text and "custom-call" not in text and "outfeed" not in text
