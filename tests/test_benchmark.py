@@ -34,12 +34,25 @@ def test_counts():
         assert 0 < count[f"{name}_without_semantic"] < count[name]
 
 
+def test_training_is_measured_without_data():
+    size = "train_dataset { batch_size: 2 crop_size: 33 } training { accumulate_steps: 2 }"
+    done = benchmark("--mode", "train", "--config_file", CONFIG, "--steps", "1", "--override", size)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["crop_size"], figures["batch_size"]) == ([33, 33], 2)
+    assert set(figures["shares"]) == {"forward", "loss", "backward", "optimizer", "input"}
+    assert all(share >= 0 for share in figures["shares"].values())
+    assert 0 < figures["seconds_per_step"] < figures["first_step_seconds"]
+    assert figures["peak_memory_bytes"] > 1e8 and figures["tracing_seconds"] > 0 and figures["matching_seconds"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--config_file", CONFIG], "--mode is missing"),
         (["--mode", "guess", "--config_file", CONFIG], "--mode=guess"),
         (["--mode", "count", "--config_file", "no/such.textproto"], "cannot read no/such.textproto"),
+        (["--mode", "train", "--config_file", CONFIG, "--override", "task: classification"], "task: classification"),
         (
             ["--mode", "count", "--config_file", CONFIG, "--override", 'eval_dataset { dataset_info: "" }'],
             "no class table",

@@ -78,6 +78,7 @@ class PanopticLoss:
     Attributes:
       terms: The fields of `PanopticLosses` that are losses, the total first.
       figures: Those that the paper plots over training.
+      target_masks: Makes the `TargetMasks` of targets.
 
     Raises:
       ValueError: For a negative weight, or all weights 0, or numbers outside of their range.
@@ -136,7 +137,7 @@ class PanopticLoss:
         self._ignore_label = dataset_info.ignore_label
         self._num_classes = len(dataset_info.class_order)
         self._num_semantic_channels = dataset_info.num_semantic_channels
-        self._build_masks = TargetMaskBuilder(dataset_info)
+        self.target_masks = TargetMaskBuilder(dataset_info)
 
     def __call__(self, outputs: PanopticOutputs, targets: PanopticTargets) -> PanopticLosses:
         """The losses of a batch.
@@ -146,7 +147,7 @@ class PanopticLoss:
             semantic logits are missing while `semantic_weight` is not 0.
         """
         self._check(outputs, targets)
-        masks = self._build_masks(targets)
+        masks = self.target_masks(targets)
         off = tf.zeros_like(masks.area[:, 0])
         terms = dict.fromkeys(PanopticLosses._fields, off)
 

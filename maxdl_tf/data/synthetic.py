@@ -1,0 +1,40 @@
+"""A batch that needs no data set, to measure time and memory with."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from maxdl_tf.data.panoptic_targets import panoptic_targets
+from maxdl_tf.data.pipeline import TrainBatch
+from maxdl_tf.structs import DatasetInfo
+
+_BLOCKS = 6  # On each side of an image; as many segments as a COCO image has, about.
+_SEGMENTS = 12
+
+
+def synthetic_batch(
+    dataset_info: DatasetInfo, *, crop_size: tuple[int, int], batch_size: int, max_things: int = 128
+) -> TrainBatch:
+    """Noise under random blocks of things, stuff and void; always the same for the same arguments.
+
+    Args:
+      dataset_info: The class table.
+      crop_size: (height, width).
+      batch_size: Images.
+      max_things: As `panoptic_targets`.
+    """
+    random = np.random.default_rng(0)
+    labels = [dataset_info.void]
+    for number in range(1, _SEGMENTS):
+        class_id = int(random.choice(dataset_info.class_order))
+        instance = number if class_id in dataset_info.thing_ids else 0
+        labels.append(class_id * dataset_info.label_divisor + instance % dataset_info.label_divisor)
+    blocks = np.array(labels, np.int32)[random.integers(0, _SEGMENTS, [batch_size, _BLOCKS, _BLOCKS])]
+    rows, columns = (np.arange(side) * _BLOCKS // side for side in crop_size)
+    label_map = tf.constant(blocks[:, rows][:, :, columns])
+    return TrainBatch(
+        images=tf.constant(random.uniform(0, 255, [batch_size, *crop_size, 3]).astype(np.float32)),
+        targets=panoptic_targets(label_map, dataset_info, max_things=max_things),
+        image_ids=tf.constant([f"synthetic{number}" for number in range(batch_size)]),
+    )
