@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,3 +58,15 @@ def shared_golden(name: str) -> Golden:
 def own_golden(name: str) -> Golden:
     """`tests/golden/NAME.npz`: a small golden that is always there."""
     return Golden(Path(__file__).parent / "golden" / (name + ".npz"))
+
+
+def command(module: str, *arguments, **environment) -> subprocess.CompletedProcess:
+    """Runs a command of the package, such as `data_gen.convert`, which must succeed."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"maxdl_tf.{module}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
+    )
+    assert done.returncode == 0, f"maxdl_tf.{module} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done

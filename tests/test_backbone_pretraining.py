@@ -6,8 +6,6 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,24 +17,12 @@ from maxdl_tf import command_line, config, evaluate, export_model, predict
 from maxdl_tf.data.example_schema import encode_classified_example
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo, SegmentClass
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, command
 from tests.training.test_loop import scalars
 
 COLORS = ((220, 40, 40), (40, 200, 40), (40, 40, 210))
 INFO = DatasetInfo("colors", tuple(SegmentClass(i, f"color {i}", False, (0, 0, 0), i) for i in (1, 2, 3)))
 STEPS = 60
-
-
-def command(module: str, *arguments, **environment) -> subprocess.CompletedProcess:
-    """Runs a command of the package, which must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"maxdl_tf.{module}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
-    )
-    assert done.returncode == 0, f"maxdl_tf.{module} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    return done
 
 
 def in_process(module, *arguments) -> int:

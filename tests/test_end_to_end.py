@@ -1,35 +1,20 @@
 """From annotations to a served panoptic map, by the commands that a person types."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from maxdl_tf import panoptic_ids
-from tests.helpers import REPOSITORY, shared_path
-
-
-def command(module: str, *arguments, **environment) -> str:
-    """Runs a command of the package; its standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"maxdl_tf.{module}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **{name: str(value) for name, value in environment.items()}},
-    )
-    assert done.returncode == 0, f"maxdl_tf.{module} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+from tests.helpers import REPOSITORY, command, shared_path
 
 
 def test_demo_goes_through_every_command(tmp_path):
     """The demo with two steps of training: its measurements mean nothing then, but they are made."""
     demo = tmp_path / "demo"
-    output = command(
+    done = command(
         "demo",
         *("--output_dir", demo, "--train_images=16", "--val_images=2"),
         *("--override", "training { steps: 2 } train_dataset { batch_size: 2 } eval_dataset { batch_size: 2 }"),
@@ -37,7 +22,7 @@ def test_demo_goes_through_every_command(tmp_path):
     assert re.fullmatch(
         rf"demo: PQ \d+\.\d \(untrained \d+\.\d\)  overlays {demo}/predictions  "
         rf"saved_model {demo}/saved_model  metrics {demo}/metrics.json",
-        output.splitlines()[-1],
+        done.stdout.splitlines()[-1],
     )
     metrics = json.loads((demo / "metrics.json").read_text())
     assert metrics["step"] == 2 and metrics["num_images"] == 2

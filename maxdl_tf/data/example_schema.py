@@ -84,21 +84,8 @@ def encode_example(
     Raises:
       ValueError: If a format is unknown or a label does not fit into it.
     """
-    if image_format not in IMAGE_FORMATS:
-        raise ValueError(f"image format {image_format!r}: must be one of {', '.join(IMAGE_FORMATS)}")
-    height, width = label.shape
-    return _serialize(
-        {
-            IMAGE_ENCODED: image_bytes,
-            IMAGE_FILENAME: image_id.encode(),
-            IMAGE_FORMAT: image_format.encode(),
-            IMAGE_HEIGHT: height,
-            IMAGE_WIDTH: width,
-            IMAGE_CHANNELS: 3,
-            LABEL_ENCODED: encode_label_map(label, label_format),
-            LABEL_FORMAT: label_format.encode(),
-        }
-    )
+    annotation = {LABEL_ENCODED: encode_label_map(label, label_format), LABEL_FORMAT: label_format.encode()}
+    return _serialize_image(image_bytes, image_format, label.shape, image_id, annotation)
 
 
 def encode_classified_example(
@@ -120,6 +107,17 @@ def encode_classified_example(
     Raises:
       ValueError: If the format is unknown.
     """
+    annotation = {CLASS_LABEL: class_id, CLASS_TEXT: class_name.encode()}
+    return _serialize_image(image_bytes, image_format, size, image_id, annotation)
+
+
+def _serialize_image(
+    image_bytes: bytes,
+    image_format: str,
+    size: tuple[int, int],
+    image_id: str,
+    annotation: Mapping[str, bytes | int],
+) -> bytes:
     if image_format not in IMAGE_FORMATS:
         raise ValueError(f"image format {image_format!r}: must be one of {', '.join(IMAGE_FORMATS)}")
     height, width = size
@@ -131,8 +129,7 @@ def encode_classified_example(
             IMAGE_HEIGHT: height,
             IMAGE_WIDTH: width,
             IMAGE_CHANNELS: 3,
-            CLASS_LABEL: class_id,
-            CLASS_TEXT: class_name.encode(),
+            **annotation,
         }
     )
 

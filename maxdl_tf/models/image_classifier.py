@@ -7,10 +7,11 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.resize import spatial_size
 from maxdl_tf.models.backbone import Backbone
+from maxdl_tf.models.network import Network, normalized
 from maxdl_tf.models.stacked_decoder import StackedDecoder
 
 
-class ImageClassifier(keras.Model):
+class ImageClassifier(Network):
     """The pretrained part of a MaX-DeepLab, of ready-made parts; `build_image_classifier` makes them.
 
     Its variables are those of the panoptic model's pretrained part under the same object paths, and the classifier's,
@@ -34,15 +35,6 @@ class ImageClassifier(keras.Model):
         initializer = keras.initializers.TruncatedNormal(stddev=0.01)
         self.classifier = keras.layers.Dense(num_classes, kernel_initializer=initializer, name="classifier")
 
-    # As in MaXDeepLab: AutoGraph has nothing to find here, and looking for it takes most of the time of a trace.
-    @tf.autograph.experimental.do_not_convert
-    def __call__(self, *args, **kwargs):
-        return super().__call__(*args, **kwargs)
-
-    @tf.autograph.experimental.do_not_convert
-    def build(self, input_shape):
-        super().build(input_shape)
-
     def call(self, images, training=False) -> tf.Tensor:
         """Classifies images.
 
@@ -52,8 +44,11 @@ class ImageClassifier(keras.Model):
 
         Returns:
           float32 [batch, classes], logits.
+
+        Raises:
+          ValueError: If a known side is not 16k+1.
         """
-        features, memory = self.backbone(tf.cast(images, tf.float32) / 127.5 - 1.0, training=training)
+        features, memory = self.backbone(normalized(images), training=training)
         if self.decoder:
             features, _ = self.decoder((features, memory), spatial_size(images), training=training)
         pooled = tf.reduce_mean(tf.nn.relu(features[self.last_feature]), axis=(1, 2))

@@ -9,11 +9,12 @@ from maxdl_tf.layers.resize import spatial_size
 from maxdl_tf.models.backbone import Backbone
 from maxdl_tf.models.decoder_schedule import semantic_source
 from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticDecoder, SemanticHead
+from maxdl_tf.models.network import Network, normalized
 from maxdl_tf.models.stacked_decoder import StackedDecoder
 from maxdl_tf.structs import PanopticOutputs
 
 
-class MaXDeepLab(keras.Model):
+class MaXDeepLab(Network):
     """The model, of ready-made parts; `build_max_deeplab` makes them.
 
     Example:
@@ -51,15 +52,6 @@ class MaXDeepLab(keras.Model):
         self.semantic_decoder = semantic_decoder
         self.semantic_head = semantic_head
 
-    # AutoGraph has nothing to find here, and looking through all of Keras would take most of the time of a trace.
-    @tf.autograph.experimental.do_not_convert
-    def __call__(self, *args, **kwargs):
-        return super().__call__(*args, **kwargs)
-
-    @tf.autograph.experimental.do_not_convert
-    def build(self, input_shape):
-        super().build(input_shape)
-
     def call(self, images, training=False) -> PanopticOutputs:
         """Runs the network.
 
@@ -70,8 +62,7 @@ class MaXDeepLab(keras.Model):
         Raises:
           ValueError: if a known side is not 16k+1.
         """
-        _check_sides(images.shape)
-        features, memory = self.backbone(tf.cast(images, tf.float32) / 127.5 - 1.0, training=training)
+        features, memory = self.backbone(normalized(images), training=training)
         features, memory = self.decoder((features, memory), spatial_size(images), training=training)
         activated = {name: tf.nn.relu(feature) for name, feature in features.items()}
 
@@ -120,13 +111,3 @@ class MaXDeepLab(keras.Model):
         """Those whose shape depends on the class table: the last layers of the class and the semantic head."""
         heads = [head for head in (self.class_head, self.semantic_head) if head]
         return [variable for head in heads for variable in head.logits.variables]
-
-
-def _check_sides(shape):
-    for side in shape[1:3]:
-        if side is not None and side % 16 != 1:
-            below = max(side - 2, 16) // 16 * 16 + 1
-            raise ValueError(
-                f"images of {shape[1]} x {shape[2]}: each side must be 16k+1 so that features stay aligned; "
-                f"pad or resize, for example {side} to {below + 16 if side > below else below}"
-            )
