@@ -79,8 +79,9 @@ def import_weights(
       ImportMismatch: A variable is missing, has another shape, or belongs to another model; nothing has been changed.
       UserError: `allow_missing` names nothing of the model, or the checkpoint is damaged.
     """
-    paths = {published_name(path): path for path in variable_paths(model, "model")}
-    variables = {published_name(path): variable for path, variable in variable_paths(model, "model").items()}
+    by_path = variable_paths(model, "model")
+    paths = {published_name(path): path for path in by_path}
+    variables = {name: by_path[path] for name, path in paths.items()}
     pretrained_ids = {id(variable) for variable in model.pretrained_variables}
     pretrained = {name for name, variable in variables.items() if id(variable) in pretrained_ids}
     wanted = {name: tuple(variables[name].shape) for name in sorted(pretrained if backbone_only else variables)}
