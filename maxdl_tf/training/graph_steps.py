@@ -63,8 +63,11 @@ class GraphSteps:
       batch_size: Images of one step over all replicas.
       accumulate_steps: Batches whose gradients are added up for one step.
       averages: Of the model's weights, which follow them.
+      jit_compile: Whether XLA compiles what each replica does with its part of a batch up to the gradient. Nothing in
+        there may ask the host or the other replicas, and all shapes must be static.
 
     Attributes:
+      differentiate: (images, targets) of a replica's part of a batch -> its losses and gradients, compiled or not.
       reported: Names of what `Tried.report` has.
       means: Metrics of the loss terms, the norm of the gradient and the loss's figures, by name.
     """
@@ -80,6 +83,7 @@ class GraphSteps:
         batch_size: int,
         accumulate_steps: int = 1,
         averages: WeightAverages | None = None,
+        jit_compile: bool = False,
     ):
         self._strategy = strategy
         self._model = model
@@ -99,6 +103,10 @@ class GraphSteps:
             self.means = {name: keras.metrics.Mean(name) for name in (*self.reported, *figures)}
         # Without AutoGraph, which would take most of the time of tracing on layers that do not need it.
         self._call = tf.function(self._in_graph, autograph=False)
+        self.differentiate = self._differentiate
+        # On a TPU all is compiled, and by another way.
+        if jit_compile and not isinstance(strategy, tf.distribute.TPUStrategy):
+            self.differentiate = tf.function(self._differentiate, autograph=False, jit_compile=True)
 
     def __call__(self, iterator, num_steps: int, stop: bool = False) -> Tried:
         """Does so many steps, or fewer if one is not finite.
@@ -195,18 +203,21 @@ class GraphSteps:
 
     def learn(self, batch, stop=0.0):
         """On a replica's part of the batch: its losses, gradients, the statistics before it, and (stop, *report)."""
-        variables = self._optimizers.variables
         statistics = [tf.identity(variable) for variable in self._statistics]
-        with tf.GradientTape() as tape:
-            outputs = self._model(batch.images, training=True)
-            losses = self._loss(outputs, batch.targets)
-            share_of_mean = tf.reduce_sum(losses.total) / self._batch_size
-        # What a switched-off loss term leaves without a gradient stays where it is: Adam does not move on zeros.
-        gradients = tape.gradient(share_of_mean, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        losses, gradients = self.differentiate(batch.images, batch.targets)
         report = [tf.reduce_sum(getattr(losses, name)) / self._batch_size for name in self._loss.terms]
         report = self._sum_over_replicas(tf.stack([stop, *report, tf.linalg.global_norm(gradients)]))
         return losses, gradients, statistics, report
+
+    def _differentiate(self, images, targets):
+        """On a replica's part of the batch: its losses, and the gradients of its share of the batch's mean."""
+        with tf.GradientTape() as tape:
+            losses = self._loss(self._model(images, training=True), targets)
+            share_of_mean = tf.reduce_sum(losses.total) / self._batch_size
+        # What a switched-off loss term leaves without a gradient stays where it is: Adam does not move on zeros.
+        variables, zero = self._optimizers.variables, tf.UnconnectedGradients.ZERO
+        gradients = tape.gradient(share_of_mean, variables, unconnected_gradients=zero)
+        return losses, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
     def accept(self, losses, gradients) -> None:
         """Does a step with a replica's part of the batch."""

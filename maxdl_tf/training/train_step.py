@@ -37,6 +37,7 @@ class Trainer(orbit.AbstractTrainer):
       steps_per_loop: Steps of one call from the host into the graph.
       accumulate_steps: Batches whose gradients are added up for one step.
       averages: Of the model's weights, which follow them.
+      jit_compile: Whether XLA compiles the step; see `GraphSteps`.
       nonfinite: Told of steps that are not finite; if not given, the first one ends the run.
 
     Attributes:
@@ -59,6 +60,7 @@ class Trainer(orbit.AbstractTrainer):
         steps_per_loop: int,
         accumulate_steps: int = 1,
         averages: WeightAverages | None = None,
+        jit_compile: bool = False,
         nonfinite: NonFiniteSteps | None = None,
     ):
         super().__init__()
@@ -84,6 +86,7 @@ class Trainer(orbit.AbstractTrainer):
             batch_size=batch_size,
             accumulate_steps=accumulate_steps,
             averages=averages,
+            jit_compile=jit_compile,
         )
 
     def train(self, num_steps: tf.Tensor) -> dict[str, float]:
