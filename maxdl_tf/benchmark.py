@@ -114,6 +114,7 @@ def train(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
         batch_size=options.batch_size,
         steps_per_loop=1,
         accumulate_steps=parts,
+        jit_compile=experiment.training.jit_compile,
     )
     build_seconds = time.monotonic() - started
     times = step_benchmark.measure_steps(trainer, model, loss, batch, steps=_STEPS.value, parts=parts)

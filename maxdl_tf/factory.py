@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from maxdl_tf.data import pipeline, transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference import visualize
+from maxdl_tf.losses import assignment
 from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.metrics.panoptic_quality import PanopticQuality
 from maxdl_tf.models.build import build_max_deeplab
@@ -120,6 +121,8 @@ def build_loss(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo)
         temperature=options.temperature,
         pq_style=loss_pb2.LossOptions.PqStyle.Name(options.pq_style),
         negatives=options.negatives,
+        # XLA cannot ask the host.
+        assign=assignment.tensorflow_assign if experiment.training.jit_compile else assignment.assign,
     )
 
 

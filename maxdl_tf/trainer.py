@@ -193,6 +193,12 @@ def check_strategy(
     if trains and batch_size % (replicas * parts):
         wanted = f"the {replicas} replicas" + (f" times training.accumulate_steps {parts}" if parts > 1 else "")
         raise UserError(f"train_dataset.batch_size {batch_size} is not a multiple of {wanted}; make it one")
+    is_compiled = experiment.training.jit_compile and not isinstance(strategy, tf.distribute.TPUStrategy)
+    if trains and is_compiled and experiment.model.sync_batch_norm and replicas > 1:
+        raise UserError(
+            f"training.jit_compile does not go with model.sync_batch_norm on {replicas} replicas, which would have to "
+            "meet inside of what is compiled; switch one of them off, or use --strategy one_device"
+        )
     if evaluates and isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         raise UserError(
             f"--mode {_MODE.value} does not run on several hosts; use --mode train there, and --mode continuous_eval "
@@ -284,6 +290,7 @@ def build_trainer(
         steps_per_loop=experiment.training.steps_per_loop,
         accumulate_steps=experiment.training.accumulate_steps,
         averages=averages,
+        jit_compile=experiment.training.jit_compile,
         nonfinite=NonFiniteSteps(
             _MODEL_DIR.value,
             allowed=experiment.training.skip_nonfinite_steps,
