@@ -56,6 +56,8 @@ class ASPP(keras.layers.Layer):
 
 def _average_pool(x, height: int, width: int):
     """Means over windows of height x width at stride 1 without padding; over the whole side where it is smaller."""
+    dtype = x.dtype
+    x = tf.cast(x, tf.float32)  # Sums of so many values.
     for axis, window in ((1, height), (2, width)):
         kernel = [1, 1, 1, 1]
         kernel[axis] = window
@@ -71,4 +73,4 @@ def _average_pool(x, height: int, width: int):
             x = tf.cond(tf.shape(x)[axis] <= window, whole, windows)
         else:
             x = whole() if side <= window else windows()
-    return x
+    return tf.cast(x, dtype)

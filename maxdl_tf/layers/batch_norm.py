@@ -34,6 +34,7 @@ class BatchNorm(keras.layers.BatchNormalization):
 
     On one replica, or where replicas keep to themselves, statistics over all but the last axis are left to TensorFlow's
     fused kernel. All statistics are biased, those in the moving averages too, and float32 whatever the features are.
+    Outputs have the dtype of the inputs, whatever the policy of mixed precision.
 
     Args:
       axis: Axes each of whose indices has its own statistics; they are taken over all other axes.
@@ -59,6 +60,7 @@ class BatchNorm(keras.layers.BatchNormalization):
             gamma_initializer=gamma_initializer,
             synchronized=synchronized,
             fused=False,
+            autocast=False,
             name=name,
         )
 

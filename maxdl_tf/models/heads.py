@@ -13,10 +13,9 @@ from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, SeparableC
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 
 
-def _last_convolution(channels: int, name: str) -> keras.layers.Conv2D:
-    return keras.layers.Conv2D(
-        channels, 1, kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01), name=name
-    )
+def _last_convolution(channels: int, name: str, dtype: str | None = None) -> keras.layers.Conv2D:
+    initializer = keras.initializers.TruncatedNormal(stddev=0.01)
+    return keras.layers.Conv2D(channels, 1, kernel_initializer=initializer, name=name, dtype=dtype)
 
 
 class PixelHead(keras.layers.Layer):
@@ -38,8 +37,8 @@ class PixelHead(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         x = self.projection(self.conv(inputs, training=training))
-        x = self.batch_norm(x, training=training)
-        return tf.math.l2_normalize(tf.cast(x, tf.float32), axis=-1, epsilon=1e-12)
+        x = self.batch_norm(tf.cast(x, tf.float32), training=training)
+        return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
 
 
 class MaskHead(keras.layers.Layer):
@@ -49,7 +48,7 @@ class MaskHead(keras.layers.Layer):
     """
 
     def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = BatchNorm, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)  # The pixel features stay float32.
         self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
         self.embedding = Conv1DBatchNorm(mask_channels, norm=norm, name="embedding")
         # One scale for all pixels and slots; it starts at 0.1 so that masks begin soft.
@@ -57,8 +56,8 @@ class MaskHead(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         pixel_feature, memory = inputs
-        embedding = self.embedding(self.hidden(memory, training=training), training=training)
-        logits = tf.einsum("bhwd,bnd->bhwn", pixel_feature, tf.cast(embedding, pixel_feature.dtype))
+        embedding = tf.cast(self.embedding(self.hidden(memory, training=training), training=training), tf.float32)
+        logits = tf.einsum("bhwd,bnd->bhwn", pixel_feature, embedding)
         return self.batch_norm(logits[..., tf.newaxis], training=training)[..., 0], embedding
 
 
@@ -69,7 +68,9 @@ class ClassHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
         initializer = keras.initializers.TruncatedNormal(stddev=0.01)
-        self.logits = keras.layers.Conv1D(num_classes + 1, 1, kernel_initializer=initializer, name="logits")
+        self.logits = keras.layers.Conv1D(
+            num_classes + 1, 1, kernel_initializer=initializer, name="logits", dtype="float32"
+        )
         # A constant that gives void a probability of 0.9 where the other logits are 0, as most slots are void.
         self.void_offset = [0.0] * num_classes + [math.log(num_classes * 0.9 / 0.1)]
 
@@ -129,7 +130,7 @@ class SemanticHead(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, recompute=recompute, name="conv")
-        self.logits = _last_convolution(num_channels, "logits")
+        self.logits = _last_convolution(num_channels, "logits", dtype="float32")
 
     def call(self, inputs, training=None):
         return self.logits(self.conv(inputs, training=training))

@@ -33,7 +33,9 @@ class ImageClassifier(Network):
         self.decoder = decoder
         self.last_feature = decoder.schedule[-1].name if decoder else list(backbone.stages)[-1]
         initializer = keras.initializers.TruncatedNormal(stddev=0.01)
-        self.classifier = keras.layers.Dense(num_classes, kernel_initializer=initializer, name="classifier")
+        self.classifier = keras.layers.Dense(
+            num_classes, kernel_initializer=initializer, name="classifier", dtype="float32"
+        )
 
     def call(self, images, training=False) -> tf.Tensor:
         """Classifies images.
@@ -51,8 +53,8 @@ class ImageClassifier(Network):
         features, memory = self.backbone(normalized(images), training=training)
         if self.decoder:
             features, _ = self.decoder((features, memory), spatial_size(images), training=training)
-        pooled = tf.reduce_mean(tf.nn.relu(features[self.last_feature]), axis=(1, 2))
-        return tf.cast(self.classifier(pooled), tf.float32)
+        last = tf.cast(tf.nn.relu(features[self.last_feature]), tf.float32)
+        return self.classifier(tf.reduce_mean(last, axis=(1, 2)))
 
     @property
     def backbone_variables(self) -> list[tf.Variable]:

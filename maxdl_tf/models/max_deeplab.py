@@ -72,17 +72,17 @@ class MaXDeepLab(Network):
         semantic_logits = self._semantic_logits(activated, training) if self.semantic_head else None
         return PanopticOutputs(
             pixel_feature=pixel_feature,
-            mask_logits=tf.cast(mask_logits, tf.float32),
-            class_logits=tf.cast(class_logits, tf.float32),
+            mask_logits=mask_logits,
+            class_logits=class_logits,
             semantic_logits=semantic_logits,
-            mask_embedding=tf.cast(mask_embedding, tf.float32),
+            mask_embedding=mask_embedding,
         )
 
     def _semantic_logits(self, activated, training):
         x = activated[semantic_source(self.decoder.schedule)]
         if self.semantic_decoder:
             x = self.semantic_decoder((x, activated["stage3"], activated["stage2"]), training=training)
-        return tf.cast(self.semantic_head(x, training=training), tf.float32)
+        return self.semantic_head(x, training=training)
 
     @property
     def pretrained_layers(self) -> list[keras.layers.Layer]:

@@ -13,6 +13,9 @@ class Network(keras.Model):
     It has nothing to find in one, and looking through all of Keras would take most of the time of a trace.
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(autocast=False, **kwargs)  # Images are normalized in float32 first.
+
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args, **kwargs):
         return super().__call__(*args, **kwargs)
