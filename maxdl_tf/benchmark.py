@@ -93,7 +93,7 @@ def train(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
     dataset_info = config.dataset_info_of(options)
     strategy = distribution.create_strategy("one_device")
     with strategy.scope():
-        model = factory.build_model(experiment, dataset_info)
+        model = factory.build_model(experiment, dataset_info, for_training=True)
         global_step = orbit.utils.create_global_step()
         optimizers = factory.build_optimizers(experiment, model)
     loss = factory.build_loss(experiment, dataset_info)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from maxdl_tf import factory
 from maxdl_tf.data import classification
 from maxdl_tf.inference import visualize
+from maxdl_tf.layers.precision import computing_in
 from maxdl_tf.losses.classification import ClassificationLoss
 from maxdl_tf.metrics.accuracy import Accuracy
 from maxdl_tf.models.build import build_image_classifier
@@ -19,16 +20,19 @@ from maxdl_tf.structs import DatasetInfo
 from maxdl_tf.training.classification_eval import ClassificationEvaluator
 
 
-def build_model(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> ImageClassifier:
-    """The pretrained part of the network with a classifier and initial weights; its variables exist."""
+def build_model(
+    experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo, *, for_training: bool = False
+) -> ImageClassifier:
+    """The pretrained part of the network with a classifier and initial weights; see `factory.build_model`."""
     options = experiment.model
-    return build_image_classifier(
-        factory.build_variant(options),
-        num_classes=len(dataset_info.class_order),
-        crop_size=factory.crop_size(factory.training_dataset(experiment)),
-        batch_norm_momentum=options.batch_norm_momentum,
-        sync_batch_norm=options.sync_batch_norm,
-    )
+    with computing_in(factory.precision(experiment, for_training)):
+        return build_image_classifier(
+            factory.build_variant(options),
+            num_classes=len(dataset_info.class_order),
+            crop_size=factory.crop_size(factory.training_dataset(experiment)),
+            batch_norm_momentum=options.batch_norm_momentum,
+            sync_batch_norm=options.sync_batch_norm,
+        )
 
 
 def build_loss(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> ClassificationLoss:

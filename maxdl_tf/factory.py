@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from maxdl_tf.data import pipeline, transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference import visualize
+from maxdl_tf.layers.precision import computing_in
 from maxdl_tf.losses import assignment
 from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.metrics.panoptic_quality import PanopticQuality
@@ -87,8 +88,15 @@ def _set_fields(options: Message, *names: str) -> dict[str, int | float]:
     return {name: getattr(options, name) for name in names if options.HasField(name)}
 
 
-def build_model(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> MaXDeepLab:
+def build_model(
+    experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo, *, for_training: bool = False
+) -> MaXDeepLab:
     """The network with initial weights; its variables exist.
+
+    Args:
+      experiment: Says which.
+      dataset_info: The class table.
+      for_training: Compute in the precision of the training, not in float32.
 
     Raises:
       UserError: The experiment has another task.
@@ -99,14 +107,21 @@ def build_model(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo
             "name a panoptic experiment, such as one that starts from its checkpoint"
         )
     options = experiment.model
-    return build_max_deeplab(
-        build_variant(options),
-        num_classes=len(dataset_info.class_order),
-        num_semantic_channels=dataset_info.num_semantic_channels,
-        crop_size=crop_size(training_dataset(experiment)),
-        batch_norm_momentum=options.batch_norm_momentum,
-        sync_batch_norm=options.sync_batch_norm,
-    )
+    with computing_in(precision(experiment, for_training)):
+        return build_max_deeplab(
+            build_variant(options),
+            num_classes=len(dataset_info.class_order),
+            num_semantic_channels=dataset_info.num_semantic_channels,
+            crop_size=crop_size(training_dataset(experiment)),
+            batch_norm_momentum=options.batch_norm_momentum,
+            sync_batch_norm=options.sync_batch_norm,
+        )
+
+
+def precision(experiment: experiment_pb2.Experiment, for_training: bool) -> str:
+    """What layers compute in, a name of Keras' policies."""
+    options = experiment.training
+    return training_pb2.TrainingOptions.Precision.Name(options.precision) if for_training else "float32"
 
 
 def build_loss(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> PanopticLoss:

@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int | None:
     say(f"building {experiment.model.variant!r} for {distribution.describe(strategy)}")
     set_seed(experiment)
     with strategy.scope():
-        model = task.build_model(experiment, dataset_info)
+        model = task.build_model(experiment, dataset_info, for_training=trains)
         global_step = orbit.utils.create_global_step()
         optimizers = factory.build_optimizers(experiment, model) if trains else None
     averages = None
