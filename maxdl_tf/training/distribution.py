@@ -95,6 +95,14 @@ def describe(strategy: tf.distribute.Strategy) -> str:
     return f"{type(strategy).__name__} on {count} {kind}{'s' if count > 1 else ''}"
 
 
+def devices_of(strategy: tf.distribute.Strategy) -> list[str]:
+    """Names of this process's devices that have a replica each."""
+    try:
+        return list(strategy.extended.worker_devices)
+    except RuntimeError:  # TensorFlow's default strategy, which knows of none.
+        return _local_devices()[:1]
+
+
 def _automatic(tpu: str | None) -> str:
     if tpu:
         return "tpu"

@@ -103,6 +103,7 @@ class GraphSteps:
             self.means = {name: keras.metrics.Mean(name) for name in (*self.reported, *figures)}
         # Without AutoGraph, which would take most of the time of tracing on layers that do not need it.
         self._call = tf.function(self._in_graph, autograph=False)
+        self._traced: tf.Graph | None = None
         self.differentiate = self._differentiate
         # On a TPU all is compiled, and by another way.
         if jit_compile and not isinstance(strategy, tf.distribute.TPUStrategy):
@@ -117,6 +118,21 @@ class GraphSteps:
           stop: Whether to stop after one step. Asked of one worker, all of them do.
         """
         return Tried(*self._call(iterator, tf.constant(num_steps), tf.constant(float(stop))))
+
+    def trace(self, iterator) -> None:
+        """Makes the graph, which the first call need not do then."""
+        self._call.get_concrete_function(iterator, tf.constant(1), tf.constant(0.0))
+
+    @property
+    def operations(self) -> list[tf.Operation]:
+        """Of the graph that has forward pass and gradient; none before that is made."""
+        return self._traced.get_operations() if self._traced else []
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """All that lasts from step to step."""
+        averages = self._averages.variables if self._averages else ()
+        return [*self._model.variables, *self._optimizers.slot_variables, *averages, *self._sums]
 
     def _in_graph(self, iterator, num_steps, stop) -> Tried:
         """The loop of `__call__`.
@@ -211,6 +227,7 @@ class GraphSteps:
 
     def _differentiate(self, images, targets):
         """On a replica's part of the batch: its losses, and the gradients of its share of the batch's mean."""
+        self._traced = tf.compat.v1.get_default_graph()
         with tf.GradientTape() as tape:
             losses = self._loss(self._model(images, training=True), targets)
             share_of_mean = tf.reduce_sum(losses.total) / self._batch_size

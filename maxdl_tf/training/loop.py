@@ -120,6 +120,9 @@ class Loop:
         ) as progress:
             watchdog = Watchdog(progress.say)
             told = _tell_progress(progress, trainer.loss_terms)
+            estimate = trainer.estimate_memory()
+            for line in estimate.lines() if estimate else ():
+                progress.say(line)
 
             def on_progress(steps: int, means: dict[str, float]) -> None:
                 told(steps, means)

@@ -22,6 +22,7 @@ class StepTimes(NamedTuple):
       first_step_seconds: From the first call until the first step has ended: tracing, optimizing, running.
       seconds_per_step: Median of the steps after it.
       peak_memory_bytes: Most memory that the process had in use until then, all of Python and TensorFlow included.
+      estimated_peak_memory_bytes: What was expected of that before the first step; see `memory_estimate`.
       tracing_seconds: To trace forward pass, loss and gradient once more.
       shares: Of `seconds_per_step`, by part: "input" is the wait for batches, "optimizer" all that the rest leaves.
     """
@@ -29,6 +30,7 @@ class StepTimes(NamedTuple):
     first_step_seconds: float
     seconds_per_step: float
     peak_memory_bytes: int
+    estimated_peak_memory_bytes: int | None
     tracing_seconds: float
     shares: dict[str, float]
 
@@ -45,6 +47,7 @@ def measure_steps(trainer: Trainer, model: Any, loss: Loss, batch: Any, *, steps
       parts: Batches of one step.
     """
     start = time.monotonic()
+    estimate = trainer.estimate_memory()
     trainer.train(tf.constant(1))
     first = time.monotonic() - start
     seconds, waits = [], []
@@ -75,7 +78,7 @@ def measure_steps(trainer: Trainer, model: Any, loss: Loss, batch: Any, *, steps
         "input": float(np.median(waits)),
     }
     shares["optimizer"] = max(1.0 - sum(shares.values()), 0.0)
-    return StepTimes(first, step, peak, tracing, shares)
+    return StepTimes(first, step, peak, estimate.total if estimate else None, tracing, shares)
 
 
 def median_seconds(function: Callable[[], Any], count: int) -> float:

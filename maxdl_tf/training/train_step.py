@@ -9,8 +9,10 @@ import numpy as np
 import orbit
 import tensorflow as tf
 
+from maxdl_tf.training import distribution, memory_estimate
 from maxdl_tf.training.averages import WeightAverages
 from maxdl_tf.training.graph_steps import GraphSteps, Loss, Tried
+from maxdl_tf.training.memory_estimate import MemoryEstimate
 from maxdl_tf.training.nonfinite import NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers
 
@@ -89,6 +91,20 @@ class Trainer(orbit.AbstractTrainer):
             jit_compile=jit_compile,
         )
 
+    def estimate_memory(self) -> MemoryEstimate | None:
+        """What a step will take, from its graph, which is made here if it is not there yet; None on TPUs."""
+        if isinstance(self._strategy, tf.distribute.TPUStrategy):
+            return None
+        if not self._graph.operations:
+            self._graph.trace(self._endless())
+        devices = distribution.devices_of(self._strategy)
+        return memory_estimate.estimate(self._graph.operations, self._graph.variables, devices)
+
+    def _endless(self) -> Iterator:
+        if self._iterator is None:
+            self._iterator = iter(self._batches)
+        return self._iterator
+
     def train(self, num_steps: tf.Tensor) -> dict[str, float]:
         """Trains `num_steps` steps.
 
@@ -100,8 +116,7 @@ class Trainer(orbit.AbstractTrainer):
           StopTraining: It was asked to.
           NonFiniteLossError: Names the term, the step and the images.
         """
-        if self._iterator is None:
-            self._iterator = iter(self._batches)
+        iterator = self._endless()
         for mean in self._graph.means.values():
             mean.reset_state()
         remaining, timed_steps, seconds, waited = int(num_steps), 0, 0.0, 0.0
@@ -109,7 +124,7 @@ class Trainer(orbit.AbstractTrainer):
             # The first call compiles. A single step then shows soon that everything works.
             wanted = min(remaining, self._steps_per_loop) if self._compiled else 1
             start = time.monotonic()
-            tried = self._graph(self._iterator, wanted, self.stop_requested())
+            tried = self._graph(iterator, wanted, self.stop_requested())
             steps = int(tried.steps)
             if not tried.finite:
                 self._report_nonfinite(tried)

@@ -47,6 +47,9 @@ class _Trainer(orbit.AbstractTrainer):
         self.global_step = global_step
         self.calls: list[int] = []
 
+    def estimate_memory(self):
+        return None
+
     def train(self, num_steps):
         self.global_step.assign_add(int(num_steps))
         self.calls.append(int(num_steps))
