@@ -34,7 +34,7 @@ STEPS_PER_CHECKPOINT = 10
 _WITH_FAKE_MODEL = """
 from maxdl_tf import factory, trainer
 from tests.training import fakes
-factory.build_model = lambda experiment, dataset_info: fakes.FakeModel()
+factory.build_model = lambda *arguments, **options: fakes.FakeModel()
 trainer.run()
 """
 
