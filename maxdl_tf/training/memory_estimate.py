@@ -20,7 +20,7 @@ _KINDS_IN_PLACE = """
     Relu6Grad ReluGrad Rsqrt RsqrtGrad Sigmoid SigmoidGrad Softmax Sqrt Square Sub Tanh TanhGrad
 """
 _IN_PLACE = frozenset(_KINDS_IN_PLACE.split())
-# What TensorFlow 2.15 takes on a CPU to optimize and run an operation, beside its result: 27 kB were measured on tiny, 32
+# What TensorFlow 2.15 takes on a CPU to optimize and run an operation, beside its result: 27 kB measured on tiny, 32
 # on S.
 _BYTES_PER_OPERATION = 30_000
 
