@@ -27,6 +27,7 @@ from maxdl_tf.models.variants import VARIANTS, Variant
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2, training_pb2
 from maxdl_tf.structs import DatasetInfo
 from maxdl_tf.training.eval_step import PanopticEvaluator
+from maxdl_tf.training.loss_scale import LossScale
 from maxdl_tf.training.optimizers import CreateOptimizer, Optimizers, PolySchedule, adam, radam_lookahead
 
 
@@ -159,6 +160,8 @@ def build_metric(dataset_info: DatasetInfo) -> PanopticQuality:
 def build_optimizers(experiment: experiment_pb2.Experiment, model: MaXDeepLab) -> Optimizers:
     """Optimizers of two groups: the pretrained part of the backbone learns at `backbone_multiplier` of the rate.
 
+    With a loss scale where the training computes in float16.
+
     Raises:
       UserError: The kind of optimizer is not installed.
     """
@@ -176,6 +179,7 @@ def build_optimizers(experiment: experiment_pb2.Experiment, model: MaXDeepLab) -
         create=_create_optimizer(options),
         weight_decay=options.weight_decay,
         gradient_clip_norm=options.gradient_clip_norm,
+        loss_scale=LossScale() if precision(experiment, for_training=True) == "mixed_float16" else None,
     )
 
 

@@ -52,7 +52,8 @@ class GraphSteps:
     """Does steps in one call from the host, which ends early only where the host has something to decide.
 
     A batch whose loss or gradient is not finite changes nothing: neither weights, nor optimizers, nor the moving
-    statistics of batch norms, nor the count of steps.
+    statistics of batch norms, nor the count of steps. Where the optimizers have a loss scale and that is to blame, it
+    changes the scale, and the next batch takes its place.
 
     Args:
       strategy: Model and optimizers were made in its scope.
@@ -155,12 +156,12 @@ class GraphSteps:
         def body(*tried):
             tried = Tried(*tried)
             is_last = tf.equal(tried.parts, self._accumulate_steps - 1)
-            finite, stops, report = self._try(tried.batch, is_last, stop)
+            finite, overflows, stops, report = self._try(tried.batch, is_last, stop)
             tried = tried._replace(
                 steps=tried.steps + tf.cast(finite & is_last, tf.int32),
-                parts=tf.where(is_last, 0, tried.parts + 1),
-                finite=finite,
-                stops=stops & is_last,
+                parts=tf.where(finite & ~is_last, tried.parts + 1, 0),
+                finite=finite | overflows,
+                stops=stops & is_last & ~overflows,
                 report=report,
             )
             waited, batch = tf.cond(
@@ -180,19 +181,20 @@ class GraphSteps:
         )
         return tf.while_loop(lambda *tried: goes_on(Tried(*tried)), body, start)
 
-    def _try(self, batch, is_last, stop) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _try(self, batch, is_last, stop) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
         """Learns from a batch if that is finite, and does a step if it is the last for it.
 
         If it is not, all is as before the batch, and what was added up for the step is thrown away. The moving
         statistics keep what they saw of the step's earlier batches, which were finite.
 
         Returns:
-          Whether it is finite, whether any worker is to stop, and its report.
+          Whether it is finite, whether the loss scale is to blame if not, whether a worker is to stop, and its report.
         """
         losses, gradients, statistics, report = self._strategy.run(self.learn, args=(batch, stop))
         report = self._strategy.experimental_local_results(report)[0]  # All replicas have the same.
         stops, report = report[0] > 0, report[1:]
         finite = tf.reduce_all(tf.math.is_finite(report))
+        overflows = self._overflows(report)
 
         def accept():
             if self._sums:
@@ -200,22 +202,36 @@ class GraphSteps:
                 tf.cond(is_last, step_from_sums, lambda: tf.constant(0))
                 return tf.constant(0)
             self._strategy.run(self.accept, args=(losses, gradients))
-            self._global_step.assign_add(1)
+            self._count_step()
             return tf.constant(0)
 
         def step_from_sums():
             self._strategy.run(self._step_from_sums)
-            self._global_step.assign_add(1)
+            self._count_step()
             return tf.constant(0)
 
         def undo():
             self._strategy.run(self._undo, args=(statistics,))
+            if self._optimizers.loss_scale:
+                self._optimizers.loss_scale.shrink_if(overflows)
             return tf.constant(0)
 
         # The conditions are out here because a replica by itself may not change variables under one.
         done = tf.cond(finite, accept, undo)
         with tf.control_dependencies([done]):  # What waits for this waits for the step.
-            return tf.identity(finite), stops, report
+            return tf.identity(finite), overflows, stops, report
+
+    def _overflows(self, report) -> tf.Tensor:
+        """Whether the gradient of finite losses is not finite while the loss scale can be lowered."""
+        if not self._optimizers.loss_scale:
+            return tf.constant(False)
+        *losses, norm = tf.unstack(tf.math.is_finite(report))
+        return tf.reduce_all(losses) & ~norm & self._optimizers.loss_scale.can_shrink()
+
+    def _count_step(self) -> None:
+        self._global_step.assign_add(1)
+        if self._optimizers.loss_scale:
+            self._optimizers.loss_scale.count_step()
 
     def learn(self, batch, stop=0.0):
         """On a replica's part of the batch: its losses, gradients, the statistics before it, and (stop, *report)."""
@@ -228,13 +244,17 @@ class GraphSteps:
     def _differentiate(self, images, targets):
         """On a replica's part of the batch: its losses, and the gradients of its share of the batch's mean."""
         self._traced = tf.compat.v1.get_default_graph()
+        loss_scale = self._optimizers.loss_scale
         with tf.GradientTape() as tape:
             losses = self._loss(self._model(images, training=True), targets)
-            share_of_mean = tf.reduce_sum(losses.total) / self._batch_size
+            minimized = tf.reduce_sum(losses.total) / self._batch_size
+            if loss_scale:
+                minimized = loss_scale.scaled(minimized)
         # What a switched-off loss term leaves without a gradient stays where it is: Adam does not move on zeros.
         variables, zero = self._optimizers.variables, tf.UnconnectedGradients.ZERO
-        gradients = tape.gradient(share_of_mean, variables, unconnected_gradients=zero)
-        return losses, [tf.convert_to_tensor(gradient) for gradient in gradients]
+        gradients = tape.gradient(minimized, variables, unconnected_gradients=zero)
+        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return losses, loss_scale.unscaled(gradients) if loss_scale else gradients
 
     def accept(self, losses, gradients) -> None:
         """Does a step with a replica's part of the batch."""

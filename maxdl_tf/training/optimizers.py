@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.training.addons import require_addons
+from maxdl_tf.training.loss_scale import LossScale
 
 
 class PolySchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -101,6 +102,7 @@ class Optimizers:
       weight_decay: Kernels shrink by this share of their rate at each step, apart from the gradient (Loshchilov and
         Hutter, arXiv 1711.05101).
       gradient_clip_norm: A gradient whose norm over all variables is larger is scaled down to it; 0: never.
+      loss_scale: Of the loss whose gradient is taken, where the model computes in float16; `apply` gets none of it.
     """
 
     def __init__(
@@ -112,6 +114,7 @@ class Optimizers:
         create: CreateOptimizer | None = None,
         weight_decay: float = 0.0,
         gradient_clip_norm: float = 0.0,
+        loss_scale: LossScale | None = None,
     ):
         create = create or adam()
         self.variables: tuple[tf.Variable, ...] = tuple(model.trainable_variables)
@@ -122,18 +125,20 @@ class Optimizers:
         for optimizer, variables in ((self.base, self._group(False)), (self.backbone, self._group(True))):
             optimizer._create_all_weights(variables)  # Legacy optimizers have no public build().
         self._gradient_clip_norm = gradient_clip_norm
+        self.loss_scale = loss_scale
         self._weight_decay = weight_decay
         self._decayed = {id(kernel) for kernel in kernels_of(model)} if weight_decay else set()
 
     @property
     def by_name(self) -> dict[str, Any]:
-        """The optimizers under the names that they have in a checkpoint."""
-        return {"optimizer": self.base, "backbone_optimizer": self.backbone}
+        """The optimizers, and the loss scale if there is one, under the names that they have in a checkpoint."""
+        loss_scale = {"loss_scale": self.loss_scale} if self.loss_scale else {}
+        return {"optimizer": self.base, "backbone_optimizer": self.backbone, **loss_scale}
 
     @property
     def slot_variables(self) -> list[tf.Variable]:
         """Everything that the optimizers remember between two steps."""
-        return [*self.base.weights, *self.backbone.weights]
+        return [*self.base.weights, *self.backbone.weights, *(self.loss_scale.variables if self.loss_scale else ())]
 
     def apply(self, gradients: Sequence[tf.Tensor], norm: tf.Tensor | None = None) -> None:
         """One step; call it in replica context.

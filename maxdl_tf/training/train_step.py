@@ -163,4 +163,6 @@ class Trainer(orbit.AbstractTrainer):
         curves["optimizer/gradient_norm"] = means["gradient_norm"]
         for name, rate in self._optimizers.learning_rates(self._global_step.numpy() - 1).items():
             curves[f"optimizer/{name}"] = float(rate)
+        if self._optimizers.loss_scale:
+            curves["optimizer/loss_scale"] = float(self._optimizers.loss_scale.scale)
         return curves

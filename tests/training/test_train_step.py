@@ -53,6 +53,7 @@ def build(
     model_class=fakes.FakeModel,
     create=None,
     averages_decay=None,
+    loss_scale=None,
     **options,
 ):
     """A trainer with its model, optimizers and step counter."""
@@ -61,7 +62,13 @@ def build(
     with strategy.scope():
         model = model_class()
         global_step = orbit.utils.create_global_step()
-        optimizers = Optimizers(model, PolySchedule(learning_rate, steps=1000), backbone_multiplier=1.0, create=create)
+        optimizers = Optimizers(
+            model,
+            PolySchedule(learning_rate, steps=1000),
+            backbone_multiplier=1.0,
+            create=create,
+            loss_scale=loss_scale,
+        )
     averages = WeightAverages(strategy, model, averages_decay) if averages_decay else None
     if batches is None:
         batches = fakes.train_batches(batch_size)
