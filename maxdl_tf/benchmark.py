@@ -5,8 +5,9 @@ the auxiliary semantic branch, as published figures and exports are. A parameter
 crop size of the experiment's eval_dataset; a multiply-add is a multiplication of a convolution, matrix product or
 attention, with its addition. Nothing is run: neither the data nor memory for the weights has to be there.
 
-train: `seconds_per_step` and its shares, `first_step_seconds`, `peak_memory_bytes` of the process, and the like, on one
-device and on batches that are made up, of the crop and batch size of the experiment's train_dataset.
+train: `seconds_per_step` and its shares, `first_step_seconds`, `peak_memory_bytes` of the process and what was
+estimated of that before, and the like, on one device and on batches that are made up, of the crop and batch size of the
+experiment's train_dataset.
 
 Examples:
 

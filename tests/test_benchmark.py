@@ -43,6 +43,7 @@ def test_training_is_measured_without_data():
     assert set(figures["shares"]) == {"forward", "loss", "backward", "optimizer", "input"}
     assert all(share >= 0 for share in figures["shares"].values())
     assert 0 < figures["seconds_per_step"] < figures["first_step_seconds"]
+    assert figures["estimated_peak_memory_bytes"] == pytest.approx(figures["peak_memory_bytes"], rel=0.3)
     assert figures["peak_memory_bytes"] > 1e8 and figures["tracing_seconds"] > 0 and figures["matching_seconds"] > 0
 
 

@@ -209,6 +209,12 @@ def test_a_batch_that_cannot_be_parted_is_refused(config_file, tmp_path):
     assert_refused(process, r"batch_size 4 is not a multiple of the 1 replicas times training.accumulate_steps 3")
 
 
+def test_a_step_that_cannot_be_compiled_is_refused(config_file, tmp_path):
+    flags = ("--strategy=mirrored", "--override=training { jit_compile: true } model { sync_batch_norm: true }")
+    process = run(config_file, tmp_path / "model", *flags, program=_ON_TWO_CPUS)
+    assert_refused(process, r"jit_compile does not go with model.sync_batch_norm on 2 replicas")
+
+
 def start_two_workers(config_file, folder, steps):
     """Starts them; what each says goes to folder/worker-INDEX."""
     with socket.socket() as one, socket.socket() as other:

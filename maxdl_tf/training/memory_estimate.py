@@ -51,12 +51,13 @@ class MemoryEstimate(NamedTuple):
             "activations and gradients": self.tensors,
             "TensorFlow": self.runtime,
         }
-        listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items() if size)
+        listed = ", ".join(f"{name} {_gigabytes(size)}" for name, size in parts.items() if size >= 5e7)
         lines = [f"memory: about {_gigabytes(self.total)} GB ({listed})"]
         if self.available is not None and self.total > self.available:
             lines.append(
                 f"warning: there are {_gigabytes(self.available)} GB; to take less, set model {{ recompute: all }}, "
-                "raise training { accumulate_steps }, or make train_dataset { batch_size } or { crop_size } smaller"
+                "training { precision: mixed_bfloat16 } or more training { accumulate_steps }, or make train_dataset "
+                "{ crop_size } smaller"
             )
         return lines
 
