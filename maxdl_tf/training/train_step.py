@@ -164,5 +164,5 @@ class Trainer(orbit.AbstractTrainer):
         for name, rate in self._optimizers.learning_rates(self._global_step.numpy() - 1).items():
             curves[f"optimizer/{name}"] = float(rate)
         if self._optimizers.loss_scale:
-            curves["optimizer/loss_scale"] = float(self._optimizers.loss_scale.scale)
+            curves["optimizer/loss_scale"] = float(self._optimizers.loss_scale.scale.numpy())
         return curves
