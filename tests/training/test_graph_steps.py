@@ -84,7 +84,7 @@ def smallest_experiment():
         """
         model {
           variant: "tiny" num_slots: 8 mask_channels: 8 drop_path_keep: 1 decoder { stacks: 0 blocks: 1 }
-          width { multiplier: 0.25 memory_channels: 16 transformer_width: 8 ffn_channels: 16 }
+          width { multiplier: 0.5 memory_channels: 16 transformer_width: 8 ffn_channels: 16 }
         }
         train_dataset { file_pattern: "none" crop_size: 33 batch_size: 2 max_things: 4 }
         training { steps: 100 optimizer { warmup_steps: 0 backbone_multiplier: 1 } }
