@@ -1,10 +1,11 @@
 """Exports a trained model as a SavedModel, for TensorFlow Serving and maxdl-predict.
 
-The signature serving_default takes `image`, uint8 [height, width, 3], RGB, of any size, and gives at the
-same size `panoptic` (class id * label divisor + instance, 0 instances for stuff), `instance_score` and
-`semantic_score`. The class table is in assets/dataset_info.textproto. The export is loaded again and compared
-with the checkpoint before it appears under its name; a failed one leaves nothing. It runs on the CPU, so that it
-can be done beside a training.
+Its signatures take encoded images of any sizes (serving_default), pixels (image_tensor) or tf.Examples (tf_example),
+and give panoptic maps at the images' sizes and their segments; maxdl_tf/export/serving_model.py lists names and shapes.
+The class table is in assets/dataset_info.textproto. Batch norms are folded into their neighbors, which changes no
+label. The export is loaded again in another process and its labels are compared with those of the checkpoint's model
+before it appears under its name; a failed one leaves nothing. It runs on the CPU, so that it can be done beside a
+training.
 
 Example:
 
@@ -38,12 +39,50 @@ _OVERRIDE = flags.DEFINE_multi_string(
     "Textproto fragment merged over --config_file, such as 'eval_dataset { crop_size: 641 }'.",
     flag_values=FLAGS,
 )
+_FOLD = flags.DEFINE_boolean(
+    "fold",
+    True,
+    "Fold batch norms and all else that is the same for every image: faster. --nofold exports the network of training.",
+    flag_values=FLAGS,
+)
+_WEIGHTS = flags.DEFINE_enum(
+    "weights",
+    "float32",
+    ["float32", "float16", "bfloat16"],
+    "What kernels are stored as. 16 bits halve the file and what it takes in memory; kernels are made float32 again at "
+    "every image, which takes some time, and labels change a little. Only with --fold.",
+    flag_values=FLAGS,
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", 50_000_000, "Refuse encoded images of more pixels, before they are decoded.", flag_values=FLAGS
+)
+_PNG_OUTPUT = flags.DEFINE_boolean(
+    "png_output", False, "Give each map as a COCO panoptic PNG too (panoptic_png).", flag_values=FLAGS
+)
+_SCORE_MAPS = flags.DEFINE_boolean("score_maps", False, "Give each pixel's score too (score_map).", flag_values=FLAGS)
+_VERIFY_IMAGES = flags.DEFINE_string(
+    "verify_images",
+    None,
+    "JPEG or PNG files to compare the export with the checkpoint on: a file, a folder or a quoted glob. Default: some "
+    "that are drawn.",
+    flag_values=FLAGS,
+)
+_MIN_AGREEMENT = flags.DEFINE_float(
+    "min_agreement",
+    None,
+    "Share of each image's pixels that must have the checkpoint's label. Default: 1, and 0.98 with 16-bit --weights.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+    flag_values=FLAGS,
+)
 
 
 def main(argv: list[str]) -> None:
     del argv
     from maxdl_tf import config
 
+    if _WEIGHTS.value != "float32" and not _FOLD.value:
+        raise UserError(f"--weights {_WEIGHTS.value} needs folded batch norms; leave --nofold away")
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     check_checkpoint_exists(_CHECKPOINT.value)
     with command_line.quiet_imports():
@@ -51,28 +90,63 @@ def main(argv: list[str]) -> None:
 
         from maxdl_tf import factory
         from maxdl_tf.export import saved_model
+        from maxdl_tf.export.fold_batch_norm import fold_batch_norms
+        from maxdl_tf.export.serving_model import ServingOptions
         from maxdl_tf.inference import segmenter
         from maxdl_tf.training import checkpoints
     tf.config.set_visible_devices([], "GPU")
     saved_model.check_export_dir(_EXPORT_DIR.value)
+    images = read_images(_VERIFY_IMAGES.value) if _VERIFY_IMAGES.value else None
     options = factory.inference_dataset(experiment)
     dataset_info = config.dataset_info_of(options)
     model = factory.build_model(experiment, dataset_info)
     restored = checkpoints.load_model_weights(model, _CHECKPOINT.value)
     print(restored.report())
+    model = segmenter.without_semantic_branch(model)
     report = saved_model.export_saved_model(
-        segmenter.without_semantic_branch(model),
+        model,
         factory.build_postprocessor(experiment, dataset_info),
+        inference_model=fold_batch_norms(model, tf.dtypes.as_dtype(_WEIGHTS.value)) if _FOLD.value else None,
         crop_size=factory.crop_size(options),
         dataset_info=dataset_info,
         export_dir=_EXPORT_DIR.value,
-        origin={"experiment": experiment.name, "checkpoint": restored.path, "step": restored.step},
+        origin={
+            "experiment": experiment.name,
+            "checkpoint": restored.path,
+            "step": restored.step,
+            "folded": _FOLD.value,
+            "weights": _WEIGHTS.value,
+        },
+        options=ServingOptions(_MAX_PIXELS.value, png_output=_PNG_OUTPUT.value, score_maps=_SCORE_MAPS.value),
+        images=images,
+        min_agreement=min_agreement(_MIN_AGREEMENT.value, _WEIGHTS.value),
         say=print,
     )
     print(
-        f"exported {report.path}  {report.megabytes:.1f} MiB  {report.num_weights:,} weights  labels equal on "
-        f"{report.compared_pixels} pixels ({report.compared_segments} segments)  in {report.seconds:.0f} s"
+        f"exported {report.path}  {report.megabytes:.1f} MiB  {report.num_weights:,} weights  "
+        f"{report.agreement.summary()} of {report.num_images} images  in {report.seconds:.0f} s"
     )
+
+
+def min_agreement(wanted: float | None, weights: str) -> float:
+    """The share of pixels that must agree, where the flag does not say."""
+    if wanted is not None:
+        return wanted
+    return 1.0 if weights == "float32" else 0.98
+
+
+def read_images(pattern: str) -> dict[str, bytes]:
+    """The contents of image files by path; UserError if there are none, or they are neither JPEG nor PNG."""
+    from maxdl_tf.export import verification
+    from maxdl_tf.inference import images
+
+    contents = {}
+    with command_line.user_errors(OSError):
+        for path in images.find_images(pattern):
+            with open(path, "rb") as file:
+                contents[path] = file.read()
+            verification.check_image(path, contents[path])
+    return contents
 
 
 def check_checkpoint_exists(checkpoint: str) -> None:

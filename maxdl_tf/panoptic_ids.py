@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+MAX_SEGMENT_ID = 2**24 - 1  # What three bytes of a PNG's pixel hold.
+
 
 def encode_label(class_id, instance, label_divisor: int):
     """`class_id * label_divisor + instance`; numbers, arrays or tensors of any shape."""

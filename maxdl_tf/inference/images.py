@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
 import tempfile
 import warnings
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from maxdl_tf.errors import UserError
 
+MAX_PIXELS = 50_000_000  # Of an image that is read, unless more are asked for.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def find_all_images(patterns: Iterable[str]) -> list[str]:
+    """The image files that any of the patterns means, each once, sorted by path; as `find_images`."""
+    return sorted({os.path.normpath(path) for pattern in patterns for path in find_images(pattern)})
 
 
 def find_images(pattern: str) -> list[str]:
@@ -32,6 +40,8 @@ def find_images(pattern: str) -> list[str]:
             for name in os.listdir(pattern)
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
+        # Folders and pipes are no images, whatever they are called; a link to nowhere is told when it is read.
+        paths = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
         if not paths:
             raise UserError(
                 f"folder {pattern} has no images (files ending in {' '.join(IMAGE_SUFFIXES)}); "
@@ -46,8 +56,10 @@ def find_images(pattern: str) -> list[str]:
     return sorted(paths)
 
 
-def read_image(path: str) -> np.ndarray:
+def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image as RGB, upright.
+
+    The size is read first: nothing is decoded of an image of more than `max_pixels`.
 
     An EXIF orientation is applied, so that photographs stand as they were taken. Gray and palette images become RGB,
     16-bit ones keep their upper 8 bits, transparency is dropped, of an animation the first frame is taken.
@@ -56,12 +68,16 @@ def read_image(path: str) -> np.ndarray:
       uint8 [height, width, 3].
 
     Raises:
-      UserError: The file is not an image, is damaged, or holds floating point pixels.
+      UserError: The file is not an image, is damaged, too large, or holds floating point pixels.
     """
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            # Pillow warns of large images and damaged EXIF blocks; neither hinders us.
-            warnings.simplefilter("ignore")
+        with _pillow_without_a_word(), Image.open(path) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UserError(
+                    f"{path}: {width}x{height} pixels, but at most {max_pixels:,} are read; make it smaller or allow "
+                    "more with --max_pixels"
+                )
             image.load()
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):
@@ -74,7 +90,7 @@ def read_image(path: str) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them.
-        reason = re.sub(r"cannot identify image file .*", "not an image of a known format", str(error))
+        reason = re.sub(r"cannot identify image file .*", "not an image of a known format", str(error) or type(error).__name__)
         raise UserError(f"{path}: cannot be read as an image: {reason}") from error
 
 
@@ -94,6 +110,19 @@ def write_image(path: str, pixels: np.ndarray) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def _pillow_without_a_word() -> Iterator[None]:
+    """No warnings of large images, as we have a limit of our own, nor of damaged EXIF blocks, which do not hinder us."""
+    limit = Image.MAX_IMAGE_PIXELS
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _umask() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -11,12 +12,13 @@ import tensorflow as tf
 from maxdl_tf import config
 from maxdl_tf.data import transforms
 from maxdl_tf.errors import UserError
-from maxdl_tf.inference.segmenter import ImagePrediction, ImageSegmenter
+from maxdl_tf.inference.segment_table import SegmentTable
+from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.inference.segments import Segment, segments_of
 from maxdl_tf.layers.resize import size_at_stride
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.structs import DatasetInfo
+from maxdl_tf.structs import DatasetInfo, PanopticOutputs
 
 
 class Prediction(NamedTuple):
@@ -53,18 +55,24 @@ class Predictor:
 
     Attributes:
       dataset_info: Class table of the predictions.
+      postprocessor: What reads them off the network's outputs; None where a SavedModel does not say.
     """
 
     def __init__(
         self,
-        segment: Callable[[tf.Tensor], ImagePrediction],
+        segment: Callable[[tf.Tensor], tuple[tf.Tensor, SegmentTable]],
         network_outputs: Callable[[tf.Tensor], Mapping[str, tf.Tensor]],
         dataset_info: DatasetInfo,
+        postprocessor: Postprocessor | None = None,
     ):
-        """`segment` takes uint8 [h, w, 3] and gives maps of that size, `network_outputs` gives `PanopticOutputs`."""
+        """`segment` and `network_outputs` take uint8 [h, w, 3].
+
+        The first gives the panoptic map of that size and the segments, the other the fields of `PanopticOutputs`.
+        """
         self._segment = segment
         self._network_outputs = network_outputs
         self.dataset_info = dataset_info
+        self.postprocessor = postprocessor
 
     @classmethod
     def from_model(
@@ -74,35 +82,43 @@ class Predictor:
         segmenter = ImageSegmenter(model, postprocessor, crop_size)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
 
+        def segment(image: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:
+            prediction = segmenter(image)
+            return prediction.panoptic, prediction.segments
+
         def network_outputs(image: tf.Tensor) -> dict[str, tf.Tensor]:
             return segmenter.network_outputs(image)._asdict()
 
         segment, network_outputs = (
-            tf.function(function, input_signature=signature, autograph=False)
-            for function in (segmenter, network_outputs)
+            tf.function(function, input_signature=signature, autograph=False) for function in (segment, network_outputs)
         )
-        return cls(segment, network_outputs, dataset_info)
+        return cls(segment, network_outputs, dataset_info, postprocessor)
 
     @classmethod
     def from_saved_model(cls, path: str) -> Predictor:
         """With a SavedModel that maxdl-export wrote.
 
         Raises:
-          UserError: `path` holds no SavedModel, a damaged one, or one of another program.
+          UserError: `path` holds no SavedModel, a damaged one, or one of another program or version.
         """
         try:
             loaded = tf.saved_model.load(path)
         except Exception as error:  # tf.errors.*, OSError, google.protobuf.message.DecodeError, ...
             raise UserError(f"{path}: the SavedModel cannot be loaded ({error}); export it again") from error
-        if not hasattr(loaded, "dataset_info") or "serving_default" not in loaded.signatures:
-            raise UserError(f"{path}: a SavedModel, but not one that maxdl-export wrote; export with maxdl-export")
+        if not hasattr(loaded, "dataset_info") or "image_tensor" not in loaded.signatures:
+            raise UserError(
+                f"{path}: a SavedModel, but not one that this version's maxdl-export wrote; export with maxdl-export"
+            )
         dataset_info = config.load_dataset_info(loaded.dataset_info.asset_path.numpy().decode())
-        signature = loaded.signatures["serving_default"]
+        signature = loaded.signatures["image_tensor"]
 
-        def segment(image: tf.Tensor) -> ImagePrediction:
-            return ImagePrediction(**signature(image=image))
+        def segment(image: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:
+            outputs = signature(image=image[tf.newaxis])
+            table = [outputs[name][0] for name in ("num_segments", *(f"segment_{n}" for n in SegmentTable._fields[1:]))]
+            return outputs["panoptic_map"][0], SegmentTable(*table)
 
-        predictor = cls(segment, getattr(loaded, "network_outputs", None), dataset_info)
+        postprocessor = _postprocessor_of(loaded, dataset_info)
+        predictor = cls(segment, getattr(loaded, "network_outputs", None), dataset_info, postprocessor)
         predictor._keep_alive = loaded  # The signature itself holds the weights only weakly.
         return predictor
 
@@ -113,9 +129,19 @@ class Predictor:
           ValueError: The image has another shape or type.
         """
         _check_image(image)
-        maps = ImagePrediction(*(tensor.numpy() for tensor in self._segment(tf.constant(image))))
-        segments = segments_of(maps.panoptic, maps.instance_score, maps.semantic_score, self.dataset_info)
-        return Prediction(maps.panoptic, segments)
+        panoptic, table = self._segment(tf.constant(image))
+        table = SegmentTable(*(field.numpy() for field in table))
+        return Prediction(panoptic.numpy(), segments_of(table, self.dataset_info))
+
+    def network_outputs(self, image: np.ndarray) -> PanopticOutputs:
+        """The network's outputs, batch 1, for one image, uint8 [h, w, 3] of any size, RGB.
+
+        Raises:
+          ValueError: The image has another shape or type.
+        """
+        _check_image(image)
+        outputs = self._network_outputs(tf.constant(image))
+        return PanopticOutputs(**{name: outputs.get(name) for name in PanopticOutputs._fields})
 
     def features(self, image: np.ndarray) -> Features:
         """What the network sees in one image, uint8 [h, w, 3] of any size, RGB, before masks and classes are read off.
@@ -124,14 +150,24 @@ class Predictor:
           ValueError: The image has another shape or type.
           UserError: The SavedModel does not give them.
         """
-        _check_image(image)
-        outputs = self._network_outputs(tf.constant(image))
-        if "mask_embedding" not in outputs:
+        outputs = self.network_outputs(image)
+        if outputs.mask_embedding is None:
             raise UserError("this SavedModel gives no mask embeddings; export the checkpoint again")
-        pixel, logits, mask = (outputs[name][0].numpy() for name in ("pixel_feature", "mask_logits", "mask_embedding"))
+        pixel, logits, mask = (
+            output[0].numpy() for output in (outputs.pixel_feature, outputs.mask_logits, outputs.mask_embedding)
+        )
         crop_size = tuple(4 * (side - 1) + 1 for side in pixel.shape[:2])
         height, width = size_at_stride(transforms.resized_size(image.shape[:2], crop_size).numpy(), 4)
         return Features(pixel[:height, :width], logits[:height, :width].argmax(axis=-1).astype(np.int32), mask)
+
+
+def _postprocessor_of(loaded, dataset_info: DatasetInfo) -> Postprocessor | None:
+    """By the thresholds that are noted beside a loaded SavedModel."""
+    if not hasattr(loaded, "export_info"):
+        return None
+    with tf.io.gfile.GFile(loaded.export_info.asset_path.numpy().decode()) as file:
+        thresholds = json.load(file).get("postprocess")
+    return Postprocessor(dataset_info, **thresholds) if thresholds else None
 
 
 def _check_image(image: np.ndarray) -> None:

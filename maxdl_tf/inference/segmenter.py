@@ -7,23 +7,25 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maxdl_tf.data import transforms
+from maxdl_tf.inference.segment_table import SegmentTable, segment_table
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticOutputs
 
 
 class ImagePrediction(NamedTuple):
-    """Maps of one image at its own size.
+    """What is seen in one image.
 
     Attributes:
-      panoptic: int32 [h, w], class id * label_divisor + instance.
-      instance_score: float32 [h, w], the pixel's confidence in its mask.
-      semantic_score: float32 [h, w], the mask's confidence in its class.
+      panoptic: int32 [h, w] of the image's size, class id * label_divisor + instance.
+      segments: Those of `panoptic`, without void.
+      score: float32 [h, w] of the image's size: the pixel's confidence in its mask times the mask's confidence in its
+        class; 0 where void. None if it was not asked for.
     """
 
     panoptic: tf.Tensor
-    instance_score: tf.Tensor
-    semantic_score: tf.Tensor
+    segments: SegmentTable
+    score: tf.Tensor | None
 
 
 class ImageSegmenter:
@@ -33,28 +35,46 @@ class ImageSegmenter:
       model: The network.
       postprocessor: Reads the panoptic map off the outputs.
       crop_size: (height, width) of the network's input, each 16k+1.
+      score_map: Whether to give each pixel's score.
     """
 
-    def __init__(self, model: MaXDeepLab, postprocessor: Postprocessor, crop_size: tuple[int, int]):
+    def __init__(
+        self,
+        model: MaXDeepLab,
+        postprocessor: Postprocessor,
+        crop_size: tuple[int, int],
+        *,
+        score_map: bool = False,
+    ):
         self._model = model
         self._postprocessor = postprocessor
-        self._crop_size = tuple(crop_size)
+        self._score_map = score_map
+        self.crop_size = tuple(crop_size)
 
     def __call__(self, image: tf.Tensor) -> ImagePrediction:
-        """The maps of an image, uint8 [h, w, 3], RGB."""
+        """What is seen in an image, uint8 [h, w, 3], RGB."""
         return self.segment_outputs(self.network_outputs(image), tf.shape(image)[:2])
 
     def network_outputs(self, image: tf.Tensor) -> PanopticOutputs:
         """The network's outputs, batch 1, for an image, uint8 [h, w, 3], resized and padded to the crop."""
-        padded, _ = transforms.evaluation_transform(image, self._crop_size)
+        padded, _ = transforms.evaluation_transform(image, self.crop_size)
         return self._model(padded[tf.newaxis], training=False)
 
     def segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> ImagePrediction:
-        """The maps of an image of `image_size`, int32 [2] (height, width), from the network's outputs for it."""
-        prediction = self._postprocessor(outputs, self._crop_size)
-        height, width = tf.unstack(transforms.resized_size(image_size, self._crop_size))
-        maps = (prediction.panoptic, prediction.instance_score, prediction.semantic_score)
-        return ImagePrediction(*(transforms.resize_labels(m[0, :height, :width], image_size) for m in maps))
+        """What is seen in an image of `image_size`, int32 [2] (height, width), by the network's outputs for it."""
+        visible = tf.unstack(transforms.resized_size(image_size, self.crop_size))
+        slot_map = self._postprocessor.read_image(outputs, self.crop_size, visible)
+        slot, is_void = tf.maximum(slot_map.slot, 0), slot_map.slot < 0
+        panoptic = tf.where(is_void, self._postprocessor.void, tf.gather(slot_map.label, slot))
+        score = None
+        if self._score_map:
+            score = tf.where(is_void, 0.0, slot_map.confidence * tf.gather(slot_map.class_confidence, slot))
+            score = transforms.resize_labels(score, image_size)
+        return ImagePrediction(
+            panoptic=transforms.resize_labels(panoptic, image_size),
+            segments=segment_table(slot_map, image_size),
+            score=score,
+        )
 
 
 def without_semantic_branch(model: MaXDeepLab) -> MaXDeepLab:

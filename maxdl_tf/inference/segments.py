@@ -1,4 +1,4 @@
-"""The segments of a panoptic label map, and how COCO writes them down."""
+"""The segments of a panoptic label map as objects, and how COCO writes them down."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.inference.segment_table import SegmentTable
+from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID
 from maxdl_tf.structs import DatasetInfo
-
-MAX_SEGMENT_ID = 2**24 - 1  # What three bytes of a PNG's pixel hold.
 
 
 @dataclass(frozen=True)
@@ -35,42 +34,19 @@ class Segment:
     bbox: tuple[int, int, int, int]
 
 
-def segments_of(
-    label_map: np.ndarray, instance_score: np.ndarray, semantic_score: np.ndarray, dataset_info: DatasetInfo
-) -> list[Segment]:
-    """The segments of a label map, without void, ordered by id.
-
-    A segment's score is the mean semantic score times the mean instance score of its pixels.
-
-    Args:
-      label_map: int [h, w].
-      instance_score: float [h, w], confidence of each pixel in its mask.
-      semantic_score: float [h, w], confidence of each pixel's mask in its class.
-      dataset_info: Class table of `label_map`.
-    """
-    labels, position = np.unique(label_map, return_inverse=True)
-    position = position.reshape(label_map.shape)
-    areas = np.bincount(position.ravel(), minlength=len(labels))
-    instance = np.bincount(position.ravel(), instance_score.ravel(), len(labels)) / areas
-    semantic = np.bincount(position.ravel(), semantic_score.ravel(), len(labels)) / areas
-    boxes = ndimage.find_objects(position + 1)
-    segments = []
-    for index, label in enumerate(labels.tolist()):
-        if label == dataset_info.void:
-            continue
-        rows, columns = boxes[index]
-        class_id, _ = panoptic_ids.decode_label(label, dataset_info.label_divisor)
-        segments.append(
-            Segment(
-                id=label,
-                class_id=class_id,
-                is_thing=dataset_info.by_id[class_id].is_thing,
-                score=float(semantic[index] * instance[index]),
-                area=int(areas[index]),
-                bbox=(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start),
-            )
+def segments_of(table: SegmentTable, dataset_info: DatasetInfo) -> list[Segment]:
+    """The segments that a table lists, its fields as arrays."""
+    return [
+        Segment(
+            id=int(table.ids[row]),
+            class_id=int(table.class_ids[row]),
+            is_thing=dataset_info.by_id[int(table.class_ids[row])].is_thing,
+            score=float(table.scores[row]),
+            area=int(table.areas[row]),
+            bbox=tuple(table.boxes[row].tolist()),
         )
-    return segments
+        for row in range(table.count)
+    ]
 
 
 def coco_picture(label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:

@@ -15,6 +15,7 @@ HATCH_PERIOD = 10  # Pixels between the stripes of void.
 BOUNDARY_COLOR = (255, 255, 255)
 BACKGROUND = 24  # Gray of captions and legends.
 FONT_SIZE = 13
+_BAND_ROWS = 256  # That are blended at a time: a whole large picture in floating point would not fit into the memory.
 LINE_HEIGHT = 18
 
 # Added to (hue, saturation, value) of the class's color by rank of the instance. The first keeps the class's
@@ -49,18 +50,27 @@ def panoptic_picture(image: np.ndarray, label_map: np.ndarray, dataset_info: Dat
     image, label_map = np.asarray(image), np.asarray(label_map)
     if image.shape != (*label_map.shape, 3):
         raise ValueError(f"image {image.shape} and label map {label_map.shape}: want [h, w, 3] and [h, w] of one size")
-    labels, segment_of_pixel = np.unique(label_map, return_inverse=True)
+    labels = np.unique(label_map)
     colors = segment_colors(labels, dataset_info)
     palette = np.array([colors.get(int(label), (0, 0, 0)) for label in labels], np.float32)
-    picture = image * (1.0 - OPACITY) + palette[segment_of_pixel.reshape(label_map.shape)] * OPACITY
-
-    rows, columns = np.indices(label_map.shape, sparse=True)
-    stripes = (rows + columns) % HATCH_PERIOD < 2
-    void = label_map == dataset_info.void
-    picture[void & stripes] += 70.0  # Void's color is black, so that without stripes it is just the darkened image.
-
+    picture = np.empty_like(image)
+    for top in range(0, image.shape[0], _BAND_ROWS):
+        band = slice(top, top + _BAND_ROWS)
+        picture[band] = _blend(image[band], label_map[band], top, labels, palette, dataset_info.void)
     picture[_boundaries(label_map)] = BOUNDARY_COLOR
-    return np.clip(picture + 0.5, 0, 255).astype(np.uint8)
+    return picture
+
+
+def _blend(
+    image: np.ndarray, label_map: np.ndarray, top: int, labels: np.ndarray, palette: np.ndarray, void: int
+) -> np.ndarray:
+    """uint8 [rows, width, 3]: rows of the image, from `top` on, under the palette's colors of its labels (sorted)."""
+    blend = image * np.float32(1.0 - OPACITY) + palette[np.searchsorted(labels, label_map)] * np.float32(OPACITY)
+    rows, columns = np.indices(label_map.shape, sparse=True)
+    stripes = (rows + top + columns) % HATCH_PERIOD < 2
+    # Void's color is black, so that without stripes it is just the darkened image.
+    blend[(label_map == void) & stripes] += 70.0
+    return np.clip(blend + 0.5, 0, 255).astype(np.uint8)
 
 
 def segment_colors(labels: Sequence[int] | np.ndarray, dataset_info: DatasetInfo) -> dict[int, tuple[int, int, int]]:

@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf import panoptic_ids
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
+from maxdl_tf.models.mask_competition import STRIDE, MaskCompetition
 from maxdl_tf.structs import DatasetInfo, PanopticOutputs, PanopticPrediction
 
 _DROPPED_LOGIT = -99999.0
@@ -32,6 +34,24 @@ class _Pixels(NamedTuple):
     accepted: tf.Tensor  # bool
 
 
+class SlotMap(NamedTuple):
+    """One image, without padding, by the slots that its pixels belong to.
+
+    Attributes:
+      slot: int32 [h, w]; -1 where void.
+      confidence: float32 [h, w], the pixel's confidence in its mask; of no meaning where void.
+      label: int32 [slots], of each slot's pixels: class id * label_divisor + instance.
+      class_id: int32 [slots].
+      class_confidence: float32 [slots], the mask's confidence in its class.
+    """
+
+    slot: tf.Tensor
+    confidence: tf.Tensor
+    label: tf.Tensor
+    class_id: tf.Tensor
+    class_confidence: tf.Tensor
+
+
 class Postprocessor:
     """Merges the masks of confident slots into one map, and drops small segments.
 
@@ -43,6 +63,11 @@ class Postprocessor:
       pixel_threshold: Pixels whose best slot is at most this probable are void.
       thing_area_limit: Things with fewer pixels than this, at the size of the result, become void.
       stuff_area_limit: Stuff classes with fewer pixels than this, at the size of the result, become void.
+
+    Attributes:
+      dataset_info: The class table.
+      thresholds: The other arguments, by name.
+      void: The value of void pixels in panoptic maps.
 
     Raises:
       ValueError: For a threshold outside of 0..1 or a negative limit.
@@ -63,6 +88,13 @@ class Postprocessor:
         for name, limit in (("thing_area_limit", thing_area_limit), ("stuff_area_limit", stuff_area_limit)):
             if not limit >= 0:
                 raise ValueError(f"{name} {limit} must be a number of pixels, at least 0")
+        self.dataset_info = dataset_info
+        self.thresholds = {
+            "class_threshold": class_threshold,
+            "pixel_threshold": pixel_threshold,
+            "thing_area_limit": thing_area_limit,
+            "stuff_area_limit": stuff_area_limit,
+        }
         self._class_threshold = class_threshold
         self._pixel_threshold = pixel_threshold
         self._thing_area_limit = thing_area_limit
@@ -70,7 +102,7 @@ class Postprocessor:
         self._class_ids = np.array(dataset_info.class_order, np.int32)
         self._num_things = len(dataset_info.thing_ids)
         self._label_divisor = dataset_info.label_divisor
-        self._void = dataset_info.void
+        self.void = dataset_info.void
 
     def __call__(self, outputs: PanopticOutputs, size: tuple[int, int]) -> PanopticPrediction:
         """The maps of a batch.
@@ -87,7 +119,7 @@ class Postprocessor:
         pixels = self._judge_pixels(tf.cast(outputs.mask_logits, tf.float32), slots.kept, size)
         label_of_slot = self._label_slots(slots, pixels)
 
-        panoptic = tf.where(pixels.accepted, tf.gather(label_of_slot, pixels.slot, batch_dims=1), self._void)
+        panoptic = tf.where(pixels.accepted, tf.gather(label_of_slot, pixels.slot, batch_dims=1), self.void)
         class_of_slot = tf.gather(self._class_ids, slots.class_index)
         any_kept = tf.cast(tf.reduce_any(slots.kept, axis=1), tf.float32)[:, tf.newaxis, tf.newaxis]
         return PanopticPrediction(
@@ -96,6 +128,52 @@ class Postprocessor:
             instance=pixels.slot + 1,
             instance_score=pixels.confidence * any_kept,
             semantic_score=tf.gather(slots.confidence, pixels.slot, batch_dims=1) * any_kept,
+        )
+
+    def read_image(self, outputs: PanopticOutputs, size: tuple[int, int], visible: tuple) -> SlotMap:
+        """The visible part of one image's maps, for less work: those that `__call__` gives, as far as they lie in it.
+
+        Args:
+          outputs: Of the model, batch 1, with known sizes.
+          size: (height, width) of the model's input, each 4 (k - 1) + 1 where the mask logits have k.
+          visible: (height, width), numbers or scalar tensors; what lies below and to the right is padding.
+
+        Raises:
+          ValueError: If the outputs do not fit the class table or the size.
+        """
+        self._check(outputs)
+        strided = tuple(STRIDE * (side - 1) + 1 for side in outputs.mask_logits.shape[1:3])
+        if strided != tuple(size):
+            raise ValueError(f"mask logits for an input of {strided}, but size is {tuple(size)}; give the model's own")
+        slots = self._judge_slots(tf.cast(outputs.class_logits, tf.float32))
+        competition = MaskCompetition(tf.cast(outputs.mask_logits, tf.float32)[0], slots.kept[0])
+
+        def slots_in(height, width, top=0, left=0):
+            winners = competition.winners(height, width, top, left)
+            accepted = winners.won & (winners.confidence > self._pixel_threshold)
+            return tf.where(accepted, winners.slot, -1), winners.confidence
+
+        def count(slot):
+            return _count(slot[tf.newaxis], slots.kept.shape[1])
+
+        def area_with_padding():
+            below, _ = slots_in(size[0] - height, size[1], top=height)
+            right, _ = slots_in(height, size[1] - width, left=width)
+            return area + count(below) + count(right)
+
+        height, width = visible
+        slot, confidence = slots_in(height, width)
+        # Segments count with their pixels in the padding. That matters if those in the image are too few.
+        area = count(slot)
+        undecided = tf.reduce_any((area > 0) & ~self._is_large(slots, area))
+        area = tf.cond(undecided, area_with_padding, lambda: area)
+        large = self._is_large(slots, area)[0]
+        return SlotMap(
+            slot=tf.where(tf.gather(large, tf.maximum(slot, 0)), slot, -1),
+            confidence=confidence,
+            label=self._labels(slots)[0],
+            class_id=tf.gather(self._class_ids, slots.class_index[0]),
+            class_confidence=slots.confidence[0],
         )
 
     def _check(self, outputs: PanopticOutputs) -> None:
@@ -151,13 +229,21 @@ class Postprocessor:
     def _label_slots(self, slots: _Slots, pixels: _Pixels) -> tf.Tensor:
         """int32 [batch, slots], the label of each slot's pixels; void for segments that are too small."""
         area = _count(tf.where(pixels.accepted, pixels.slot, -1), slots.kept.shape[1])
-        is_thing = slots.class_index < self._num_things
+        return tf.where(self._is_large(slots, area), self._labels(slots), self.void)
+
+    def _is_large(self, slots: _Slots, area: tf.Tensor) -> tf.Tensor:
+        """bool [batch, slots], whether the segment of each slot, which has int32 [batch, slots] pixels, is kept."""
         same_class = slots.class_index[:, :, tf.newaxis] == slots.class_index[:, tf.newaxis, :]
         class_area = tf.reduce_sum(tf.where(same_class, area[:, tf.newaxis, :], 0), axis=-1)
-        large = tf.where(is_thing, area >= self._thing_area_limit, class_area >= self._stuff_area_limit)
-        instance = tf.where(is_thing, tf.range(1, slots.kept.shape[1] + 1), 0)
-        label = tf.gather(self._class_ids, slots.class_index) * self._label_divisor + instance
-        return tf.where(large, label, self._void)
+        is_thing = self._is_thing(slots)
+        return tf.where(is_thing, area >= self._thing_area_limit, class_area >= self._stuff_area_limit)
+
+    def _labels(self, slots: _Slots) -> tf.Tensor:
+        instance = tf.where(self._is_thing(slots), tf.range(1, slots.kept.shape[1] + 1), 0)
+        return panoptic_ids.encode_label(tf.gather(self._class_ids, slots.class_index), instance, self._label_divisor)
+
+    def _is_thing(self, slots: _Slots) -> tf.Tensor:
+        return slots.class_index < self._num_things
 
 
 def _interpolation(size: int, new_size: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:

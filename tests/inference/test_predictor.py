@@ -56,11 +56,12 @@ def test_an_image_of_the_crops_size_is_not_resampled():
     """Then the maps are the post-processor's own."""
     image, _ = striped_image(*CROP_SIZE)
     network, read_map = ColorNetwork(), postprocessor()
-    maps = ImageSegmenter(network, read_map, CROP_SIZE)(tf.constant(image))
+    segmenter = ImageSegmenter(network, read_map, CROP_SIZE, score_map=True)
+    prediction = segmenter(tf.constant(image))
     wanted = read_map(network(tf.cast(image, tf.float32)[tf.newaxis]), CROP_SIZE)
-    np.testing.assert_array_equal(maps.panoptic, wanted.panoptic[0])
-    np.testing.assert_allclose(maps.instance_score, wanted.instance_score[0], atol=1e-6)
-    np.testing.assert_allclose(maps.semantic_score, wanted.semantic_score[0], atol=1e-6)
+    np.testing.assert_array_equal(prediction.panoptic, wanted.panoptic[0])
+    score = np.where(wanted.panoptic[0] == INFO.void, 0.0, wanted.instance_score[0] * wanted.semantic_score[0])
+    np.testing.assert_allclose(prediction.score, score, atol=1e-6)
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])

@@ -3,6 +3,7 @@ import pytest
 
 from maxdl_tf import panoptic_ids
 from maxdl_tf.inference import segments
+from maxdl_tf.inference.segment_table import SegmentTable
 from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 
@@ -15,27 +16,23 @@ def _info(label_divisor=256, ignore_label=0):
     )
 
 
-def test_area_box_and_score_of_each_segment():
-    label_map = np.full((4, 6), 7 * 256)
-    label_map[1:3, 2:5] = 257
-    label_map[3, 5] = 258
-    label_map[0] = 0
-    generator = np.random.default_rng(0)
-    instance_score, semantic_score = generator.uniform(size=(2, 4, 6)).astype(np.float32)
-    found = {s.id: s for s in segments.segments_of(label_map, instance_score, semantic_score, _info())}
-    assert list(found) == [257, 258, 7 * 256]  # Without void, by id.
-    assert (found[257].class_id, found[257].is_thing, found[257].area, found[257].bbox) == (1, True, 6, (2, 1, 3, 2))
-    assert (found[258].area, found[258].bbox) == (1, (5, 3, 1, 1))
-    assert (found[7 * 256].is_thing, found[7 * 256].area, found[7 * 256].bbox) == (False, 11, (0, 1, 6, 3))
-    for label, segment in found.items():
-        pixels = label_map == label
-        assert segment.score == pytest.approx(semantic_score[pixels].mean() * instance_score[pixels].mean(), rel=1e-6)
+def _table():
+    return SegmentTable(
+        count=np.int32(2),
+        ids=np.array([257, 7 * 256, 0], np.int32),
+        class_ids=np.array([1, 7, 0], np.int32),
+        scores=np.array([0.5, 0.25, 0.0], np.float32),
+        areas=np.array([6, 4, 0], np.int32),
+        boxes=np.array([[2, 1, 3, 2], [0, 0, 2, 2], [0, 0, 0, 0]], np.int32),
+    )
 
 
-def test_nothing_but_void_has_no_segments():
-    void = np.full((3, 3), 255 * 256)
-    scores = np.zeros((3, 3), np.float32)
-    assert segments.segments_of(void, scores, scores, _info(ignore_label=255)) == []
+def test_the_rows_of_a_table_that_count_are_segments():
+    assert segments.segments_of(_table(), _info()) == [
+        segments.Segment(id=257, class_id=1, is_thing=True, score=0.5, area=6, bbox=(2, 1, 3, 2)),
+        segments.Segment(id=7 * 256, class_id=7, is_thing=False, score=0.25, area=4, bbox=(0, 0, 2, 2)),
+    ]
+    assert segments.segments_of(_table()._replace(count=np.int32(0)), _info()) == []
 
 
 @pytest.mark.parametrize("ignore_label", [0, 255])
@@ -53,8 +50,7 @@ def test_a_label_beyond_three_bytes_is_an_error():
 
 
 def test_coco_writes_the_official_category_id():
-    scores = np.full((2, 2), 0.5, np.float32)
-    found = segments.segments_of(np.full((2, 2), 7 * 256), scores, scores, _info())
+    found = segments.segments_of(_table(), _info())[1:]
     assert segments.coco_segments_info(found, _info()) == [
         {"id": 1792, "category_id": 187, "iscrowd": 0, "area": 4, "bbox": [0, 0, 2, 2], "score": 0.25}
     ]

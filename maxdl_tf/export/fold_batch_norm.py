@@ -1,0 +1,132 @@
+"""The network of inference: the trained one with every batch norm folded into its neighbor.
+
+It is the same network, part by part, whose convolutions, attentions and transformers were exchanged for those of
+`folded_layers`, `folded_attention` and `folded_transformer`. Nothing but rounding tells their outputs apart, except
+that mask logits lack an offset which is common to all slots, and which every softmax over slots cancels.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from maxdl_tf.export.folded_attention import FoldedSelfAttention1D
+from maxdl_tf.export.folded_layers import FoldedConv2D, FoldedDepthwiseConv2D, FoldedLinear, Weight, affine
+from maxdl_tf.export.folded_transformer import FoldedDualPathTransformer
+from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.axial_attention import SelfAttention1D
+from maxdl_tf.layers.batch_norm import BatchNorm
+from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseConvBatchNorm
+from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
+from maxdl_tf.layers.residual_block import ResidualBlock
+from maxdl_tf.models.heads import MaskHead, PixelHead
+from maxdl_tf.models.max_deeplab import MaXDeepLab
+
+
+def fold_batch_norms(model: MaXDeepLab, storage: tf.DType = tf.float32) -> MaXDeepLab:
+    """A network that infers what `model` does, with fewer operations, for images of one size.
+
+    It has no auxiliary semantic branch. The size is that of the first image. `model` stays as it is; what has no batch
+    norm is shared.
+
+    Args:
+      model: With its final weights.
+      storage: What kernels are kept as, float32, float16 or bfloat16; they are read as float32.
+    """
+    # Variables are not copied: those that remain are shared, the others are used up by folding.
+    shared = {id(variable): variable for variable in model.variables}
+    copied = {
+        name: copy.deepcopy(getattr(model, name), shared)
+        for name in ("backbone", "decoder", "pixel_head", "mask_head", "class_head")
+    }
+    fold = _Folding(storage, copied["backbone"], copied["decoder"])
+    parts = {name: fold(part) for name, part in copied.items()}
+    return MaXDeepLab(**parts, semantic_decoder=None, semantic_head=None, name=model.name)
+
+
+class FoldedPixelHead(tf.Module):
+    """A `PixelHead`."""
+
+    def __init__(self, layer: PixelHead, conv, storage: tf.DType):
+        super().__init__()
+        scale, offset = affine(layer.batch_norm)
+        self.conv = conv
+        self.kernel = Weight(layer.projection.kernel * scale, storage)
+        self.bias = Weight(layer.projection.bias * scale + offset, tf.float32)
+
+    def __call__(self, inputs, training=False):
+        x = tf.nn.bias_add(tf.nn.conv2d(self.conv(inputs), self.kernel(), 1, "VALID"), self.bias())
+        return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
+
+
+class FoldedMaskHead(tf.Module):
+    """A `MaskHead`, whose logits lack the offset that all of them have in common."""
+
+    def __init__(self, layer: MaskHead, storage: tf.DType):
+        super().__init__()
+        self.hidden, self.embedding = (FoldedLinear.of(part, storage) for part in (layer.hidden, layer.embedding))
+        self.scale = Weight(affine(layer.batch_norm).scale, tf.float32)
+
+    def __call__(self, inputs, training=False):
+        pixel_feature, memory = inputs
+        embedding = self.embedding(self.hidden(memory))
+        return tf.einsum("bhwd,bnd->bhwn", pixel_feature, embedding * self.scale()), embedding
+
+
+class FencedBlock(tf.Module):
+    """A residual block whose sum TensorFlow does not join with a ReLU that follows.
+
+    It would do so although others read the sum too, stumble over them, and then optimize nothing in the whole graph.
+    """
+
+    def __init__(self, block: ResidualBlock):
+        super().__init__()
+        self._block = block
+
+    def __call__(self, inputs, training=False):
+        outputs = self._block(inputs, training=training)
+        return tf.ensure_shape(outputs, outputs.shape)
+
+
+class _Folding:
+    """Exchanges the layers of a network, from the leaves up."""
+
+    def __init__(self, storage: tf.DType, backbone, decoder):
+        self._storage = storage
+        self._memory = backbone.memory
+        stages = [*backbone.stages.values(), *decoder.stages.values()]
+        transformers = [transformer for stage in stages for transformer in stage.transformers.values()]
+        self._first_transformer = transformers[0] if transformers else None
+
+    def __call__(self, layer):
+        """What stands for `layer`; may be `layer` itself, its inside exchanged.
+
+        Raises:
+          TypeError: For a batch norm that nothing takes in.
+        """
+        for layer_class, folded_class in (
+            (Conv2DBatchNorm, FoldedConv2D),
+            (Conv1DBatchNorm, FoldedLinear.of),
+            (DepthwiseConvBatchNorm, FoldedDepthwiseConv2D),
+            (SelfAttention1D, FoldedSelfAttention1D),
+            (MaskHead, FoldedMaskHead),
+        ):
+            if isinstance(layer, layer_class):
+                return folded_class(layer, self._storage)
+        if isinstance(layer, PixelHead):
+            return FoldedPixelHead(layer, self(layer.conv), self._storage)
+        if isinstance(layer, DualPathTransformer):
+            memory = self._memory if layer is self._first_transformer else None
+            return FoldedDualPathTransformer(layer, self._storage, memory)
+        if isinstance(layer, BatchNorm):
+            raise TypeError(
+                f"batch norm {layer.name} follows nothing that takes it in; teach fold_batch_norm its layer"
+            )
+        for name, part in list(vars(layer).items()):
+            if isinstance(part, keras.layers.Layer):
+                setattr(layer, name, self(part))
+            elif isinstance(part, Mapping) and not name.startswith("_"):
+                setattr(layer, name, {key: self(value) for key, value in part.items()})
+        return FencedBlock(layer) if isinstance(layer, ResidualBlock) else layer

@@ -1,0 +1,114 @@
+"""Convolutions and linear maps that have taken their batch norm in: a kernel and a bias, ready for fused kernels.
+
+A batch norm of fixed statistics is `scale * x + offset` for each channel, so a convolution before it can multiply its
+kernel by the scale and add the offset as a bias. The layers here are called like the ones that they stand for.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from maxdl_tf.layers.batch_norm import BatchNorm
+from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseConvBatchNorm
+
+
+class Affine(NamedTuple):
+    """What a batch norm does in inference, `scale * x + offset`; both float32, of the shape of its statistics."""
+
+    scale: np.ndarray
+    offset: np.ndarray
+
+
+def affine(norm: BatchNorm) -> Affine:
+    """The scale and the offset of a batch norm."""
+    gamma, beta, mean, variance = (
+        variable.numpy().astype(np.float64)
+        for variable in (norm.gamma, norm.beta, norm.moving_mean, norm.moving_variance)
+    )
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return Affine(scale.astype(np.float32), (beta - mean * scale).astype(np.float32))
+
+
+class Weight(tf.Module):
+    """A constant of the network, kept as `storage` and read as float32.
+
+    Args:
+      value: Its value; rounded to `storage`.
+      storage: float32, float16 or bfloat16.
+    """
+
+    def __init__(self, value, storage: tf.DType):
+        super().__init__()
+        self.stored = tf.Variable(tf.cast(value, storage), trainable=False, name="weight")
+        self.shape = self.stored.shape
+
+    def __call__(self) -> tf.Tensor:
+        return tf.cast(self.stored, tf.float32)
+
+
+class FoldedConv2D(tf.Module):
+    """A `Conv2DBatchNorm` as one convolution."""
+
+    def __init__(self, layer: Conv2DBatchNorm, storage: tf.DType):
+        super().__init__()
+        scale, offset = affine(layer.batch_norm)
+        self.kernel = Weight(layer.conv.kernel * scale, storage)
+        self.bias = Weight(offset, tf.float32)
+        self._convolve = layer.conv.convolution_op
+        self._padding, self._relu = layer.padding, layer.relu
+
+    def __call__(self, inputs, training=False):
+        if self._padding:
+            margin = (self._padding, self._padding)
+            inputs = tf.pad(inputs, ((0, 0), margin, margin, (0, 0)))
+        # TensorFlow runs the three as one operation.
+        x = tf.nn.bias_add(self._convolve(inputs, self.kernel()), self.bias())
+        return tf.nn.relu(x) if self._relu else x
+
+
+class FoldedDepthwiseConv2D(tf.Module):
+    """A `DepthwiseConvBatchNorm` as one depthwise convolution and ReLU."""
+
+    def __init__(self, layer: DepthwiseConvBatchNorm, storage: tf.DType):
+        super().__init__()
+        scale, offset = affine(layer.batch_norm)
+        self.kernel = Weight(layer.conv.depthwise_kernel * scale[:, np.newaxis], storage)
+        self.bias = Weight(offset, tf.float32)
+
+    def __call__(self, inputs, training=False):
+        x = tf.nn.depthwise_conv2d(inputs, self.kernel(), [1, 1, 1, 1], "SAME")
+        return tf.nn.relu(tf.nn.bias_add(x, self.bias()))
+
+
+class FoldedLinear(tf.Module):
+    """A linear map of the last axis, and ReLU if asked for. [batch, length, in] -> [batch, length, out].
+
+    Args:
+      kernel: float32 [in, out].
+      bias: float32 [out].
+      relu: Whether ReLU follows.
+      storage: What the kernel is kept as.
+    """
+
+    def __init__(self, kernel, bias, *, relu: bool = False, storage: tf.DType):
+        super().__init__()
+        self.kernel = Weight(kernel, storage)
+        self.bias = Weight(bias, tf.float32)
+        self._relu = relu
+
+    @classmethod
+    def of(cls, layer: Conv1DBatchNorm, storage: tf.DType, gain=1.0) -> FoldedLinear:
+        """A `Conv1DBatchNorm`, its result times `gain`, a number or one for each channel."""
+        scale, offset = affine(layer.batch_norm)
+        return cls(layer.conv.kernel[0] * (scale * gain), offset * gain, relu=layer.relu, storage=storage)
+
+    def __call__(self, inputs, training=False):
+        length = tf.shape(inputs)[1] if inputs.shape[1] is None else inputs.shape[1]
+        depth, channels = self.kernel.shape
+        x = tf.matmul(tf.reshape(inputs, [-1, depth]), self.kernel())
+        x = tf.nn.bias_add(x, self.bias())
+        x = tf.nn.relu(x) if self._relu else x
+        return tf.reshape(x, [-1, length, channels])

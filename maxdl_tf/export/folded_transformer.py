@@ -1,0 +1,103 @@
+"""The dual-path transformer of inference: batch norms folded, and what is the same for all images computed once."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from maxdl_tf.export.folded_layers import FoldedLinear, Weight, affine
+from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer
+from maxdl_tf.layers.resize import spatial_size
+
+
+class FoldedCrossAttention(tf.Module):
+    """A `CrossAttention`; the scale of its similarities is left to who makes the queries (`similarity_scale`)."""
+
+    def __init__(self, layer: CrossAttention):
+        super().__init__()
+        scale, offset = affine(layer.batch_norm_retrieved_value)
+        self.scale, self.offset = Weight(scale[0], tf.float32), Weight(offset[0], tf.float32)  # [heads, 1, depth]
+
+    def __call__(self, query, key, value):
+        """Takes [batch, length, heads, depth]; returns [batch, length of the queries, channels]."""
+        query, key, value = (tf.transpose(part, [0, 2, 1, 3]) for part in (query, key, value))
+        attention = tf.nn.softmax(tf.matmul(query, key, transpose_b=True))
+        _, heads, length, _ = query.shape
+        # Scaled where it is smaller: before or after the attention.
+        few_values = value.shape[2] < length
+        value = value * self.scale() if few_values else value
+        retrieved = tf.matmul(attention, value)
+        retrieved = retrieved if few_values else retrieved * self.scale()
+        retrieved = tf.nn.relu(retrieved + self.offset())
+        return tf.reshape(tf.transpose(retrieved, [0, 2, 1, 3]), [-1, length, heads * value.shape[3]])
+
+
+class FoldedDualPathTransformer(tf.Module):
+    """A `DualPathTransformer` for features of known size.
+
+    Args:
+      layer: What it stands for.
+      storage: What kernels are kept as.
+      memory: [1, slots, channels], where it is the same for all images, as it is for the first transformer; what is
+        projected of it is then kept instead of how. None elsewhere.
+    """
+
+    def __init__(self, layer: DualPathTransformer, storage: tf.DType, memory=None):
+        super().__init__()
+        self._layer_parts = {"memory": layer.memory_parts, "pixel": layer.pixel_parts}
+        self._heads, self._width = layer.num_heads, layer.width
+        self._reads_pixel, self._reads_memory = layer.memory_to_pixel, layer.memory_to_memory
+        for path, parts in self._layer_parts.items():
+            if not parts:
+                continue
+            reduce = FoldedLinear.of(getattr(layer, f"{path}_reduce"), storage)
+            gains = [np.ones(self._depth(part), np.float32) for part in parts]
+            if "query" in parts:
+                similarity = affine(getattr(layer, f"{path}_attention").batch_norm_similarity)
+                gains[0] = np.repeat(similarity.scale, self._width // self._heads)
+            qkv = FoldedLinear.of(getattr(layer, f"{path}_qkv"), storage, gain=np.concatenate(gains))
+            if path == "memory" and memory is not None:
+                self.constant_memory_qkv = Weight(qkv(reduce(memory)), storage)
+            else:
+                setattr(self, f"{path}_reduce", reduce)
+                setattr(self, f"{path}_qkv", qkv)
+            if "query" in parts:
+                setattr(self, f"{path}_attention", FoldedCrossAttention(getattr(layer, f"{path}_attention")))
+                setattr(self, f"{path}_expand", FoldedLinear.of(getattr(layer, f"{path}_expand"), storage))
+        self.memory_ffn1 = FoldedLinear.of(layer.memory_ffn1, storage)
+        self.memory_ffn2 = FoldedLinear.of(layer.memory_ffn2, storage)
+
+    def __call__(self, inputs, training=False):
+        pixel, memory = inputs
+        height, width = spatial_size(pixel)
+        of_memory = self._project("memory", memory)
+        of_pixel = self._project("pixel", tf.nn.relu(tf.reshape(pixel, [-1, height * width, pixel.shape[-1]])))
+
+        if "query" in of_memory:
+            read = [of_pixel] * self._reads_pixel + [of_memory] * self._reads_memory
+            key, value = (tf.concat([parts[name] for parts in read], axis=1) for name in ("key", "value"))
+            memory = tf.nn.relu(memory + self.memory_expand(self.memory_attention(of_memory["query"], key, value)))
+        memory = tf.nn.relu(memory + self.memory_ffn2(self.memory_ffn1(memory)))
+
+        if "query" in of_pixel:
+            update = self.pixel_attention(of_pixel["query"], of_memory["key"], of_memory["value"])
+            pixel += tf.reshape(self.pixel_expand(update), [-1, height, width, pixel.shape[-1]])
+        return pixel, memory
+
+    def _depth(self, part: str) -> int:
+        return 2 * self._width if part == "value" else self._width
+
+    def _project(self, path: str, x) -> dict[str, tf.Tensor]:
+        """The parts of query, key and value that are needed of `x`, each [batch, length, heads, depth]."""
+        parts = self._layer_parts[path]
+        if not parts:
+            return {}
+        if path == "memory" and hasattr(self, "constant_memory_qkv"):
+            qkv = tf.repeat(self.constant_memory_qkv(), tf.shape(x)[0], axis=0)
+        else:
+            qkv = getattr(self, f"{path}_qkv")(getattr(self, f"{path}_reduce")(x))
+        split = tf.split(qkv, [self._depth(part) for part in parts], axis=-1)
+        return {
+            part: tf.reshape(depths, [-1, x.shape[1], self._heads, self._depth(part) // self._heads])
+            for part, depths in zip(parts, split)
+        }

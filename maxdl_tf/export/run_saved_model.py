@@ -1,0 +1,31 @@
+"""Runs a SavedModel on image files with nothing but TensorFlow and NumPy: `python -I THIS SAVED_MODEL INPUT OUTPUT`.
+
+This package and Keras cannot be imported here, as they may be missing where the SavedModel is served. Every file of the
+folder INPUT goes through `serving_default`; OUTPUT/NAME.npz gets the panoptic map and the network's outputs.
+"""
+
+import os
+import sys
+
+for _name in ("maxdl_tf", "keras", "tf_keras", "official", "tensorflow_addons"):
+    sys.modules[_name] = None  # Importing it fails.
+
+import numpy as np  # noqa: E402
+import tensorflow as tf  # noqa: E402
+
+
+def main(saved_model: str, images: str, output: str) -> None:
+    tf.config.set_visible_devices([], "GPU")
+    loaded = tf.saved_model.load(saved_model)
+    segment = loaded.signatures["serving_default"]
+    for name in sorted(os.listdir(images)):
+        with open(os.path.join(images, name), "rb") as file:
+            encoded = file.read()
+        panoptic_map = segment(image_bytes=tf.constant([encoded]))["panoptic_map"][0]
+        outputs = loaded.network_outputs(tf.io.decode_image(encoded, 3, expand_animations=False))
+        arrays = {"panoptic_map": panoptic_map, **outputs}
+        np.savez(os.path.join(output, name + ".npz"), **{key: np.asarray(value) for key, value in arrays.items()})
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

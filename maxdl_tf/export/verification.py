@@ -1,0 +1,181 @@
+"""Does a SavedModel do what the model does? It is run in a process of its own, without this package, on some images.
+
+Labels must be equal, with one exception. Where two masks are equally likely, or a probability is at a threshold, within
+what float32 rounds, a network that sums up in another order may decide otherwise. Such pixels are accepted only with a
+proof: the outputs of both networks agree within rounding, and the labels are exactly those which the evaluation's
+post-processing reads off the exported network's outputs.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from maxdl_tf.data import transforms
+from maxdl_tf.errors import UserError
+from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.postprocess import Postprocessor
+from maxdl_tf.structs import PanopticOutputs
+
+RUNNER = os.path.join(os.path.dirname(__file__), "run_saved_model.py")
+# Of outputs, against their largest. Rounding of 1e-7 grows on its way through some seventy layers.
+ROUNDING = 1e-3
+# Of the pixels, that may be proven ties; more would not be by chance.
+MOST_TIES = 1e-3
+
+
+class Agreement(NamedTuple):
+    """How a SavedModel compares with its model.
+
+    Attributes:
+      pixels: Compared, over all images.
+      segments: Seen by the model, over all images; void not counted.
+      ties: Pixels with another label, each of them proven to be a tie.
+      differing: Pixels with another label that are none.
+    """
+
+    pixels: int
+    segments: int
+    ties: int
+    differing: int
+
+    @property
+    def share(self) -> float:
+        """Of pixels that have the same label, or were a tie."""
+        return 1.0 - self.differing / self.pixels
+
+    def summary(self) -> str:
+        """For people, such as "labels equal on 61632 pixels (2 segments)"."""
+        equal = self.pixels - self.ties - self.differing
+        ties = f" and tied on {self.ties}" * (self.ties > 0)
+        differing = f" and different on {self.differing}" * (self.differing > 0)
+        return f"labels equal on {equal} pixels{ties}{differing} ({self.segments} segments)"
+
+
+class Reference:
+    """What the model says, in this process.
+
+    Args:
+      model: With its final weights.
+      postprocessor: That of the evaluation.
+      crop_size: (height, width) of the network's input, each 16k+1.
+    """
+
+    def __init__(self, model: MaXDeepLab, postprocessor: Postprocessor, crop_size: tuple[int, int]):
+        @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
+        def network_outputs(image):
+            padded, _ = transforms.evaluation_transform(image, crop_size)
+            outputs = model(padded[tf.newaxis], training=False)
+            return {"mask_logits": outputs.mask_logits, "class_logits": outputs.class_logits}
+
+        @tf.function(autograph=False)
+        def label_map(mask_logits, class_logits, image_size):
+            outputs = PanopticOutputs(None, mask_logits, class_logits, None)
+            panoptic = postprocessor(outputs, crop_size).panoptic[0]
+            height, width = tf.unstack(transforms.resized_size(image_size, crop_size))
+            return transforms.resize_labels(panoptic[:height, :width], image_size)
+
+        self._network_outputs, self._label_map, self._void = network_outputs, label_map, postprocessor.void
+
+    def compare(self, encoded: bytes, exported: Mapping[str, np.ndarray]) -> Agreement:
+        """Compares with what the SavedModel gave for an image file."""
+        image = tf.io.decode_image(encoded, 3, expand_animations=False)
+        size = tf.shape(image)[:2]
+        outputs = {name: value.numpy() for name, value in self._network_outputs(image).items()}
+        wanted = self._label_map(**outputs, image_size=size).numpy()
+        segments = len(set(np.unique(wanted)) - {self._void})
+        if exported["panoptic_map"].shape != wanted.shape:
+            return Agreement(wanted.size, segments, 0, wanted.size)
+        differing = int((exported["panoptic_map"] != wanted).sum())
+        are_ties = 0 < differing <= MOST_TIES * wanted.size and self._proves_ties(outputs, exported, size)
+        return Agreement(wanted.size, segments, *((differing, 0) if are_ties else (0, differing)))
+
+    def _proves_ties(self, outputs: Mapping[str, np.ndarray], exported: Mapping[str, np.ndarray], size) -> bool:
+        close = all(_is_rounding(exported[name], value) for name, value in outputs.items())
+        read_off = self._label_map(exported["mask_logits"], exported["class_logits"], size)
+        return close and np.array_equal(read_off, exported["panoptic_map"])
+
+
+def run_in_fresh_process(saved_model: str, images: Mapping[str, bytes], folder: str) -> dict[str, str]:
+    """Runs a SavedModel on image files, in a process that has neither this package nor Keras.
+
+    Args:
+      saved_model: Its folder.
+      images: Files' contents by names.
+      folder: An empty one, for files that are of no more use when the results are read.
+
+    Returns:
+      The results' .npz files, by the images' names.
+
+    Raises:
+      RuntimeError: It cannot be loaded or run there.
+    """
+    inputs, outputs = (os.path.join(folder, name) for name in ("inputs", "outputs"))
+    os.mkdir(inputs)
+    os.mkdir(outputs)
+    file_of_name = {name: f"{number:06}" for number, name in enumerate(images)}
+    for name, encoded in images.items():
+        with open(os.path.join(inputs, file_of_name[name]), "wb") as file:
+            file.write(encoded)
+    command = [sys.executable, "-I", RUNNER, os.path.abspath(saved_model), inputs, outputs]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise RuntimeError(f"the SavedModel does not run in a fresh process ({last}); it was not kept")
+    return {name: os.path.join(outputs, f"{file}.npz") for name, file in file_of_name.items()}
+
+
+def verify(
+    reference: Reference, saved_model: str, images: Mapping[str, bytes], min_agreement: float = 1.0
+) -> Agreement:
+    """Compares a SavedModel with its model.
+
+    Args:
+      reference: What the model says.
+      saved_model: Its folder.
+      images: JPEG or PNG files' contents, by names.
+      min_agreement: Share of an image's pixels that must have the same label, or be proven ties.
+
+    Returns:
+      The agreement over all images.
+
+    Raises:
+      RuntimeError: Labels of an image agree less.
+      UserError: There is no image, or a file is none.
+    """
+    if not images:
+        raise UserError("no images to compare on; give one at least")
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, path in run_in_fresh_process(saved_model, images, folder).items():
+            with np.load(path) as exported:
+                agreement = reference.compare(images[name], exported)
+            if agreement.share < min_agreement:
+                raise RuntimeError(
+                    f"on image {name} only {agreement.share:.4%} of the exported model's labels are the model's; want "
+                    f"{min_agreement:.4%}; it was not kept"
+                )
+            found.append(agreement)
+    return Agreement(*(sum(field) for field in zip(*found)))
+
+
+def check_image(name: str, encoded: bytes) -> None:
+    """Raises UserError for what is not a JPEG or PNG file."""
+    try:
+        tf.io.decode_image(encoded, 3, expand_animations=False)
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(f"{name} cannot be compared on; want a JPEG or PNG file") from error
+
+
+def _is_rounding(got: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether arrays [..., slots or classes] are equal but for rounding and what is added to all of the last axis."""
+    got, wanted = (array - array.mean(axis=-1, keepdims=True) for array in (got, wanted))
+    return np.abs(got - wanted).max() <= ROUNDING * max(1.0, np.abs(wanted).max())

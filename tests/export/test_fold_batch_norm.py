@@ -1,0 +1,117 @@
+"""Every folded layer against the layer that it stands for, and the whole network."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.export.fold_batch_norm import fold_batch_norms
+from maxdl_tf.export.folded_attention import FoldedSelfAttention1D
+from maxdl_tf.export.folded_layers import FoldedConv2D, FoldedDepthwiseConv2D, FoldedLinear
+from maxdl_tf.export.folded_transformer import FoldedDualPathTransformer
+from maxdl_tf.layers.axial_attention import SelfAttention1D
+from maxdl_tf.layers.batch_norm import BatchNorm
+from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseConvBatchNorm
+from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
+from tests.models.test_max_deeplab import SMALL, _build, _images
+
+
+def _randomized(layer, seed=0):
+    """The layer, none of whose variables is as at initialization."""
+    generator = np.random.default_rng(seed)
+    for variable in layer.variables:
+        name = variable.name.rpartition("/")[2]
+        if name.startswith(("moving_variance", "gamma")):
+            # Where branches add little, as in a trained network, rounding does not grow from layer to layer.
+            damped = any(part in variable.name for part in ("expand", "second", "ffn2", "similarity"))
+            scale = 0.2 if damped and name.startswith("gamma") else 1.0
+            variable.assign(generator.uniform(0.3, 1.5, variable.shape) * scale)
+        elif name.startswith(("beta", "moving_mean")):
+            variable.assign(generator.normal(0, 0.3, variable.shape))
+    return layer
+
+
+def _features(*shape):
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    "layer, folded_class, inputs",
+    [
+        (Conv2DBatchNorm(6, 3), FoldedConv2D, _features(2, 9, 7, 5)),
+        (Conv2DBatchNorm(6, 3, strides=2, relu=True), FoldedConv2D, _features(2, 9, 7, 5)),
+        (Conv2DBatchNorm(6, 3, rate=3), FoldedConv2D, _features(2, 9, 7, 5)),
+        (Conv2DBatchNorm(6, 1, strides=2), FoldedConv2D, _features(2, 9, 7, 5)),
+        (Conv1DBatchNorm(6, relu=True), FoldedLinear.of, _features(2, 9, 5)),
+        (DepthwiseConvBatchNorm(5), FoldedDepthwiseConv2D, _features(2, 9, 7, 5)),
+        (SelfAttention1D(8, 16, num_heads=4), FoldedSelfAttention1D, _features(5, 9, 6)),
+        (SelfAttention1D(8, 16, num_heads=4, positions=False), FoldedSelfAttention1D, _features(5, 9, 6)),
+    ],
+)
+def test_a_layer(layer, folded_class, inputs):
+    layer(inputs)
+    folded = folded_class(_randomized(layer), tf.float32)
+    wanted = layer(inputs, training=False)
+    np.testing.assert_allclose(folded(tf.constant(inputs)), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("constant_memory", [False, True])
+@pytest.mark.parametrize(
+    "switched_off",
+    [(), ("pixel_to_memory",), ("memory_to_pixel",), ("memory_to_memory",), ("memory_to_pixel", "memory_to_memory")],
+)
+def test_a_transformer(switched_off, constant_memory):
+    layer = DualPathTransformer(16, 32, num_heads=4, **dict.fromkeys(switched_off, False))
+    pixel, memory = _features(1, 5, 7, 12), _features(1, 6, 10)
+    layer((pixel, memory))
+    folded = FoldedDualPathTransformer(_randomized(layer), tf.float32, tf.constant(memory) if constant_memory else None)
+    wanted = layer((pixel, memory), training=False)
+    for got, value in zip(folded((tf.constant(pixel), tf.constant(memory))), wanted):
+        np.testing.assert_allclose(got, value, atol=1e-5 * np.abs(value).max())
+
+
+@pytest.fixture(scope="module")
+def network():
+    """L's hourglasses and transformers, small."""
+    variant = replace(SMALL, decoder_stacks=1, transformer_stages=(4, 5), transformer_width=16, stem="convolution")
+    return _randomized(_build(variant))
+
+
+@pytest.mark.parametrize("storage, tolerance", [("float32", 1e-3), ("float16", 0.1), ("bfloat16", 0.5)])
+def test_the_whole_network_in_a_graph(network, storage, tolerance):
+    images = tf.constant(_images(65, 65, batch=1))
+    wanted = network(images, training=False)
+    folded = fold_batch_norms(network, tf.dtypes.as_dtype(storage))
+    got = tf.function(lambda x: folded(x, training=False)[:3], autograph=False)(images)
+    for name, value, reference in zip(("pixel_feature", "mask_logits", "class_logits"), got, wanted):
+        if name == "mask_logits":  # But for what all slots have in common.
+            value, reference = (x - tf.reduce_mean(x, axis=-1, keepdims=True) for x in (value, reference))
+        error = tf.reduce_max(tf.abs(value - reference)) / tf.reduce_max(tf.abs(reference))
+        assert float(error) <= tolerance, name
+
+
+def test_nothing_is_left_to_fold_and_the_network_stays_as_it_was(network):
+    before = [variable.numpy() for variable in network.variables]
+    folded = fold_batch_norms(network)
+    folded(tf.constant(_images(65, 65, batch=1)))
+    assert not [part for part in folded.submodules if isinstance(part, BatchNorm)]
+    assert [part for part in network.submodules if isinstance(part, BatchNorm)]
+    for variable, value in zip(network.variables, before):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_another_size_of_image_is_refused(network):
+    folded = fold_batch_norms(network)
+    folded(tf.constant(_images(65, 65, batch=1)))
+    with pytest.raises(ValueError, match="was folded for those of 5"):
+        folded(tf.constant(_images(97, 65, batch=1)))
+
+
+def test_a_norm_that_nothing_takes_in_is_told(network):
+    norm = BatchNorm(name="lonely")
+    norm.build((None, 3))
+    network.pixel_head.conv.lonely = norm
+    with pytest.raises(TypeError, match="batch norm lonely follows nothing that takes it in"):
+        fold_batch_norms(network)
+    del network.pixel_head.conv.lonely

@@ -1,0 +1,162 @@
+"""What clients send, and what they send by mistake or in bad faith."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from maxdl_tf.export.image_decoding import decode_image, image_sizes
+
+MAX_PIXELS = 100_000
+
+
+@pytest.fixture(scope="module")
+def decode():
+    """Decodes the last image of a batch, in a graph; returns uint8 [h, w, 3]."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def decode(encoded):
+        sizes = image_sizes(encoded, MAX_PIXELS)
+        index = tf.size(encoded) - 1
+        return decode_image(encoded, index, sizes[index])
+
+    return decode
+
+
+def _picture(mode, size=(37, 23)):
+    """Smooth, so that JPEG changes little."""
+    width, height = size
+    x, y = np.meshgrid(np.linspace(0, 1, width), np.linspace(0, 1, height))
+    channels = np.stack([x, y, (x + y) / 2, 1 - x / 2], axis=-1)
+    if mode == "I;16":
+        return Image.fromarray((channels[..., 0] * 65535).astype(np.uint16))
+    pixels = np.round(channels * 255).astype(np.uint8)
+    if mode == "P":
+        return Image.fromarray(pixels[..., :3]).quantize(64)
+    count = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "CMYK": 4}[mode]
+    return Image.fromarray(pixels[..., 0] if count == 1 else pixels[..., :count], mode)
+
+
+def _encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (37, 23)])
+@pytest.mark.parametrize("kind, mode", [("PNG", "RGB"), ("PNG", "L"), ("PNG", "LA"), ("PNG", "RGBA"), ("PNG", "P")])
+def test_every_png_becomes_rgb(decode, kind, mode, size):
+    image = _picture(mode, size)
+    pixels = decode(tf.constant([_encoded(image, kind)])).numpy()
+    wanted = image.convert("RGBA" if mode in ("LA", "RGBA") else "RGB")
+    np.testing.assert_array_equal(pixels, np.asarray(wanted)[..., :3])
+
+
+def test_of_16_bits_the_upper_8_are_taken(decode):
+    image = _picture("I;16")
+    pixels = decode(tf.constant([_encoded(image, "PNG")])).numpy()
+    np.testing.assert_array_equal(pixels, np.repeat(np.asarray(image)[..., np.newaxis] >> 8, 3, axis=-1))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (37, 23)])
+def test_every_jpeg_becomes_rgb(decode, mode, progressive, size):
+    encoded = _encoded(_picture(mode, size), "JPEG", quality=95, progressive=progressive)
+    pixels = decode(tf.constant([encoded])).numpy()
+    wanted = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
+    assert pixels.shape == wanted.shape
+    difference = np.abs(pixels - wanted)  # Of two inverse cosine transforms.
+    assert difference.mean() <= 2 and difference.max() <= 12
+
+
+def test_of_an_animation_the_first_frame_is_taken(decode):
+    frames = [_picture("RGB"), _picture("RGB").transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
+    encoded = _encoded(frames[0], "PNG", save_all=True, append_images=frames[1:], loop=0)
+    assert b"acTL" in encoded
+    pixels = decode(tf.constant([encoded])).numpy()
+    np.testing.assert_array_equal(pixels, np.asarray(frames[0]))
+
+
+def test_an_exif_orientation_is_not_applied(decode):
+    image = _picture("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = decode(tf.constant([_encoded(image, "JPEG", exif=exif)])).numpy()
+    assert pixels.shape == (image.height, image.width, 3)
+
+
+def _claims(kind, width, height):
+    """A small file whose header claims a size."""
+    encoded = bytearray(_encoded(_picture("RGB"), kind))
+    if kind == "PNG":
+        encoded[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    else:
+        at = encoded.index(b"\xff\xc0") + 5
+        encoded[at : at + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    return bytes(encoded)
+
+
+GOOD = _encoded(_picture("RGB"), "PNG")
+JPEG = _encoded(_picture("RGB"), "JPEG")
+
+
+@pytest.mark.parametrize(
+    "encoded, message",
+    [
+        (b"", "image 1 of the batch is empty; send the bytes of a JPEG or PNG file"),
+        (b"hello", "image 1 of the batch is no JPEG or PNG"),
+        (b"BM" + bytes(100), "image 1 of the batch is no JPEG or PNG"),
+        (GOOD[:20], "image 1 of the batch has a damaged header"),
+        (JPEG[:20], "image 1 of the batch has a damaged header"),
+        (_claims("PNG", 0, 5), "image 1 of the batch has a damaged header"),
+        (_claims("PNG", 2**31 + 5, 5), "image 1 of the batch has a damaged header"),
+        (GOOD[:-40], "image 1 of the batch is damaged or cut off"),
+        (JPEG[:-40], "image 1 of the batch is damaged or cut off"),
+        (
+            _claims("PNG", 12_000, 9_000),
+            "image 1 of the batch has 9000 x 12000 pixels; send at most 100000 or export with",
+        ),
+        (_claims("PNG", 2**31 - 1, 2**31 - 1), "image 1 of the batch has 2147483647 x 2147483647 pixels"),
+        (_claims("JPEG", 12_000, 9_000), "image 1 of the batch has 9000 x 12000 pixels"),
+        (_encoded(_picture("P"), "GIF"), "image 1 of the batch is no JPEG or PNG"),
+    ],
+)
+def test_what_cannot_be_taken_is_told(decode, encoded, message):
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+        decode(tf.constant([GOOD, encoded]))
+
+
+def test_hostile_bytes_give_pixels_or_a_clear_error(decode):
+    """300 files that are cut, stretched, have bytes changed at random or are of parts of several."""
+    generator = np.random.default_rng(0)
+    modes = [("PNG", mode) for mode in ("RGB", "L", "LA", "RGBA", "P", "I;16")]
+    modes += [("JPEG", mode) for mode in ("RGB", "L", "CMYK")] + [("GIF", "P")]
+    files = [_encoded(_picture(mode), kind) for kind, mode in modes]
+    taken = refused = 0
+    for number in range(300):
+        file = bytearray(files[number % len(files)])
+        where = int(generator.integers(0, len(file)))
+        harm = number % 5
+        if harm == 0:
+            file = file[:where]
+        elif harm == 1:
+            file += generator.bytes(where)
+        elif harm == 2:
+            for place in generator.integers(0, len(file), 5):
+                file[place] = generator.integers(0, 256)
+        elif harm == 3:
+            file[where:where] = files[int(generator.integers(0, len(files)))][:where]
+        else:
+            for place in generator.integers(0, min(64, len(file)), 2):
+                file[place] = generator.integers(0, 256)
+        try:
+            pixels = decode(tf.constant([bytes(file)])).numpy()
+            assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and 0 < pixels.size <= 3 * MAX_PIXELS
+            taken += 1
+        except tf.errors.InvalidArgumentError as error:
+            assert "image 0 of the batch " in str(error), str(error)
+            refused += 1
+    assert taken > 60 and refused > 60

@@ -1,0 +1,73 @@
+"""What counts as the same labels."""
+
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.errors import UserError
+from maxdl_tf.export import verification
+from maxdl_tf.export.verification import Agreement, Reference
+from tests.inference.color_network import CROP_SIZE, ColorNetwork, postprocessor, striped_image
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return Reference(ColorNetwork(), postprocessor(), CROP_SIZE)
+
+
+@pytest.fixture(scope="module")
+def encoded():
+    return tf.io.encode_png(striped_image(*CROP_SIZE)[0]).numpy()
+
+
+@pytest.fixture(scope="module")
+def outputs(reference, encoded):
+    """What an export gives that does all alike."""
+    image = tf.io.decode_png(encoded)
+    outputs = {name: value.numpy() for name, value in reference._network_outputs(image).items()}
+    return {**outputs, "panoptic_map": reference._label_map(**outputs, image_size=tf.shape(image)[:2]).numpy()}
+
+
+def test_equal_labels(reference, encoded, outputs):
+    pixels = CROP_SIZE[0] * CROP_SIZE[1]
+    assert reference.compare(encoded, outputs) == Agreement(pixels, segments=3, ties=0, differing=0)
+
+
+def test_labels_that_do_not_follow_from_the_outputs_are_never_ties(reference, encoded, outputs):
+    panoptic = outputs["panoptic_map"].copy()
+    panoptic[3, 4] += 1
+    agreement = reference.compare(encoded, {**outputs, "panoptic_map": panoptic})
+    assert (agreement.ties, agreement.differing) == (0, 1)
+    assert agreement.share == 1 - 1 / agreement.pixels
+
+
+@pytest.mark.parametrize("error, are_ties", [(0.5, True), (50.0, False)])
+def test_other_labels_are_ties_if_rounding_of_the_outputs_explains_them(reference, encoded, outputs, error, are_ties):
+    """One pixel's logits are changed until another slot wins: by little only where both were near each other."""
+    reference_outputs = {"mask_logits": outputs["mask_logits"].copy(), "class_logits": outputs["class_logits"]}
+    pixel = reference_outputs["mask_logits"][0, 0, 0]
+    pixel[:] = -500.0
+    pixel[:2] = [error / 2, 0.0]
+    changed = {name: value.copy() for name, value in reference_outputs.items()}
+    changed["mask_logits"][0, 0, 0, :2] = [0.0, error / 2]
+    size = tf.constant(CROP_SIZE)
+    exported = {**changed, "panoptic_map": reference._label_map(**changed, image_size=size).numpy()}
+    assert reference._proves_ties(reference_outputs, exported, size) == are_ties
+
+
+def test_another_size_agrees_nowhere(reference, encoded, outputs):
+    agreement = reference.compare(encoded, {**outputs, "panoptic_map": outputs["panoptic_map"][1:]})
+    assert agreement.share == 0.0
+
+
+def test_the_summary_names_what_is_not_equal():
+    assert Agreement(100, 3, 0, 0).summary() == "labels equal on 100 pixels (3 segments)"
+    assert (
+        Agreement(100, 3, 2, 5).summary() == "labels equal on 93 pixels and tied on 2 and different on 5 (3 segments)"
+    )
+
+
+def test_what_is_no_image_is_told(reference, tmp_path):
+    with pytest.raises(UserError, match=r"note.txt cannot be compared on; want a JPEG or PNG file"):
+        verification.check_image("note.txt", b"hello")
+    with pytest.raises(UserError, match="no images to compare on"):
+        verification.verify(reference, str(tmp_path), {})
