@@ -18,7 +18,7 @@ GROUPS = (
     {"models": "models", "losses": "losses"},
     {"training": "training", "inference": "inference", "export": "export"},
     {"factory": "factory classification_factory tasks"},
-    {"data_gen": "data_gen", "commands": "trainer evaluate export_model predict benchmark import_checkpoint"},
+    {"data_gen": "data_gen", "commands": "trainer evaluate export_model predict benchmark import_checkpoint serving_client"},
     {"demo": "demo"},
 )
 COMMANDS = 6
@@ -36,8 +36,10 @@ NEVER = {"tensorflow_text", "tensorflow_datasets", "tensorflow_hub", "cv2", "pan
 # Single imports against the rules above, and why they are right.
 EXCEPTIONS = {
     ("maxdl_tf.export.saved_model", "maxdl_tf.config"): "writes the class table beside the model, as a textproto",
+    ("maxdl_tf.export.warm_up", "maxdl_tf.protos.serving_log_pb2"): "messages of TensorFlow Serving, no options",
     ("maxdl_tf.inference.predictor", "maxdl_tf.config"): "reads the class table that lies beside a SavedModel",
     ("maxdl_tf.export.saved_model", "maxdl_tf.inference.segmenter"): "exports the very function that Predictor runs",
+    ("maxdl_tf.export.serving_model", "maxdl_tf.inference.segmenter"): "traces that function",
 }
 
 
