@@ -37,13 +37,14 @@ REQUIREMENTS = [
     # TensorBoard imports pkg_resources, which later ones do not have.
     "setuptools<81",
 ]
+SERVING = [
+    f"tensorflow-serving-api>=2.15.1,<2.16; {WITH_ADDONS}",
+    f"tensorflow-serving-api>=2.19,<2.21; {WITHOUT_ADDONS}",
+]
 EXTRAS = {
     "beam": ["apache-beam>=2.50"],
-    "serving": [
-        f"tensorflow-serving-api>=2.15.1,<2.16; {WITH_ADDONS}",
-        f"tensorflow-serving-api>=2.19,<2.21; {WITHOUT_ADDONS}",
-    ],
-    "dev": ["pytest>=7.4", "ruff>=0.6"],
+    "serving": SERVING,
+    "dev": ["pytest>=7.4", "ruff>=0.6", *SERVING],
 }
 COMMANDS = {
     "maxdl-train": "maxdl_tf.trainer",
@@ -52,6 +53,7 @@ COMMANDS = {
     "maxdl-eval": "maxdl_tf.evaluate",
     "maxdl-benchmark": "maxdl_tf.benchmark",
     "maxdl-import-checkpoint": "maxdl_tf.import_checkpoint",
+    "maxdl-serving-client": "maxdl_tf.serving_client",
     "maxdl-convert": "maxdl_tf.data_gen.convert",
 }
 

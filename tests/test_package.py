@@ -26,6 +26,7 @@ COMMANDS = {
     "maxdl-eval": "maxdl_tf.evaluate",
     "maxdl-benchmark": "maxdl_tf.benchmark",
     "maxdl-import-checkpoint": "maxdl_tf.import_checkpoint",
+    "maxdl-serving-client": "maxdl_tf.serving_client",
     "maxdl-convert": "maxdl_tf.data_gen.convert",
 }
 

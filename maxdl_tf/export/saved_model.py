@@ -18,6 +18,7 @@ from maxdl_tf import config
 from maxdl_tf.errors import UserError
 from maxdl_tf.export.serving_model import ServingModel, ServingOptions
 from maxdl_tf.export.verification import Agreement, Reference, verify
+from maxdl_tf.export.warm_up import write_warm_up_requests
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
@@ -109,6 +110,7 @@ def export_saved_model(
         say(f"writing {export_dir}")
         try:
             tf.saved_model.save(exported, temporary, signatures=exported.signatures())
+            write_warm_up_requests(temporary, crop_size)
         except (OSError, tf.errors.OpError) as error:
             reason = re.sub(r"\{\{.*?\}\} ", "", str(error))  # Names of TensorFlow's nodes.
             raise UserError(f"cannot write {export_dir}: {reason}; is the disk full or read-only?") from error

@@ -1,0 +1,168 @@
+"""Segments photographs with a model that TensorFlow Serving serves, and writes what maxdl-predict writes.
+
+Leaves panoptic.json, panoptic/NAME.png and overlays/NAME.jpg in the output folder. JPEG and PNG files are sent as they
+are; others, and those that EXIF turns, as PNG. docs/serving.md says how to start a server.
+
+An image that the server refuses is reported and left out; the others are predicted, and the exit status is 1. The
+status is 2 where the server or the model is not there. gRPC needs the extra: pip install 'maxdl_tf[serving]'.
+
+Example:
+
+    maxdl-serving-client --server localhost:8500 --model_name shapes --input photos --output predictions \\
+        --dataset_info exports/shapes/1/assets/dataset_info.textproto
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from maxdl_tf import command_line
+from maxdl_tf.errors import UserError
+from maxdl_tf.inference.images import MAX_PIXELS
+from maxdl_tf.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from maxdl_tf.inference.prediction_writer import PredictionWriter
+    from maxdl_tf.inference.predictor import Prediction
+    from maxdl_tf.inference.served_model import ServedModel
+
+FLAGS = flags.FlagValues()
+_SERVER = flags.DEFINE_string(
+    "server", None, "host:port; 8500 is TensorFlow Serving's port for gRPC.", required=True, flag_values=FLAGS
+)
+_MODEL_NAME = flags.DEFINE_string("model_name", None, "The model's name there.", required=True, flag_values=FLAGS)
+_DATASET_INFO = flags.DEFINE_string(
+    "dataset_info",
+    None,
+    "The model's class table, assets/dataset_info.textproto in the folder of its export.",
+    required=True,
+    flag_values=FLAGS,
+)
+_INPUT = flags.DEFINE_multi_string(
+    "input",
+    None,
+    "An image, a folder of images or a glob; further arguments are inputs, too.",
+    required=True,
+    flag_values=FLAGS,
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for the predictions.", required=True, flag_values=FLAGS)
+_SIGNATURE = flags.DEFINE_enum(
+    "signature",
+    "serving_default",
+    ["serving_default", "image_tensor", "tf_example"],
+    "What to send: files, pixels, or tf.Examples with the files.",
+    flag_values=FLAGS,
+)
+_REST = flags.DEFINE_boolean(
+    "rest", False, "Talk REST; 8501 is TensorFlow Serving's port for it. Slower: maps come as text.", flag_values=FLAGS
+)
+_TIMEOUT_S = flags.DEFINE_float(
+    "timeout_s", 60.0, "Seconds to wait for an image's answer.", lower_bound=0.001, flag_values=FLAGS
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    MAX_PIXELS,
+    "Leave images of more pixels out. The server has a limit of its own, maxdl-export --max_pixels.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
+_OVERLAYS = flags.DEFINE_boolean("overlays", True, "Draw overlays.", flag_values=FLAGS)
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "Replace the predictions that are in the output folder.", flag_values=FLAGS
+)
+
+
+def main(argv: list[str]) -> int:
+    from maxdl_tf import config
+    from maxdl_tf.inference import images, prediction_folder
+
+    paths = images.find_all_images([*_INPUT.value, *argv[1:]])
+    names = prediction_folder.output_names(paths)
+    prediction_folder.check_output(_OUTPUT.value, _OVERWRITE.value)
+    dataset_info = config.load_dataset_info(_DATASET_INFO.value)
+    with command_line.quiet_imports():
+        from maxdl_tf.inference import served_model, servers
+        from maxdl_tf.inference.prediction_writer import PredictionWriter
+    kind = servers.RestServer if _REST.value else servers.GrpcServer
+    with command_line.user_errors(servers.RequestError):
+        server = kind(_SERVER.value, _MODEL_NAME.value, _TIMEOUT_S.value)
+        model = served_model.ServedModel(server, dataset_info, _SIGNATURE.value)
+
+    started = time.monotonic()
+    with command_line.user_errors(OSError):
+        writer = PredictionWriter(_OUTPUT.value, dataset_info, overlays=_OVERLAYS.value)
+        failed = predict_files(model, dict(zip(names, paths)), writer, _MAX_PIXELS.value)
+    print(
+        f"predicted {len(paths) - failed} of {len(paths)} images in {time.monotonic() - started:.1f} s  "
+        f"annotations {os.path.join(_OUTPUT.value, prediction_folder.ANNOTATION_FILE)}"
+        + (f"  overlays {os.path.join(_OUTPUT.value, prediction_folder.OVERLAY_FOLDER)}" if _OVERLAYS.value else "")
+        + (f"  {failed} failed" if failed else "")
+    )
+    return 1 if failed else 0
+
+
+def predict_files(model: ServedModel, path_of_name: dict[str, str], writer: PredictionWriter, max_pixels: int) -> int:
+    """Predicts image files, one after the other.
+
+    Args:
+      model: Predicts.
+      path_of_name: Image files by the name that their outputs shall have.
+      writer: Writes.
+      max_pixels: Images with more pixels fail.
+
+    Returns:
+      The number of images that failed, each of which was told on stderr.
+
+    Raises:
+      UserError: The server is gone.
+      OSError: The files cannot be written.
+    """
+    from maxdl_tf.inference import prediction_folder
+
+    failed = 0
+    with Progress("predicting", total=len(path_of_name)) as progress:
+        for image_id, (name, path) in zip(prediction_folder.image_ids(list(path_of_name)), path_of_name.items()):
+            try:
+                image, prediction = _predict(model, path, max_pixels)
+            except _ImageFailed as error:
+                failed += 1
+                progress.say(f"failed: {error}")
+            else:
+                writer.write(name, image_id, os.path.basename(path), image, prediction)
+            progress.advance()
+    writer.finish()
+    return failed
+
+
+class _ImageFailed(Exception):
+    """Of this image only; the message names it."""
+
+
+def _predict(model: ServedModel, path: str, max_pixels: int) -> tuple[np.ndarray, Prediction]:
+    """The pixels of a file and what the server sees in them."""
+    from maxdl_tf.inference import images
+    from maxdl_tf.inference.servers import RequestError
+
+    try:
+        image = images.read_image(path, max_pixels)
+    except UserError as error:  # `predict` raises it, too, and then it is not the image's fault.
+        raise _ImageFailed(error) from error
+    try:
+        return image, model.predict(path, image)
+    except RequestError as error:
+        raise _ImageFailed(f"{path}: {error}") from error
+
+
+def run() -> None:
+    command_line.run(main, FLAGS, max_positional=sys.maxsize)
+
+
+if __name__ == "__main__":
+    run()
