@@ -57,7 +57,7 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", 50_000_000, "Refuse encoded images of more pixels, before they are decoded.", flag_values=FLAGS
 )
 _PNG_OUTPUT = flags.DEFINE_boolean(
-    "png_output", False, "Give each map as a COCO panoptic PNG too (panoptic_png).", flag_values=FLAGS
+    "png_output", False, "Give each map as a COCO panoptic PNG too (panoptic_png_bytes).", flag_values=FLAGS
 )
 _SCORE_MAPS = flags.DEFINE_boolean("score_maps", False, "Give each pixel's score too (score_map).", flag_values=FLAGS)
 _VERIFY_IMAGES = flags.DEFINE_string(

@@ -18,7 +18,10 @@ GROUPS = (
     {"models": "models", "losses": "losses"},
     {"training": "training", "inference": "inference", "export": "export"},
     {"factory": "factory classification_factory tasks"},
-    {"data_gen": "data_gen", "commands": "trainer evaluate export_model predict benchmark import_checkpoint serving_client"},
+    {
+        "data_gen": "data_gen",
+        "commands": "trainer evaluate export_model predict benchmark import_checkpoint serving_client",
+    },
     {"demo": "demo"},
 )
 COMMANDS = 6

@@ -17,7 +17,7 @@ All give, for `slots` masks of the model,
 
 and if asked for
 
-    panoptic_png       string [batch], the map as COCO's PNG: segment ids as colors, 0 where void; of the image's size
+    panoptic_png_bytes string [batch], the map as COCO's PNG: segment ids as colors, 0 where void; of the image's size
     score_map          float32 [batch, max h, max w], each pixel's score; 0 where void
 
 The images of a batch are worked on one after the other, each alone. So an image's result does not depend on its
@@ -45,7 +45,7 @@ class ServingOptions:
 
     Attributes:
       max_pixels: Encoded images of more pixels are refused before they are decoded.
-      png_output: Give `panoptic_png`.
+      png_output: Give `panoptic_png_bytes`; by that ending TF Serving's REST knows that it is no text.
       score_maps: Give `score_map`.
     """
 
@@ -152,7 +152,7 @@ class ServingModel(tf.Module):
                 "segment_boxes": segments.boxes,
             }
             if self._options.png_output:
-                outputs["panoptic_png"] = coco_png(prediction.panoptic, self._void)
+                outputs["panoptic_png_bytes"] = coco_png(prediction.panoptic, self._void)
             if self._options.score_maps:
                 outputs["score_map"] = tf.pad(prediction.score, margins)
             return outputs
@@ -178,7 +178,7 @@ class ServingModel(tf.Module):
             "segment_boxes": tf.TensorSpec([num_slots, 4], tf.int32),
         }
         if self._options.png_output:
-            specs["panoptic_png"] = tf.TensorSpec([], tf.string)
+            specs["panoptic_png_bytes"] = tf.TensorSpec([], tf.string)
         if self._options.score_maps:
             specs["score_map"] = tf.TensorSpec(map_of_image, tf.float32)
         return specs

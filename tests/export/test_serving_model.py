@@ -21,7 +21,7 @@ OUTPUTS = {
     "segment_areas": ([None, 4], tf.int32),
     "segment_boxes": ([None, 4, 4], tf.int32),
 }
-OPTIONAL = {"panoptic_png": ([None], tf.string), "score_map": ([None, None, None], tf.float32)}
+OPTIONAL = {"panoptic_png_bytes": ([None], tf.string), "score_map": ([None, None, None], tf.float32)}
 
 
 def _save_and_load(folder, **options):
@@ -122,7 +122,7 @@ def test_all_signatures_agree(served, images):
 
 def test_the_png_is_the_map(alone):
     for outputs in alone:
-        pixels = tf.io.decode_png(outputs["panoptic_png"][0]).numpy()
+        pixels = tf.io.decode_png(outputs["panoptic_png_bytes"][0]).numpy()
         panoptic = outputs["panoptic_map"][0]
         np.testing.assert_array_equal(panoptic_ids.color_to_id(pixels), np.where(panoptic == INFO.void, 0, panoptic))
 
