@@ -6,9 +6,14 @@ Reads image files, upright by their EXIF orientation, and leaves in the output f
     panoptic/NAME.png      segment ids as colors; 0 is void
     overlays/NAME.jpg      the image under the colors of its segments, with a legend
     features/NAME.png      with --visualize features: the image, pixel features and mask embeddings as colors
+    instances.json         with --coco_instances: the things as a COCO results file, with RLE masks
+    diagnosis.json         with --diagnose: what each threshold took from each image; the total is printed
 
-An image that cannot be read or is too large for the memory is reported and left out; the others are
-predicted, and the exit status is 1. The status is 2 where nothing could begin.
+An image that cannot be read or is too large is reported and left out; the others are predicted, and the exit status is
+1. The status is 2 where nothing could begin.
+
+One image is worked on at a time. The network sees it at its own input size, however large it is; only pixels, map and
+overlay have the image's. --max_pixels bounds them.
 
 Example:
 
@@ -17,17 +22,22 @@ Example:
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
+import sys
 import time
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from maxdl_tf import command_line
 from maxdl_tf.errors import UserError
+from maxdl_tf.inference.images import MAX_PIXELS
 from maxdl_tf.progress import Progress
+
+if TYPE_CHECKING:
+    from maxdl_tf.inference.diagnosis import Diagnosis
+    from maxdl_tf.inference.prediction_writer import PredictionWriter
+    from maxdl_tf.inference.predictor import Predictor
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
@@ -37,8 +47,12 @@ _MODEL = flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
-_INPUT = flags.DEFINE_string(
-    "input", None, "An image, a folder of images or a quoted glob.", required=True, flag_values=FLAGS
+_INPUT = flags.DEFINE_multi_string(
+    "input",
+    None,
+    "An image, a folder of images or a glob; further arguments are inputs, too.",
+    required=True,
+    flag_values=FLAGS,
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the predictions.", required=True, flag_values=FLAGS)
 _CONFIG_FILE = flags.DEFINE_string(
@@ -59,140 +73,126 @@ _VISUALIZE = flags.DEFINE_multi_enum(
     "with model.mask_channels 3; of more channels, their principal components.",
     flag_values=FLAGS,
 )
+_MIN_SCORE = flags.DEFINE_float(
+    "min_score",
+    0.0,
+    "Segments with a lower score become void. It is the last thing that is done: no other segment takes their pixels.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+    flag_values=FLAGS,
+)
+_COCO_INSTANCES = flags.DEFINE_boolean("coco_instances", False, "Write instances.json.", flag_values=FLAGS)
+_DIAGNOSE = flags.DEFINE_boolean(
+    "diagnose",
+    False,
+    "Say how many masks and pixels each threshold took. The network runs twice on each image.",
+    flag_values=FLAGS,
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    MAX_PIXELS,
+    "Leave images of more pixels out, before they are decoded.",
+    lower_bound=1,
+    flag_values=FLAGS,
+)
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replace the predictions that are in the output folder.", flag_values=FLAGS
 )
 
-ANNOTATION_FILE = "panoptic.json"
-PANOPTIC_FOLDER = "panoptic"
-OVERLAY_FOLDER = "overlays"
-FEATURE_FOLDER = "features"
-_FOLDERS = (PANOPTIC_FOLDER, OVERLAY_FOLDER, FEATURE_FOLDER)
-_GENERATOR = "predicted by maxdl-predict"
-
 
 def main(argv: list[str]) -> int:
-    del argv
-    from maxdl_tf.inference import images  # Pillow; still without TensorFlow.
+    from maxdl_tf.inference import images, prediction_folder  # Still without TensorFlow.
 
     is_saved_model = _check_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
-    paths = images.find_images(_INPUT.value)
-    names = output_names(paths)
-    _check_output(_OUTPUT.value, _OVERWRITE.value)
+    paths = images.find_all_images([*_INPUT.value, *argv[1:]])
+    names = prediction_folder.output_names(paths)
+    prediction_folder.check_output(_OUTPUT.value, _OVERWRITE.value)
     with command_line.quiet_imports():
+        from maxdl_tf.inference.prediction_writer import PredictionWriter
         from maxdl_tf.inference.predictor import Predictor
     if is_saved_model:
         predictor = Predictor.from_saved_model(_MODEL.value)
     else:
         predictor = _predictor_of_checkpoint(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
+    if _DIAGNOSE.value and predictor.postprocessor is None:
+        raise UserError(
+            f"--diagnose: SavedModel {_MODEL.value} does not say its thresholds; export it again, or give its checkpoint "
+            "and --config_file"
+        )
     draws_features = "features" in _VISUALIZE.value
-    folders = [PANOPTIC_FOLDER] + [OVERLAY_FOLDER] * _OVERLAYS.value + [FEATURE_FOLDER] * draws_features
-    _prepare_output(_OUTPUT.value, folders)
-
     started = time.monotonic()
-    failed = predict_files(
-        predictor,
-        dict(zip(names, paths)),
-        _OUTPUT.value,
-        overlays=_OVERLAYS.value,
-        features=draws_features,
-    )
-    seconds = time.monotonic() - started
-    done = len(paths) - failed
-    print(
-        f"predicted {done} of {len(paths)} images in {seconds:.1f} s  "
-        f"annotations {os.path.join(_OUTPUT.value, ANNOTATION_FILE)}"
-        + (f"  overlays {os.path.join(_OUTPUT.value, OVERLAY_FOLDER)}" if _OVERLAYS.value else "")
-        + (f"  features {os.path.join(_OUTPUT.value, FEATURE_FOLDER)}" if draws_features else "")
-        + (f"  {failed} failed" if failed else "")
-    )
+    with command_line.user_errors(OSError):
+        writer = PredictionWriter(
+            _OUTPUT.value,
+            predictor.dataset_info,
+            overlays=_OVERLAYS.value,
+            features=draws_features,
+            coco_instances=_COCO_INSTANCES.value,
+        )
+        failed = predict_files(
+            predictor,
+            dict(zip(names, paths)),
+            writer,
+            min_score=_MIN_SCORE.value,
+            max_pixels=_MAX_PIXELS.value,
+            features=draws_features,
+            diagnose=_DIAGNOSE.value,
+        )
+    _print_summary(len(paths), failed, time.monotonic() - started)
     return 1 if failed else 0
 
 
 def predict_files(
-    predictor, path_of_name: dict[str, str], output: str, *, overlays: bool = True, features: bool = False
+    predictor: Predictor,
+    path_of_name: dict[str, str],
+    writer: PredictionWriter,
+    *,
+    min_score: float,
+    max_pixels: int,
+    features: bool,
+    diagnose: bool,
 ) -> int:
-    """Predicts image files into a folder, as the module's docstring says.
+    """Predicts image files, one after the other.
 
     Args:
-      predictor: A `Predictor`.
+      predictor: Predicts.
       path_of_name: Image files by the name that their outputs shall have.
-      output: The folder; it exists.
-      overlays: Whether to draw overlays.
+      writer: Writes.
+      min_score: Segments with a lower score become void.
+      max_pixels: Images with more pixels fail.
       features: Whether to draw features.
+      diagnose: Whether to print and to write what each threshold took.
 
     Returns:
       The number of images that failed, each of which was told on stderr.
 
     Raises:
-      UserError: The folder cannot be written to.
+      OSError: The files cannot be written.
     """
-    from maxdl_tf.inference import feature_picture, images, segments, visualize
+    from maxdl_tf.inference import feature_picture, images, prediction_folder
+    from maxdl_tf.inference.score_filter import drop_unsure_segments
 
-    info = predictor.dataset_info
-    coco = {
-        "info": {"description": f"{_GENERATOR}; classes of {info.name}"},
-        "images": [],
-        "annotations": [],
-        "categories": segments.coco_categories(info),
-    }
-    failed = 0
+    failed, diagnoses, info = 0, {}, predictor.dataset_info
     with Progress("predicting", total=len(path_of_name)) as progress:
-        for image_id, (name, path) in zip(image_ids(list(path_of_name)), path_of_name.items()):
+        for image_id, (name, path) in zip(prediction_folder.image_ids(list(path_of_name)), path_of_name.items()):
             try:
-                image = images.read_image(path)
+                image = images.read_image(path, max_pixels)
                 prediction = _predict(predictor, image, path)
             except UserError as error:
                 failed += 1
                 progress.say(f"failed: {error}")
                 progress.advance()
                 continue
-            with command_line.user_errors(OSError):
-                png = f"{name}.png"
-                pixels = segments.coco_picture(prediction.label_map, info)
-                images.write_image(os.path.join(output, PANOPTIC_FOLDER, png), pixels)
-                if overlays:
-                    picture = visualize.panoptic_picture(image, prediction.label_map, info)
-                    picture = visualize.with_legend(picture, prediction.label_map, info)
-                    images.write_image(os.path.join(output, OVERLAY_FOLDER, f"{name}.jpg"), picture)
-                if features:
-                    void = prediction.label_map == info.void
-                    picture = feature_picture.feature_picture(image, *predictor.features(image), void)
-                    images.write_image(os.path.join(output, FEATURE_FOLDER, f"{name}.png"), picture)
-            height, width = prediction.label_map.shape
-            coco["images"].append(
-                {"id": image_id, "file_name": os.path.basename(path), "height": height, "width": width}
-            )
-            segments_info = segments.coco_segments_info(prediction.segments, info)
-            coco["annotations"].append({"image_id": image_id, "file_name": png, "segments_info": segments_info})
+            kept = drop_unsure_segments(prediction, min_score, info.void)
+            writer.write(name, image_id, os.path.basename(path), image, kept)
+            if features:
+                void = kept.label_map == info.void
+                writer.write_features(name, feature_picture.feature_picture(image, *predictor.features(image), void))
+            if diagnose:
+                diagnoses[image_id] = _diagnose(predictor, image, prediction, kept)
             progress.advance()
-    with command_line.user_errors(OSError):
-        _write_json(os.path.join(output, ANNOTATION_FILE), coco)
+    writer.finish(_report(diagnoses, predictor, min_score) if diagnose else None)
     return failed
-
-
-def output_names(paths: list[str]) -> list[str]:
-    """The name of each image's outputs: its file's name without suffix.
-
-    Raises:
-      UserError: Two images would have the same outputs.
-    """
-    path_of_name: dict[str, str] = {}
-    for path in paths:
-        name = os.path.splitext(os.path.basename(path))[0]
-        other = path_of_name.setdefault(name, path)
-        if other != path:
-            raise UserError(f"{other} and {path} would both be written to {name}.png; give each an --output of its own")
-    return list(path_of_name)
-
-
-def image_ids(names: Sequence[str]) -> list[int] | list[str]:
-    """COCO's image ids: the numbers that the names are ("000000000139"), or the names if one is no number."""
-    if all(name.isascii() and name.isdigit() for name in names):
-        numbers = [int(name) for name in names]
-        if len(set(numbers)) == len(numbers):
-            return numbers
-    return list(names)
 
 
 def _predict(predictor, image, path: str):
@@ -242,51 +242,43 @@ def _predictor_of_checkpoint(checkpoint: str, config_file: str, overrides: list[
     )
 
 
-def _check_output(output: str, overwrite: bool) -> None:
-    """UserError if the output folder holds what must not be lost, or cannot be written to."""
-    existing = os.path.abspath(output)
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--output {output}: {existing} is not a folder that can be written to; name another one")
-    if not os.path.isdir(output):
-        return
-    present = {name for name in os.listdir(output) if not name.startswith(".")}
-    foreign = present - {ANNOTATION_FILE, *_FOLDERS}
-    annotations = os.path.join(output, ANNOTATION_FILE)
-    if os.path.exists(annotations):
-        with command_line.user_errors(OSError), open(annotations, encoding="utf-8", errors="replace") as file:
-            if _GENERATOR not in file.read(200):
-                foreign.add(ANNOTATION_FILE)
-    if foreign:
-        raise UserError(
-            f"--output {output} holds other things than predictions, such as {min(foreign)}; name a new or empty folder"
-        )
-    if present and not overwrite:
-        raise UserError(f"--output {output} holds predictions already; name another folder or add --overwrite")
+def _diagnose(predictor: Predictor, image, prediction, kept) -> Diagnosis:
+    from maxdl_tf.inference import diagnosis
+
+    outputs = predictor.network_outputs(image)
+    return diagnosis.diagnose(outputs, predictor.postprocessor, image.shape[:2], prediction, kept)
 
 
-def _prepare_output(output: str, folders: Sequence[str]) -> None:
-    """Makes the folders, without earlier predictions, so that none of them is mixed with the new ones."""
-    with command_line.user_errors(OSError):
-        if os.path.exists(os.path.join(output, ANNOTATION_FILE)):
-            os.unlink(os.path.join(output, ANNOTATION_FILE))
-        for folder in _FOLDERS:
-            if os.path.isdir(os.path.join(output, folder)):
-                shutil.rmtree(os.path.join(output, folder))
-        for folder in folders:
-            os.makedirs(os.path.join(output, folder))
+def _report(diagnoses: dict[int | str, Diagnosis], predictor: Predictor, min_score: float) -> dict:
+    """Prints the total; returns what is written of it and of each image."""
+    from maxdl_tf.inference import diagnosis
+
+    settings = {**predictor.postprocessor.thresholds, "min_score": min_score}
+    total = diagnosis.total(list(diagnoses.values()))
+    print(diagnosis.table(total, settings))
+    images = [{"image_id": image_id, **diagnosis.as_dictionary(found)} for image_id, found in diagnoses.items()]
+    return {"settings": settings, "total": diagnosis.as_dictionary(total), "images": images}
 
 
-def _write_json(path: str, content: dict) -> None:
-    temporary = f"{path}.partial"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False)
-    os.replace(temporary, path)
+def _print_summary(num_images: int, failed: int, seconds: float) -> None:
+    from maxdl_tf.inference import prediction_folder as folder
+
+    written = {
+        "annotations": folder.ANNOTATION_FILE,
+        "overlays": _OVERLAYS.value and folder.OVERLAY_FOLDER,
+        "features": "features" in _VISUALIZE.value and folder.FEATURE_FOLDER,
+        "instances": _COCO_INSTANCES.value and folder.INSTANCE_FILE,
+        "diagnosis": _DIAGNOSE.value and folder.DIAGNOSIS_FILE,
+    }
+    print(
+        f"predicted {num_images - failed} of {num_images} images in {seconds:.1f} s"
+        + "".join(f"  {what} {os.path.join(_OUTPUT.value, name)}" for what, name in written.items() if name)
+        + (f"  {failed} failed" if failed else "")
+    )
 
 
 def run() -> None:
-    command_line.run(main, FLAGS)
+    command_line.run(main, FLAGS, max_positional=sys.maxsize)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from absl.testing import flagsaver
 from PIL import Image
 
 from maxdl_tf import command_line, panoptic_ids, predict
-from maxdl_tf.errors import UserError
 from maxdl_tf.export import saved_model
 from maxdl_tf.inference.predictor import Predictor
 from tests.helpers import REPOSITORY
@@ -145,17 +144,6 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(export_dir, photos, tm
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_two_images_of_one_name_are_refused():
-    with pytest.raises(UserError, match=r"a/1\.jpg and b/1\.png would both be written to 1\.png"):
-        predict.output_names(["a/1.jpg", "a/2.jpg", "b/1.png"])
-
-
-def test_image_ids_are_numbers_only_if_all_names_are_different_numbers():
-    assert predict.image_ids(["000139", "7"]) == [139, 7]
-    assert predict.image_ids(["007", "7"]) == ["007", "7"]
-    assert predict.image_ids(["1", "one"]) == ["1", "one"]
 
 
 def test_the_command_runs_on_its_own(export_dir, photos, tmp_path):

@@ -108,13 +108,21 @@ def total(diagnoses: Sequence[Diagnosis]) -> Diagnosis:
     return Diagnosis(*(added(name) for name in Diagnosis._fields))
 
 
+def as_dictionary(diagnosis: Diagnosis) -> dict:
+    """As it is written into JSON."""
+    return {name: value._asdict() if isinstance(value, Loss) else value for name, value in diagnosis._asdict().items()}
+
+
 def table(diagnosis: Diagnosis, settings: dict[str, float]) -> str:
     """For people: a line for each reason; `settings` has the thresholds by name."""
 
     def row(title, masks, pixels):
         return f"{title:<40} {masks:>9,} {100 * pixels / max(diagnosis.pixels, 1):>8.1f} %"
 
-    lines = [f"{'':<40} {'masks':>9} {'pixels':>10}", row("best in at least a pixel", diagnosis.masks, diagnosis.pixels)]
+    lines = [
+        f"{'':<40} {'masks':>9} {'pixels':>10}",
+        row("best in at least a pixel", diagnosis.masks, diagnosis.pixels),
+    ]
     for name in REASONS:
         loss = getattr(diagnosis, name)
         title = "void by the network itself" if name == "no_object" else f"{name} {settings[name]:g}"

@@ -90,7 +90,9 @@ def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them.
-        reason = re.sub(r"cannot identify image file .*", "not an image of a known format", str(error) or type(error).__name__)
+        reason = re.sub(
+            r"cannot identify image file .*", "not an image of a known format", str(error) or type(error).__name__
+        )
         raise UserError(f"{path}: cannot be read as an image: {reason}") from error
 
 
@@ -114,7 +116,7 @@ def write_image(path: str, pixels: np.ndarray) -> None:
 
 @contextlib.contextmanager
 def _pillow_without_a_word() -> Iterator[None]:
-    """No warnings of large images, as we have a limit of our own, nor of damaged EXIF blocks, which do not hinder us."""
+    """No warnings of damaged EXIF blocks, which do not hinder us; none of large images, as the limit is our own."""
     limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
