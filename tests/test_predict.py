@@ -2,14 +2,16 @@ import json
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from maxdl_tf import command_line, panoptic_ids, predict
+from maxdl_tf import panoptic_ids, predict
 from maxdl_tf.export import saved_model
+from maxdl_tf.inference import predictor as predictor_module
 from maxdl_tf.inference.predictor import Predictor
 from tests.helpers import REPOSITORY
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
@@ -18,8 +20,10 @@ from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwo
 @pytest.fixture(scope="module")
 def export_dir(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("exports") / "colors")
+    network = ColorNetwork()
+    network.class_logits[1].assign([4.0, 0.0, 0.0])  # Less sure of green: its score is 0.965 instead of 0.999.
     saved_model.export_saved_model(
-        ColorNetwork(), postprocessor(), crop_size=CROP_SIZE, dataset_info=INFO, export_dir=path, origin={}
+        network, postprocessor(), crop_size=CROP_SIZE, dataset_info=INFO, export_dir=path, origin={}
     )
     return path
 
@@ -37,8 +41,11 @@ def _run(*arguments):
     """Exit status of the command in this process."""
     saved = flagsaver.save_flag_values(predict.FLAGS)
     try:
-        with pytest.raises(SystemExit) as exit_:
-            command_line.run(predict.main, predict.FLAGS, ["maxdl-predict", *map(str, arguments)])
+        with (
+            pytest.raises(SystemExit) as exit_,
+            mock.patch.object(sys, "argv", ["maxdl-predict", *map(str, arguments)]),
+        ):
+            predict.run()
     finally:
         flagsaver.restore_flag_values(saved, predict.FLAGS)
     return exit_.value.code or 0
@@ -117,6 +124,107 @@ def test_a_damaged_image_is_told_and_the_others_are_predicted(export_dir, photos
     assert not stale.exists()
 
 
+def _hostile_files(folder):
+    """Writes files of many kinds; returns the names of those that hold an image."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    rgb = Image.fromarray(noise)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    rgb.save(folder / "good_turned.jpg", exif=exif)
+    rgb.convert("CMYK").save(folder / "good_cmyk.jpg")
+    rgb.convert("LA").save(folder / "good_gray_with_alpha.png")
+    rgb.convert("P").save(folder / "good_palette.gif")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 256).save(folder / "good_16_bits.png")
+    rgb.save(folder / "good_animation.webp", save_all=True, append_images=[rgb.rotate(90)])
+    Image.new("RGB", (1, 1)).save(folder / "good_one_pixel.bmp")
+    Image.new("RGB", (1, 3000)).save(folder / "good_line.tif")
+    rgb.save(folder / os.fsdecode(b"good_no_utf8_\xff.png"))
+    Image.fromarray(noise[..., 0].astype(np.float32)).save(folder / "bad_float.tiff")
+    Image.new("1", (12000, 9000)).save(folder / "bad_large.png")
+    (folder / "bad_empty.jpg").touch()
+    (folder / "bad_text.jpg").write_text("GIF89a is what an image begins with")
+    (folder / "bad_link.png").symlink_to(folder / "nowhere.png")
+    for suffix in (".jpg", ".png", ".gif", ".webp"):
+        rgb.save(folder / f"whole{suffix}")
+        content = (folder / f"whole{suffix}").read_bytes()
+        (folder / f"bad_cut{suffix[1:]}{suffix}").write_bytes(content[: len(content) // 3])
+        (folder / f"whole{suffix}").unlink()
+    header = bytearray((folder / "good_16_bits.png").read_bytes())
+    header[16:24] = (2**31 - 1).to_bytes(4, "big") * 2  # Says that it has 2^62 pixels.
+    (folder / "bad_boast.png").write_bytes(header)
+    (folder / "no_file.png").mkdir()
+    os.mkfifo(folder / "no_file.jpg")
+    return {path.name for path in folder.iterdir() if path.name.startswith("good")}
+
+
+def test_of_hostile_files_the_good_ones_are_predicted_and_the_bad_ones_named(export_dir, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good = _hostile_files(folder)
+    bad = {path.name for path in folder.iterdir() if path.name.startswith("bad")}
+    assert _run("--model", export_dir, "--input", folder, "--output", tmp_path / "out") == 1
+    coco = _check_coco(tmp_path / "out", images=len(good))
+    assert {image["file_name"] for image in coco["images"]} == good
+    assert {path.stem for path in (tmp_path / "out" / "overlays").iterdir()} == {os.path.splitext(n)[0] for n in good}
+    sizes = {image["file_name"]: (image["width"], image["height"]) for image in coco["images"]}
+    assert sizes["good_turned.jpg"] == (90, 120) and sizes["good_line.tif"] == (1, 3000)
+    captured = capsys.readouterr()
+    told = [line for line in captured.err.splitlines() if "failed: " in line]
+    assert {os.path.basename(line.split("failed: ")[1].split(": ")[0]) for line in told} == bad
+    assert "bad_large.png: 12000x9000 pixels, but at most 50,000,000 are read" in captured.err
+    assert f"predicted {len(good)} of {len(good) + len(bad)} images" in captured.out
+
+
+def test_inputs_are_added_up_and_each_image_is_predicted_once(export_dir, photos, tmp_path, capsys):
+    """Also those that a shell made of an unquoted glob."""
+    inputs = ("--input", photos / "7.png", f"--input={photos}/*139.png", photos / "7.png", f"{photos}/*285.png")
+    assert _run("--model", export_dir, "--output", tmp_path / "out", "--nooverlays", *inputs) == 0
+    coco = _check_coco(tmp_path / "out", images=3)
+    assert {image["id"] for image in coco["images"]} == {7, 139, 285}
+
+
+def test_more_pixels_are_read_if_allowed(export_dir, photos, tmp_path, capsys):
+    arguments = ("--model", export_dir, "--input", photos / "000000000139.png", "--nooverlays")
+    assert _run(*arguments, "--output", tmp_path / "small", "--max_pixels", 97 * 129 - 1) == 1
+    assert "allow more with --max_pixels" in capsys.readouterr().err
+    assert _run(*arguments, "--output", tmp_path / "large", "--max_pixels", 97 * 129) == 0
+
+
+def test_unsure_segments_leave_map_json_and_instances(export_dir, photos, tmp_path, capsys):
+    arguments = ("--model", export_dir, "--input", photos / "000000000139.png", "--coco_instances")
+    assert _run(*arguments, "--output", tmp_path / "all", "--diagnose") == 0
+    found = _check_coco(tmp_path / "all", images=1)["annotations"][0]["segments_info"]
+    unsure = min(found, key=lambda segment: segment["score"])
+    others = [segment["score"] for segment in found if segment is not unsure]
+    assert unsure["score"] < min(others)
+    limit = (unsure["score"] + min(others)) / 2
+    capsys.readouterr()
+
+    assert _run(*arguments, "--output", tmp_path / "some", "--diagnose", "--min_score", limit) == 0
+    kept = _check_coco(tmp_path / "some", images=1)["annotations"][0]["segments_info"]
+    assert kept == [segment for segment in found if segment is not unsure]
+    things = {18}
+    for output, segments_info in (("all", found), ("some", kept)):
+        instances = json.loads((tmp_path / output / "instances.json").read_text())
+        wanted = [(139, s["category_id"], s["area"]) for s in segments_info if s["category_id"] in things]
+        assert [(i["image_id"], i["category_id"], i["area"]) for i in instances] == wanted
+
+    diagnosis = json.loads((tmp_path / "some" / "diagnosis.json").read_text())
+    assert diagnosis["settings"]["min_score"] == limit and diagnosis["settings"]["class_threshold"] == 0.7
+    assert diagnosis["total"]["min_score"] == {"masks": 1, "pixels": unsure["area"]}
+    assert diagnosis["total"]["segments"] == len(kept)
+    assert diagnosis["images"] == [{"image_id": 139, **diagnosis["total"]}]
+    assert f"min_score {limit:g}" in capsys.readouterr().out
+
+
+def test_a_saved_model_without_its_thresholds_cannot_be_diagnosed(export_dir, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predictor_module, "_postprocessor_of", lambda loaded, dataset_info: None)
+    assert _run("--model", export_dir, "--input", photos, "--output", tmp_path / "out", "--diagnose") == 2
+    error = capsys.readouterr().err
+    assert "does not say its thresholds" in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_path, capsys):
     for name, content in (("notes.txt", "mine"), ("panoptic.json", '{"annotations": "mine"}')):
         output = tmp_path / name.split(".")[0]
@@ -135,6 +243,7 @@ def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_p
         ({"--model": "."}, "give its --config_file too"),
         ({"--config_file": "a.textproto"}, "leave --config_file and --override away"),
         ({"--output": f"{__file__}/out"}, "is not a folder that can be written to"),
+        ({"--min_score": "2"}, "--min_score"),
         ({"--batch": "3"}, "Unknown command line flag 'batch'"),
     ],
 )

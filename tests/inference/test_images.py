@@ -74,6 +74,36 @@ def test_files_folders_and_globs(tmp_path):
         found("*.tiff")
 
 
+def test_folders_and_pipes_are_no_images_but_a_dead_link_is_to_be_told(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    os.mkfifo(tmp_path / "b.png")  # Opening it would wait forever.
+    (tmp_path / "c.png").symlink_to(tmp_path / "nowhere")
+    assert images.find_images(str(tmp_path)) == [str(tmp_path / "c.png")]
+
+
+def test_an_image_that_several_patterns_mean_is_found_once(tmp_path):
+    for name in ("a.png", "b.png"):
+        (tmp_path / name).touch()
+    patterns = [str(tmp_path), f"{tmp_path}/./b.png", f"{tmp_path}/*.png"]
+    assert images.find_all_images(patterns) == [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+
+
+def test_a_large_image_is_refused_before_it_is_decoded(tmp_path, rgb):
+    Image.fromarray(rgb).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(content[:60])  # Decoding it would fail otherwise.
+    with pytest.raises(UserError, match=r"cut\.png: 7x5 pixels, but at most 34 are read"):
+        images.read_image(str(tmp_path / "cut.png"), max_pixels=34)
+    assert images.read_image(str(tmp_path / "a.png"), max_pixels=35).shape == (5, 7, 3)
+
+
+def test_pillows_own_limit_is_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    Image.new("RGB", (30, 30)).save(tmp_path / "a.png")
+    assert images.read_image(str(tmp_path / "a.png")).shape == (30, 30, 3)
+    assert Image.MAX_IMAGE_PIXELS == 10
+
+
 def test_a_failed_write_leaves_nothing(tmp_path, rgb):
     with pytest.raises(TypeError):
         images.write_image(str(tmp_path / "a.png"), rgb.astype(np.float64))

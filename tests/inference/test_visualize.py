@@ -50,6 +50,19 @@ def test_neighbors_are_separated_by_a_white_line_one_pixel_wide():
     assert white[:, 10].all() and white.sum() == 20
 
 
+def test_large_pictures_are_made_in_bands_that_nobody_sees():
+    """Every row as by the formula, and stripes run on where one band ends."""
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (2 * visualize._BAND_ROWS + 40, 24, 3), np.uint8)
+    labels = np.where(np.arange(24) < 12, SKY, 0) * np.ones((image.shape[0], 1), int)
+    picture = visualize.panoptic_picture(image, labels, INFO)
+    sky = image[:, :12] * 0.4 + np.array([70, 130, 180]) * 0.6
+    np.testing.assert_allclose(picture[:, :12], sky, atol=0.51)
+    rows, columns = np.indices(labels.shape)
+    void = image * 0.4 + 70.0 * ((rows + columns) % visualize.HATCH_PERIOD < 2)[..., np.newaxis]
+    np.testing.assert_allclose(picture[:, 13:], np.minimum(void, 255)[:, 13:], atol=0.51)
+
+
 def test_void_is_darker_than_the_image_and_striped():
     labels = np.zeros((64, 64), int)
     picture = visualize.panoptic_picture(_gray((64, 64)), labels, INFO)[..., 0].astype(int)
