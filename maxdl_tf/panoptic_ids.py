@@ -33,4 +33,7 @@ def color_to_id(color: np.ndarray) -> np.ndarray:
 def id_to_color(segment_id: np.ndarray) -> np.ndarray:
     """The inverse of `color_to_id`: int [...] in 0..2^24-1 to uint8 [..., 3]."""
     segment_id = np.asarray(segment_id)
-    return np.stack([segment_id % 256, segment_id // 256 % 256, segment_id // 65536], axis=-1).astype(np.uint8)
+    color = np.empty((*segment_id.shape, 3), np.uint8)
+    for channel in range(3):
+        color[..., channel] = segment_id >> 8 * channel & 255
+    return color

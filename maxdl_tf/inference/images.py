@@ -79,14 +79,14 @@ def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                     "more with --max_pixels"
                 )
             image.load()
-            image = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)
             if image.mode.startswith("I"):
                 wide = np.asarray(image)
                 gray = (wide >> 8).clip(0, 255).astype(np.uint8)
                 return np.repeat(gray[..., np.newaxis], 3, axis=-1)
             if image.mode == "F":
                 raise UserError(f"{path}: floating point pixels; convert it to 8 or 16 bits for each channel")
-            return np.asarray(image.convert("RGB"))
+            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them.

@@ -50,7 +50,7 @@ def panoptic_picture(image: np.ndarray, label_map: np.ndarray, dataset_info: Dat
     image, label_map = np.asarray(image), np.asarray(label_map)
     if image.shape != (*label_map.shape, 3):
         raise ValueError(f"image {image.shape} and label map {label_map.shape}: want [h, w, 3] and [h, w] of one size")
-    labels = np.unique(label_map)
+    labels = np.array(sorted(_areas(label_map)))
     colors = segment_colors(labels, dataset_info)
     palette = np.array([colors.get(int(label), (0, 0, 0)) for label in labels], np.float32)
     picture = np.empty_like(image)
@@ -146,23 +146,24 @@ def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: Datase
     lines = max(picture.shape[0], 8 * LINE_HEIGHT) // LINE_HEIGHT  # Of one column, even beside a low picture.
     columns = -(-len(rows) // lines)
     height = max(picture.shape[0], min(len(rows), lines) * LINE_HEIGHT)
-    canvas = Image.new("RGB", (picture.shape[1] + columns * column_width, height), (BACKGROUND,) * 3)
-    canvas.paste(Image.fromarray(picture), (0, 0))
-    draw = ImageDraw.Draw(canvas)
+    legend = Image.new("RGB", (columns * column_width, height), (BACKGROUND,) * 3)
+    draw = ImageDraw.Draw(legend)
     for index, (text, color) in enumerate(rows):
-        left = picture.shape[1] + (index // lines) * column_width + margin
+        left = (index // lines) * column_width + margin
         top = (index % lines) * LINE_HEIGHT + 3
         draw.rectangle((left, top, left + swatch - 1, top + swatch - 1), fill=color, outline=BOUNDARY_COLOR)
         draw.text((left + swatch + margin, top - 2), text, fill=(230, 230, 230), font=font)
-    return np.asarray(canvas)
+    joined = np.full((height, picture.shape[1] + legend.width, 3), BACKGROUND, np.uint8)
+    joined[: picture.shape[0], : picture.shape[1]] = picture
+    joined[:, picture.shape[1] :] = np.asarray(legend)
+    return joined
 
 
 def _legend_rows(label_map: np.ndarray, dataset_info: DatasetInfo) -> list[tuple[str, tuple[int, int, int]]]:
     """(text, color) of each class in the map and of void, by falling area."""
-    labels, areas = np.unique(label_map, return_counts=True)
     area_of_class: dict[int, int] = {}
     segments_of_class: dict[int, int] = {}
-    for label, area in zip(labels.tolist(), areas.tolist()):
+    for label, area in sorted(_areas(label_map).items()):
         class_id = label // dataset_info.label_divisor
         area_of_class[class_id] = area_of_class.get(class_id, 0) + area
         segments_of_class[class_id] = segments_of_class.get(class_id, 0) + 1
@@ -176,6 +177,17 @@ def _legend_rows(label_map: np.ndarray, dataset_info: DatasetInfo) -> list[tuple
         else:
             rows.append((row.name, tuple(row.color)))
     return rows
+
+
+def _areas(label_map: np.ndarray) -> dict[int, int]:
+    """The number of pixels of each label."""
+    areas: dict[int, int] = {}
+    label_map = np.asarray(label_map)
+    for top in range(0, len(label_map), _BAND_ROWS):
+        labels, counts = np.unique(label_map[top : top + _BAND_ROWS], return_counts=True)
+        for label, count in zip(labels.tolist(), counts.tolist()):
+            areas[label] = areas.get(label, 0) + count
+    return areas
 
 
 def _vary(color: tuple[int, int, int], rank: int) -> tuple[int, int, int]:
