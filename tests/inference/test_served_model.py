@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from maxdl_tf.data import example_schema
+from maxdl_tf.inference.images import read_image
+from maxdl_tf.inference.served_model import OUTPUTS, ServedModel, encoded_upright
+from maxdl_tf.inference.servers import RequestError
+from tests.inference.color_network import INFO, striped_image
+
+EXIF_ORIENTATION = 0x0112
+
+
+class FakeServer:
+    """Answers all requests with the same outputs, and keeps the last one."""
+
+    def __init__(self, outputs):
+        self._outputs = outputs
+
+    def outputs_of(self, signature):
+        return list(OUTPUTS)
+
+    def predict(self, signature, inputs):
+        self.inputs = inputs
+        return self._outputs
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.fromarray(striped_image(30, 40)[0]).save(path)
+    return str(path)
+
+
+def _outputs(panoptic_map, image_size):
+    return {
+        "panoptic_map": np.array([panoptic_map], np.int32),
+        "image_size": np.array([image_size], np.int32),
+        "num_segments": np.array([1], np.int32),
+        "segment_ids": np.array([[1001, 0]], np.int32),
+        "segment_class_ids": np.array([[1, 0]], np.int32),
+        "segment_scores": np.array([[0.75, 0.0]], np.float32),
+        "segment_areas": np.array([[1200, 0]], np.int32),
+        "segment_boxes": np.array([[[0, 0, 40, 30], [0, 0, 0, 0]]], np.int32),
+    }
+
+
+def test_what_a_batching_server_adds_to_the_map_is_cut_off(photo):
+    padded = np.pad(np.full([30, 40], 1001), [(0, 20), (0, 5)])
+    prediction = ServedModel(FakeServer(_outputs(padded, (30, 40))), INFO).predict(photo, read_image(photo))
+    np.testing.assert_array_equal(prediction.label_map, np.full([30, 40], 1001))
+    (segment,) = prediction.segments
+    assert (segment.id, segment.score, segment.area, segment.bbox) == (1001, 0.75, 1200, (0, 0, 40, 30))
+
+
+def test_a_server_that_sees_another_size_is_not_believed(photo):
+    with pytest.raises(RequestError, match="40 x 30 pixels"):
+        ServedModel(FakeServer(_outputs(np.zeros([40, 30]), (40, 30))), INFO).predict(photo, read_image(photo))
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "tf_example"])
+def test_a_jpeg_file_is_sent_as_it_is(photo, signature):
+    server = FakeServer(_outputs(np.zeros([30, 40]), (30, 40)))
+    ServedModel(server, INFO, signature).predict(photo, read_image(photo))
+    ((name, (sent,)),) = server.inputs.items()
+    assert name == {"serving_default": "image_bytes", "tf_example": "examples"}[signature]
+    with open(photo, "rb") as file:
+        content = file.read()
+    if signature == "tf_example":
+        features = tf.io.parse_single_example(
+            sent, {example_schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
+        )
+        sent = features[example_schema.IMAGE_ENCODED].numpy()
+    assert sent == content
+
+
+@pytest.mark.parametrize("suffix, orientation", [("jpg", 6), ("png", 3), ("gif", None), ("webp", None), ("bmp", None)])
+def test_what_a_server_would_see_otherwise_is_sent_as_png(tmp_path, suffix, orientation):
+    path = str(tmp_path / f"photo.{suffix}")
+    exif = Image.Exif()
+    if orientation:
+        exif[EXIF_ORIENTATION] = orientation
+    Image.fromarray(striped_image(30, 40)[0]).save(path, **({"exif": exif} if orientation else {}))
+    pixels = read_image(path)
+    assert pixels.shape == ((40, 30, 3) if orientation == 6 else (30, 40, 3))
+    sent = encoded_upright(path, pixels)
+    assert sent.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(tf.io.decode_png(sent), pixels)

@@ -1,0 +1,206 @@
+"""maxdl-serving-client against the stand-ins: it writes what maxdl-predict writes, and complaints are one line."""
+
+import importlib.util
+import json
+import shutil
+import socket
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from absl.testing import flagsaver
+from PIL import Image
+
+from maxdl_tf import command_line, predict, serving_client
+from maxdl_tf.export import saved_model
+from maxdl_tf.inference.predictor import Predictor
+from tests.export.color_export import save_color_model
+from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
+from tests.serving_stand_ins import GrpcStandIn, RestStandIn, Servable
+
+HAS_EXTRA = importlib.util.find_spec("tensorflow_serving") is not None
+NEEDS_EXTRA = pytest.mark.skipif(not HAS_EXTRA, reason="needs tensorflow-serving-api, the extra [serving]")
+BOTH = pytest.mark.parametrize("protocol", [pytest.param("grpc", marks=NEEDS_EXTRA), "rest"])
+STAND_INS = {"grpc": GrpcStandIn, "rest": RestStandIn}
+EXIF_ORIENTATION = 0x0112
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def export_dir(tmp_path_factory):
+    """As the exporter writes it if not told otherwise."""
+    path = str(tmp_path_factory.mktemp("exports") / "colors" / "1")
+    saved_model.export_saved_model(
+        ColorNetwork(), postprocessor(), crop_size=CROP_SIZE, dataset_info=INFO, export_dir=path, origin={}
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def servable(export_dir):
+    return Servable(export_dir, "colors")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Of all kinds that are sent in their own way; lossless, so that both decoders see the same."""
+    folder = tmp_path_factory.mktemp("photos")
+    Image.fromarray(striped_image(97, 129)[0]).save(folder / "000000000139.png")
+    Image.fromarray(striped_image(40, 300, (RED, BLUE))[0]).save(folder / "000000000285.gif")
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = 6
+    Image.fromarray(striped_image(70, 50)[0]).save(folder / "33.png", exif=exif)
+    Image.fromarray(np.full((1, 1), 127, np.uint8)).save(folder / "7.png")
+    return folder
+
+
+def _run(main, flags, *arguments):
+    """Exit status of a command in this process."""
+    saved = flagsaver.save_flag_values(flags)
+    try:
+        with pytest.raises(SystemExit) as exit_:
+            command_line.run(main, flags, ["maxdl-command", *map(str, arguments)], max_positional=9)
+    finally:
+        flagsaver.restore_flag_values(saved, flags)
+    return exit_.value.code or 0
+
+
+def _ask(protocol, address, export_dir, photos, output, *more):
+    arguments = ("--server", address, "--model_name=colors", "--input", photos, "--output", output)
+    table = f"{export_dir}/assets/dataset_info.textproto"
+    rest = ("--rest",) * (protocol == "rest")
+    return _run(serving_client.main, serving_client.FLAGS, *arguments, "--dataset_info", table, *rest, *more)
+
+
+def _pixels(folder):
+    return {path.name: np.asarray(Image.open(path)) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def predicted(export_dir, photos, tmp_path_factory):
+    """What maxdl-predict writes."""
+    output = tmp_path_factory.mktemp("predicted") / "out"
+    arguments = ("--model", export_dir, "--input", photos, "--output", output)
+    assert _run(predict.main, predict.FLAGS, *arguments) == 0
+    return output
+
+
+@BOTH
+@pytest.mark.parametrize("signature", ["serving_default", "image_tensor", "tf_example"])
+def test_the_files_are_those_of_maxdl_predict(
+    protocol, signature, servable, export_dir, photos, predicted, tmp_path, capsys
+):
+    with STAND_INS[protocol](servable) as address:
+        assert _ask(protocol, address, export_dir, photos, tmp_path / "out", f"--signature={signature}") == 0
+    assert "predicted 4 of 4 images" in capsys.readouterr().out
+    got, wanted = (json.loads((folder / "panoptic.json").read_text()) for folder in (tmp_path / "out", predicted))
+    assert len(wanted["annotations"]) == 4
+    assert sum(len(annotation["segments_info"]) for annotation in wanted["annotations"]) == 8
+    assert got == wanted
+    for folder in ("panoptic", "overlays"):
+        got, wanted = _pixels(tmp_path / "out" / folder), _pixels(predicted / folder)
+        assert set(got) == set(wanted)
+        for name, pixels in wanted.items():
+            np.testing.assert_array_equal(got[name], pixels, err_msg=name)
+
+
+@NEEDS_EXTRA
+def test_a_map_beyond_grpcs_limit_of_4_megabytes_comes_through(servable, export_dir, tmp_path):
+    image, _ = striped_image(1600, 1800)
+    Image.fromarray(image).save(tmp_path / "large.png")
+    with GrpcStandIn(servable) as address:
+        assert _ask("grpc", address, export_dir, tmp_path / "large.png", tmp_path / "out", "--nooverlays") == 0
+    png = _pixels(tmp_path / "out" / "panoptic")["large.png"]
+    label_map = Predictor.from_saved_model(export_dir)(image).label_map
+    np.testing.assert_array_equal(png.astype(np.int32) @ [1, 256, 65536], label_map)
+
+
+@BOTH
+def test_refused_and_damaged_images_are_told_and_the_others_are_predicted(
+    protocol, export_dir, photos, tmp_path, capsys
+):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "bad.jpg").write_bytes(b"no image")
+    small = Servable(save_color_model(tmp_path / "small" / "3", max_pixels=12_100), "colors")
+    with STAND_INS[protocol](small) as address:
+        assert _ask(protocol, address, export_dir, folder, tmp_path / "out") == 1
+    captured = capsys.readouterr()
+    assert f"failed: {folder}/bad.jpg: cannot be read as an image" in captured.err
+    assert (
+        f"failed: {folder}/000000000139.png: image 0 of the batch has 97 x 129 pixels; send at most 12100 or export "
+        "with more --max_pixels\n"
+    ) in captured.err
+    assert "predicted 3 of 5 images" in captured.out and "2 failed" in captured.out
+    names = {"33.png", "7.png", "000000000285.png"}
+    assert {path.name for path in (tmp_path / "out" / "panoptic").iterdir()} == names
+    annotations = json.loads((tmp_path / "out" / "panoptic.json").read_text())["annotations"]
+    assert {annotation["file_name"] for annotation in annotations} == names
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--model_name=shapes"], "does not serve a model shapes (Servable not found for request: Latest(shapes))"),
+        (["--signature=tf_example"], "the served model has no signature tf_example; it has image_tensor"),
+        (["--signature=image_tensor"], "signature image_tensor of the served model has no output "),
+    ],
+)
+def test_a_wrong_model_ends_it_before_anything_is_written(
+    protocol, arguments, message, export_dir, photos, tmp_path, capsys
+):
+    model = tf.Module()
+    model.call = tf.function(lambda image: {"x": image}, [tf.TensorSpec([None], tf.uint8, "image")])
+    tf.saved_model.save(model, str(tmp_path / "1"), signatures={"image_tensor": model.call})
+    with STAND_INS[protocol](Servable(tmp_path / "1", "colors")) as address:
+        assert _ask(protocol, address, export_dir, photos, tmp_path / "out", *arguments) == 2
+    _check_complaint(capsys, message)
+    assert not (tmp_path / "out").exists()
+
+
+@BOTH
+def test_an_absent_server_ends_it(protocol, export_dir, photos, tmp_path, capsys):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        assert _ask(protocol, address, export_dir, photos, tmp_path / "out") == 2
+    _check_complaint(capsys, f"no server answers at {address} (")
+    assert not (tmp_path / "out").exists()
+
+
+@BOTH
+def test_a_server_that_does_not_answer_is_not_waited_for(protocol, export_dir, photos, tmp_path, capsys):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert _ask(protocol, address, export_dir, photos, tmp_path / "out", "--timeout_s=0.3") == 2
+    _check_complaint(capsys, f"{address}")
+
+
+@BOTH
+def test_another_models_class_table_ends_it(protocol, servable, photos, tmp_path, capsys):
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "dataset_info.textproto").write_text('name: "one" segment_class { id: 1 name: "ball" }')
+    with STAND_INS[protocol](servable) as address:
+        assert _ask(protocol, address, tmp_path, photos, tmp_path / "out") == 2
+    _check_complaint(capsys, "the served model has a class 3, 'one' has none; give the model's own table")
+    assert not (tmp_path / "out" / "panoptic.json").exists()
+
+
+def test_without_the_extra_it_says_what_to_install(export_dir, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+    monkeypatch.delitem(sys.modules, "tensorflow_serving.apis", raising=False)
+    assert _ask("grpc", "127.0.0.1:1", export_dir, photos, tmp_path / "out") == 2
+    _check_complaint(capsys, "install it with pip install 'maxdl_tf[serving]', or use REST")
+
+
+def _check_complaint(capsys, message):
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("predicting ")]
+    assert len(lines) == 1 and lines[0].startswith("maxdl-command: ") and message in lines[0]
