@@ -7,6 +7,7 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
+from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 
 
@@ -22,6 +23,7 @@ class ASPP(keras.layers.Layer):
         images pool over what the network has learned to pool over; smaller ones are pooled whole.
       dropout: Share of channels' values dropped in training.
       norm: Makes the batch norms.
+      recompute: In training, keep the input and the projection only and compute the rest again for the gradient.
     """
 
     def __init__(
@@ -32,9 +34,11 @@ class ASPP(keras.layers.Layer):
         pool_size: tuple[int, int],
         dropout: float,
         norm: NormFactory = BatchNorm,
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         self.pool_size = tuple(pool_size)
         branch = {"relu": True, "norm": norm}
         self.direct = Conv2DBatchNorm(channels, **branch, name="direct")
@@ -47,10 +51,14 @@ class ASPP(keras.layers.Layer):
         self.dropout = keras.layers.Dropout(dropout, name="dropout")
 
     def call(self, inputs, training=None):
-        pooled = _average_pool(inputs, *self.pool_size)
-        branches = [conv(inputs, training=training) for conv in (self.direct, self.atrous1, self.atrous2, self.atrous3)]
-        branches.append(resize_bilinear(self.pool(pooled, training=training), spatial_size(inputs)))
-        x = self.project(tf.concat(branches, axis=-1), training=training)
+        def run(inputs):
+            convs = (self.direct, self.atrous1, self.atrous2, self.atrous3)
+            branches = [conv(inputs, training=training) for conv in convs]
+            pooled = self.pool(_average_pool(inputs, *self.pool_size), training=training)
+            branches.append(resize_bilinear(pooled, spatial_size(inputs)))
+            return self.project(tf.concat(branches, axis=-1), training=training)
+
+        x = recomputed(run, when=self.recompute and bool(training))(inputs)
         return self.dropout(x, training=training)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -96,18 +97,28 @@ class BatchNorm(keras.layers.BatchNormalization):
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
             pixels, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
         )
+        shape = inputs.shape if inputs.shape.is_fully_defined() else tf.shape(inputs)
         # The kernel multiplies the variance by n / (n - 1).
-        count = tf.cast(tf.shape(pixels)[1], tf.float32)
-        return tf.reshape(outputs, tf.shape(inputs)), mean, variance * (1.0 - 1.0 / count)
+        return tf.reshape(outputs, shape), mean, variance * (1.0 - 1.0 / _size(inputs, range(inputs.shape.rank - 1)))
 
     def _moments(self, inputs):
         """(mean, variance) as E[x] and E[x^2] - E[x]^2, over the replicas if they are synchronized."""
         axes = [axis for axis in range(inputs.shape.rank) if axis not in self.axis]
         values = tf.cast(inputs, tf.float32)
-        count = tf.cast(tf.reduce_prod(tf.gather(tf.shape(inputs), axes)), tf.float32)
-        sums = [tf.reduce_sum(values, axes), tf.reduce_sum(tf.square(values), axes), count]
+        count = _size(inputs, axes)
+        total, total_of_squares = tf.reduce_sum(values, axes), tf.reduce_sum(tf.square(values), axes)
         if self._replicas() > 1:
-            sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
-        total, total_of_squares, count = sums
+            sums = [total, total_of_squares, tf.constant(count) if isinstance(count, float) else count]
+            total, total_of_squares, count = tf.distribute.get_replica_context().all_reduce(
+                tf.distribute.ReduceOp.SUM, sums
+            )
         mean = total / count
         return mean, tf.maximum(total_of_squares / count - tf.square(mean), 0.0)
+
+
+def _size(values, axes):
+    """Product of the sizes of some axes: a number where they are known, which spares the graph, else float32."""
+    sizes = [values.shape[axis] for axis in axes]
+    if None not in sizes:
+        return float(math.prod(sizes))
+    return tf.cast(tf.reduce_prod(tf.gather(tf.shape(values), list(axes))), tf.float32)

@@ -8,15 +8,15 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
-from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import spatial_size
 
 
 class AtrousConv2D(keras.layers.Conv2D):
-    """Convolution of stride 1 with holes between its taps, each of which is a matrix product on what it sees.
+    """Convolution of stride 1 with holes between its taps, all of which are one matrix product.
 
     TensorFlow's own cuts the image into rate^2 small ones, most of whose work is on their padding: at stride 16 a rate
-    of 18 reaches over all of a small crop. Zeros are padded alike on all sides.
+    of 18 reaches over all of a small crop. What the taps make of the inputs is shifted, not the inputs, which have
+    more channels where rates are high. Zeros are padded alike on all sides.
     """
 
     def __init__(self, filters: int, kernel_size: int, *, rate: int, **kwargs):
@@ -24,21 +24,22 @@ class AtrousConv2D(keras.layers.Conv2D):
         self.rate = rate
 
     def convolution_op(self, inputs, kernel):
-        height, width = spatial_size(inputs)
         offsets = [self.rate * (tap - (self.kernel_size[0] - 1) // 2) for tap in range(self.kernel_size[0])]
-        outputs = []
-        for row, vertical in enumerate(_seen_from(offset, height) for offset in offsets):
-            for column, horizontal in enumerate(_seen_from(offset, width) for offset in offsets):
-                if not (vertical.is_empty or horizontal.is_empty):
-                    seen = tf.slice(
-                        inputs,
-                        tf.stack([0, vertical.start, horizontal.start, 0]),
-                        tf.stack([-1, vertical.size, horizontal.size, -1]),
-                    )
-                    product = tf.nn.conv2d(seen, kernel[row : row + 1, column : column + 1], 1, "VALID")
-                    margins = [[0, 0], [vertical.before, vertical.after], [horizontal.before, horizontal.after], [0, 0]]
-                    outputs.append(tf.pad(product, margins))
-        return tf.add_n(outputs)
+        rows, columns = ([_seen_from(offset, side) for offset in offsets] for side in spatial_size(inputs))
+        taps, seen = [], []
+        with tf.control_dependencies([inputs]):  # Recomputed, they would be made long before they are needed.
+            for row, row_kernel in zip(rows, tf.unstack(kernel)):
+                for column, tap in zip(columns, tf.unstack(row_kernel)):
+                    if not (row.is_empty or column.is_empty):
+                        taps.append(tap)
+                        seen.append((row, column))
+        products = tf.nn.conv2d(inputs, tf.concat(taps, axis=-1)[tf.newaxis, tf.newaxis], 1, "VALID")
+        return tf.add_n(
+            [
+                tf.pad(product[:, row.slice, column.slice], [[0, 0], row.margins, column.margins, [0, 0]])
+                for product, (row, column) in zip(tf.split(products, len(taps), axis=-1), seen)
+            ]
+        )
 
 
 class _Seen(NamedTuple):
@@ -52,6 +53,14 @@ class _Seen(NamedTuple):
     @property
     def is_empty(self) -> bool:
         return isinstance(self.size, int) and self.size == 0
+
+    @property
+    def slice(self) -> slice:
+        return slice(self.start, self.start + self.size)
+
+    @property
+    def margins(self) -> list:
+        return [self.before, self.after]
 
 
 def _seen_from(offset: int, side) -> _Seen:
@@ -85,7 +94,6 @@ class Conv2DBatchNorm(keras.layers.Layer):
         # "same" pads odd kernels symmetrically only where the stride is 1.
         self.padding = (kernel_size - 1) // 2 if strides > 1 else 0
         self.relu = relu
-        self.rate = rate
         common = {"use_bias": False, "kernel_initializer": "he_normal", "name": "conv"}
         if rate > 1:
             if strides > 1:
@@ -101,9 +109,7 @@ class Conv2DBatchNorm(keras.layers.Layer):
         if self.padding:
             margin = (self.padding, self.padding)
             x = tf.pad(x, ((0, 0), margin, margin, (0, 0)))
-        # What the taps see comes to several copies of the image; to cut them out again costs next to nothing.
-        conv = recomputed(self.conv, when=self.rate > 1 and bool(training))
-        x = self.batch_norm(conv(x), training=training)
+        x = self.batch_norm(self.conv(x), training=training)
         return tf.nn.relu(x) if self.relu else x
 
 
@@ -146,10 +152,7 @@ class DepthwiseConvBatchNorm(keras.layers.Layer):
 
 
 class SeparableConvBatchNorm(keras.layers.Layer):
-    """Depthwise and then pointwise convolution, each with batch normalization and ReLU.
-
-    With `recompute`, training keeps the input only, and computes the rest again for the gradient.
-    """
+    """Depthwise and then pointwise convolution, each with batch normalization and ReLU."""
 
     def __init__(
         self,
@@ -157,16 +160,11 @@ class SeparableConvBatchNorm(keras.layers.Layer):
         kernel_size: int = 5,
         *,
         norm: NormFactory = BatchNorm,
-        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.recompute = recompute
         self.depthwise = DepthwiseConvBatchNorm(kernel_size, norm=norm, name="depthwise")
         self.pointwise = Conv2DBatchNorm(filters, relu=True, norm=norm, name="pointwise")
 
     def call(self, inputs, training=None):
-        def run(inputs):
-            return self.pointwise(self.depthwise(inputs, training=training), training=training)
-
-        return recomputed(run, when=self.recompute and bool(training))(inputs)
+        return self.pointwise(self.depthwise(inputs, training=training), training=training)

@@ -7,6 +7,7 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
+from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import resize_bilinear
 
 
@@ -21,6 +22,7 @@ class ResizedFuse(keras.layers.Layer):
       stride: Stride of the sum, relative to the image.
       source_strides: Strides of the features, in the order of the call.
       norm: Makes the batch norms.
+      recompute: In training, keep the features only and compute the rest again for the gradient.
     """
 
     def __init__(
@@ -30,9 +32,11 @@ class ResizedFuse(keras.layers.Layer):
         stride: int,
         source_strides: tuple[int, ...],
         norm: NormFactory = BatchNorm,
+        recompute: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         self.channels, self.stride, self.source_strides, self.norm = channels, stride, tuple(source_strides), norm
 
     def build(self, input_shape):
@@ -48,10 +52,14 @@ class ResizedFuse(keras.layers.Layer):
 
     def call(self, inputs, size, training=None):
         """Fuses a sequence of features [batch, h, w, c] to [batch, *size, channels]."""
-        fused = []
-        for number, feature in enumerate(inputs, start=1):
-            for name in (f"strided{number}", f"resized{number}"):
-                if name in self.projections:
-                    feature = self.projections[name](tf.nn.relu(feature), training=training)
-            fused.append(resize_bilinear(feature, size))
-        return tf.add_n(fused)
+
+        def run(*features):
+            fused = []
+            for number, feature in enumerate(features, start=1):
+                for name in (f"strided{number}", f"resized{number}"):
+                    if name in self.projections:
+                        feature = self.projections[name](tf.nn.relu(feature), training=training)
+                fused.append(resize_bilinear(feature, size))
+            return tf.add_n(fused)
+
+        return recomputed(run, when=self.recompute and bool(training))(*inputs)

@@ -154,6 +154,7 @@ def _decoder(variant: Variant, schedule: tuple[DecoderStep, ...], norm: NormFact
                 stride=step.stride,
                 source_strides=(current, *(stride_of[name] for name in step.sources)),
                 norm=norm,
+                recompute=variant.recomputes_all,
                 name=f"{step.name}_fuse",
             )
         # At stride 16 blocks are like the later ones of stage 5, whose input would be at stride 32 in a ResNet.
@@ -178,6 +179,7 @@ def _semantic_decoder(variant: Variant, crop_size: tuple[int, int], norm: NormFa
         pool_size=size_at_stride(crop_size, DEEPEST_STRIDE),
         dropout=variant.aspp_dropout,
         norm=norm,
+        recompute=variant.recomputes_all,
         name="aspp",
     )
     return SemanticDecoder(

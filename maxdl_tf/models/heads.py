@@ -10,6 +10,7 @@ from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, SeparableConvBatchNorm
+from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 
 
@@ -19,7 +20,10 @@ def _last_convolution(channels: int, name: str, dtype: str | None = None) -> ker
 
 
 class PixelHead(keras.layers.Layer):
-    """Activated feature at stride 4 -> L2-normalized pixel features [batch, height/4, width/4, mask channels]."""
+    """Activated feature at stride 4 -> L2-normalized pixel features [batch, height/4, width/4, mask channels].
+
+    With `recompute`, training keeps the input only, and computes the rest again for the gradient.
+    """
 
     def __init__(
         self,
@@ -31,14 +35,18 @@ class PixelHead(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, recompute=recompute, name="conv")
+        self.recompute = recompute
+        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
         self.projection = _last_convolution(mask_channels, "projection")
         self.batch_norm = norm(name="batch_norm")
 
     def call(self, inputs, training=None):
-        x = self.projection(self.conv(inputs, training=training))
-        x = self.batch_norm(tf.cast(x, tf.float32), training=training)
-        return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
+        def run(inputs):
+            x = self.projection(self.conv(inputs, training=training))
+            x = self.batch_norm(tf.cast(x, tf.float32), training=training)
+            return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
+
+        return recomputed(run, when=self.recompute and bool(training))(inputs)
 
 
 class MaskHead(keras.layers.Layer):
@@ -82,7 +90,8 @@ class ClassHead(keras.layers.Layer):
 class SemanticDecoder(keras.layers.Layer):
     """Activated features of strides 16, 8 and 4 -> activated [batch, height/4, width/4, channels].
 
-    Stands before the semantic head where the feature that it reads is at stride 16.
+    Stands before the semantic head where the feature that it reads is at stride 16. With `recompute`, training keeps
+    what comes out of the ASPP, which draws at random, and the inputs; the rest is computed again for the gradient.
     """
 
     def __init__(
@@ -96,28 +105,34 @@ class SemanticDecoder(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.recompute = recompute
         self.aspp = aspp
         self.low_level1, self.low_level2 = (
             Conv2DBatchNorm(low, relu=True, norm=norm, name=f"low_level{number}")
             for number, low in enumerate(low_level_channels, start=1)
         )
-        self.fusion1 = SeparableConvBatchNorm(channels, norm=norm, recompute=recompute, name="fusion1")
-        self.fusion2 = SeparableConvBatchNorm(channels, norm=norm, recompute=recompute, name="fusion2")
+        self.fusion1 = SeparableConvBatchNorm(channels, norm=norm, name="fusion1")
+        self.fusion2 = SeparableConvBatchNorm(channels, norm=norm, name="fusion2")
 
     def call(self, inputs, training=None):
-        stride16, stride8, stride4 = inputs
-        x = self.aspp(stride16, training=training)
-        for low_level, reduce, fusion in (
-            (stride8, self.low_level1, self.fusion1),
-            (stride4, self.low_level2, self.fusion2),
-        ):
-            x = resize_bilinear(x, spatial_size(low_level))
-            x = fusion(tf.concat([x, reduce(low_level, training=training)], axis=-1), training=training)
-        return x
+        stride16, *low_levels = inputs
+
+        def run(x, *low_levels):
+            layers = ((self.low_level1, self.fusion1), (self.low_level2, self.fusion2))
+            for low_level, (reduce, fusion) in zip(low_levels, layers):
+                x = resize_bilinear(x, spatial_size(low_level))
+                x = fusion(tf.concat([x, reduce(low_level, training=training)], axis=-1), training=training)
+            return x
+
+        recomputes = self.recompute and bool(training)
+        return recomputed(run, when=recomputes)(self.aspp(stride16, training=training), *low_levels)
 
 
 class SemanticHead(keras.layers.Layer):
-    """Activated feature at stride 4 -> semantic logits [batch, height/4, width/4, semantic channels]."""
+    """Activated feature at stride 4 -> semantic logits [batch, height/4, width/4, semantic channels].
+
+    With `recompute`, training keeps the input only, and computes the rest again for the gradient.
+    """
 
     def __init__(
         self,
@@ -129,8 +144,12 @@ class SemanticHead(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, recompute=recompute, name="conv")
+        self.recompute = recompute
+        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
         self.logits = _last_convolution(num_channels, "logits", dtype="float32")
 
     def call(self, inputs, training=None):
-        return self.logits(self.conv(inputs, training=training))
+        def run(inputs):
+            return self.logits(self.conv(inputs, training=training))
+
+        return recomputed(run, when=self.recompute and bool(training))(inputs)
