@@ -184,9 +184,9 @@ def _areas(label_map: np.ndarray) -> dict[int, int]:
     areas: dict[int, int] = {}
     label_map = np.asarray(label_map)
     for top in range(0, len(label_map), _BAND_ROWS):
-        labels, counts = np.unique(label_map[top : top + _BAND_ROWS], return_counts=True)
-        for label, count in zip(labels.tolist(), counts.tolist()):
-            areas[label] = areas.get(label, 0) + count
+        counts = np.bincount(label_map[top : top + _BAND_ROWS].ravel())  # Many times faster than to sort the pixels.
+        for label in np.flatnonzero(counts).tolist():
+            areas[label] = areas.get(label, 0) + int(counts[label])
     return areas
 
 
