@@ -218,7 +218,7 @@ def test_unsure_segments_leave_map_json_and_instances(export_dir, photos, tmp_pa
 
 
 def test_a_saved_model_without_its_thresholds_cannot_be_diagnosed(export_dir, photos, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predictor_module, "_postprocessor_of", lambda loaded, dataset_info: None)
+    monkeypatch.setattr(predictor_module, "_export_info_of", lambda loaded: {})
     assert _run("--model", export_dir, "--input", photos, "--output", tmp_path / "out", "--diagnose") == 2
     error = capsys.readouterr().err
     assert "does not say its thresholds" in error and error.count("\n") == 1

@@ -56,6 +56,7 @@ class Predictor:
     Attributes:
       dataset_info: Class table of the predictions.
       postprocessor: What reads them off the network's outputs; None where a SavedModel does not say.
+      export_info: What the exporter noted beside a SavedModel.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Predictor:
         self._network_outputs = network_outputs
         self.dataset_info = dataset_info
         self.postprocessor = postprocessor
+        self.export_info: dict = {}
 
     @classmethod
     def from_model(
@@ -117,8 +119,10 @@ class Predictor:
             table = [outputs[name][0] for name in ("num_segments", *(f"segment_{n}" for n in SegmentTable._fields[1:]))]
             return outputs["panoptic_map"][0], SegmentTable(*table)
 
-        postprocessor = _postprocessor_of(loaded, dataset_info)
+        info = _export_info_of(loaded)
+        postprocessor = Postprocessor(dataset_info, **info["postprocess"]) if "postprocess" in info else None
         predictor = cls(segment, getattr(loaded, "network_outputs", None), dataset_info, postprocessor)
+        predictor.export_info = info
         predictor._keep_alive = loaded  # The signature itself holds the weights only weakly.
         return predictor
 
@@ -161,13 +165,11 @@ class Predictor:
         return Features(pixel[:height, :width], logits[:height, :width].argmax(axis=-1).astype(np.int32), mask)
 
 
-def _postprocessor_of(loaded, dataset_info: DatasetInfo) -> Postprocessor | None:
-    """By the thresholds that are noted beside a loaded SavedModel."""
+def _export_info_of(loaded) -> dict:
     if not hasattr(loaded, "export_info"):
-        return None
+        return {}
     with tf.io.gfile.GFile(loaded.export_info.asset_path.numpy().decode()) as file:
-        thresholds = json.load(file).get("postprocess")
-    return Postprocessor(dataset_info, **thresholds) if thresholds else None
+        return json.load(file)
 
 
 def _check_image(image: np.ndarray) -> None:

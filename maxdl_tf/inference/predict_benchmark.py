@@ -1,0 +1,174 @@
+"""How long an image takes on its way through a model, part by part, and how much memory that needs."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from maxdl_tf.data import transforms
+from maxdl_tf.inference import images, segments
+from maxdl_tf.inference.predictor import Prediction, Predictor
+from maxdl_tf.inference.segmenter import ImageSegmenter
+from maxdl_tf.models.max_deeplab import MaXDeepLab
+
+
+class PredictTimes(NamedTuple):
+    """What was measured; times are medians over all images and rounds.
+
+    Attributes:
+      end_to_end_seconds: From the file to the panoptic map, its segments and the PNG, measured by itself.
+      part_seconds: "decode" (the file), "preprocess" (resize, pad), "forward" (the network), "postprocess" (map and
+        segments at the image's size) and "encode" (a COCO panoptic PNG, written). In a SavedModel the second and third
+        are one function, "network", and "postprocess" is what all of it takes more than that.
+      first_prediction_seconds: The first image, with all that is traced and optimized before.
+      peak_memory_bytes: Most memory that the process had in use until the parts were measured, all of Python and
+        TensorFlow included; without a GPU's.
+      gpu_peak_memory_bytes: The same of the first GPU; None where there is none.
+    """
+
+    end_to_end_seconds: float
+    part_seconds: dict[str, float]
+    first_prediction_seconds: float
+    peak_memory_bytes: int
+    gpu_peak_memory_bytes: int | None
+
+
+def measure_model(
+    predictor: Predictor,
+    model: MaXDeepLab,
+    crop_size: tuple[int, int],
+    paths: Sequence[str],
+    *,
+    folder: str,
+    rounds: int,
+) -> PredictTimes:
+    """Times a model in memory.
+
+    Args:
+      predictor: By `Predictor.from_model`.
+      model: Its model.
+      crop_size: (height, width) of the model's input.
+      paths: Of image files.
+      folder: Where PNGs can be written.
+      rounds: How often each image is timed, after a round that is not.
+    """
+    whole = _measure_whole(predictor, paths, folder, rounds)
+    segmenter = ImageSegmenter(model, predictor.postprocessor, crop_size)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
+    def preprocess(image):
+        return transforms.evaluation_transform(image, crop_size)[0][tf.newaxis]
+
+    @tf.function(autograph=False)
+    def forward(padded):
+        # Without what only pictures need, as in the whole.
+        return model(padded, training=False)._replace(semantic_logits=None, pixel_feature=None, mask_embedding=None)
+
+    @tf.function(autograph=False)
+    def postprocess(outputs, size):
+        return segmenter.segment_outputs(outputs, size)[:2]
+
+    pixels = [tf.constant(images.read_image(path)) for path in paths]
+    padded = [preprocess(image) for image in pixels]
+    outputs = [forward(image) for image in padded]
+    seconds = {
+        "preprocess": _median_seconds(lambda i: preprocess(pixels[i]), len(paths), rounds),
+        "forward": _median_seconds(lambda i: forward(padded[i]), len(paths), rounds),
+        "postprocess": _median_seconds(lambda i: postprocess(outputs[i], tf.shape(pixels[i])[:2]), len(paths), rounds),
+    }
+    return _with_parts(whole, predictor, paths, folder, rounds, seconds)
+
+
+def measure_saved_model(predictor: Predictor, paths: Sequence[str], *, folder: str, rounds: int) -> PredictTimes:
+    """Times a SavedModel; arguments as of `measure_model`."""
+    whole = _measure_whole(predictor, paths, folder, rounds)
+    pixels = [images.read_image(path) for path in paths]
+    network = _median_seconds(lambda i: predictor.network_outputs(pixels[i]), len(paths), rounds)
+    both = _median_seconds(lambda i: predictor(pixels[i]), len(paths), rounds)
+    seconds = {"network": network, "postprocess": max(both - network, 0.0)}
+    return _with_parts(whole, predictor, paths, folder, rounds, seconds)
+
+
+def draw_images(folder: str, crop_size: tuple[int, int], count: int = 4) -> list[str]:
+    """JPEG files of soft blobs, always the same: an image of the crop's size, then larger and oblong ones."""
+    shapes = ((1.0, 1.0), (1.5, 2.0), (2.0, 1.5), (0.75, 1.0))
+    paths = []
+    for number in range(count):
+        height, width = (max(1, round(side * by)) for side, by in zip(crop_size, shapes[number % len(shapes)]))
+        generator = np.random.default_rng(number)
+        blobs = tf.image.resize(generator.uniform(0, 255, [9, 12, 3]), [height, width], "bicubic").numpy()
+        pixels = np.clip(blobs + generator.normal(0, 8, blobs.shape), 0, 255).astype(np.uint8)
+        paths.append(os.path.join(folder, f"drawn_{number}.jpg"))
+        images.write_image(paths[-1], pixels)
+    return paths
+
+
+def device() -> str:
+    """The kind of device that the network runs on: GPU or CPU."""
+    return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+
+
+def table(figures: dict[str, Any]) -> str:
+    """What the benchmark found, for people."""
+    whole = figures["end_to_end_seconds"]
+    lines = [f"{'part':<14}{'ms':>10}{'share':>9}"]
+    lines += [f"{name:<14}{1e3 * s:>10.1f}{s / whole:>9.1%}" for name, s in figures["part_seconds"].items()]
+    lines += [f"{'end to end':<14}{1e3 * whole:>10.1f}{1:>9.1%}", ""]
+    for name, value in figures.items():
+        if name.endswith("_bytes"):
+            lines.append(f"{name.removesuffix('_bytes'):<34}{value / 2**30:.2f} GiB")
+        elif not isinstance(value, dict) and name != "end_to_end_seconds":
+            lines.append(f"{name:<34}{value:,}" if isinstance(value, int) else f"{name:<34}{value}")
+    return "\n".join(lines)
+
+
+def _measure_whole(predictor: Predictor, paths: Sequence[str], folder: str, rounds: int) -> PredictTimes:
+    """All but the parts, which take memory of their own."""
+    start = time.monotonic()
+    predictor(images.read_image(paths[0]))
+    first = time.monotonic() - start
+    whole = _median_seconds(
+        lambda i: _encode(predictor, folder, predictor(images.read_image(paths[i]))), len(paths), rounds
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    on_gpu = None
+    if tf.config.list_logical_devices("GPU"):
+        on_gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return PredictTimes(whole, {}, first, peak, on_gpu)
+
+
+def _with_parts(
+    whole: PredictTimes, predictor: Predictor, paths: Sequence[str], folder: str, rounds: int, seconds: dict[str, float]
+) -> PredictTimes:
+    """With decoding and encoding around the parts that are in `seconds`."""
+    predictions = [predictor(images.read_image(path)) for path in paths]
+    decode = _median_seconds(lambda i: images.read_image(paths[i]), len(paths), rounds)
+    encode = _median_seconds(lambda i: _encode(predictor, folder, predictions[i]), len(paths), rounds)
+    return whole._replace(part_seconds={"decode": decode, **seconds, "encode": encode})
+
+
+def _encode(predictor: Predictor, folder: str, prediction: Prediction) -> None:
+    picture = segments.coco_picture(prediction.label_map, predictor.dataset_info)
+    images.write_image(os.path.join(folder, "map.png"), picture)
+
+
+def _median_seconds(function: Callable[[int], Any], count: int, rounds: int) -> float:
+    """Median time of a call for one of `count` images, each in turn, after a round that does not count."""
+    seconds = []
+    for place in range(-1, rounds):
+        for number in range(count):
+            start = time.monotonic()
+            result = function(number)
+            for tensor in tf.nest.flatten(result):
+                if isinstance(tensor, tf.Tensor):
+                    tensor.numpy()  # Waits for a GPU.
+            if place >= 0:
+                seconds.append(time.monotonic() - start)
+    return float(np.median(seconds))
