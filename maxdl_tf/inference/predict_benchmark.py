@@ -59,7 +59,7 @@ def measure_model(
       folder: Where PNGs can be written.
       rounds: How often each image is timed, after a round that is not.
     """
-    whole = _measure_whole(predictor, paths, folder, rounds)
+    first, peaks = _first_use(predictor, paths, folder)
     segmenter = ImageSegmenter(model, predictor.postprocessor, crop_size)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
@@ -78,22 +78,26 @@ def measure_model(
     pixels = [tf.constant(images.read_image(path)) for path in paths]
     padded = [preprocess(image) for image in pixels]
     outputs = [forward(image) for image in padded]
-    seconds = {
-        "preprocess": _median_seconds(lambda i: preprocess(pixels[i]), len(paths), rounds),
-        "forward": _median_seconds(lambda i: forward(padded[i]), len(paths), rounds),
-        "postprocess": _median_seconds(lambda i: postprocess(outputs[i], tf.shape(pixels[i])[:2]), len(paths), rounds),
+    parts = {
+        "preprocess": lambda i: preprocess(pixels[i]),
+        "forward": lambda i: forward(padded[i]),
+        "postprocess": lambda i: postprocess(outputs[i], tf.shape(pixels[i])[:2]),
     }
-    return _with_parts(whole, predictor, paths, folder, rounds, seconds)
+    whole, seconds = _medians(predictor, paths, folder, parts, rounds)
+    return PredictTimes(whole, seconds, first, *peaks)
 
 
 def measure_saved_model(predictor: Predictor, paths: Sequence[str], *, folder: str, rounds: int) -> PredictTimes:
     """Times a SavedModel; arguments as of `measure_model`."""
-    whole = _measure_whole(predictor, paths, folder, rounds)
+    first, peaks = _first_use(predictor, paths, folder)
     pixels = [images.read_image(path) for path in paths]
-    network = _median_seconds(lambda i: predictor.network_outputs(pixels[i]), len(paths), rounds)
-    both = _median_seconds(lambda i: predictor(pixels[i]), len(paths), rounds)
-    seconds = {"network": network, "postprocess": max(both - network, 0.0)}
-    return _with_parts(whole, predictor, paths, folder, rounds, seconds)
+    parts = {
+        "network": lambda i: predictor.network_outputs(pixels[i]),
+        "postprocess": lambda i: predictor(pixels[i]),
+    }
+    whole, seconds = _medians(predictor, paths, folder, parts, rounds)
+    seconds["postprocess"] = max(seconds["postprocess"] - seconds["network"], 0.0)
+    return PredictTimes(whole, seconds, first, *peaks)
 
 
 def draw_images(folder: str, crop_size: tuple[int, int], count: int = 4) -> list[str]:
@@ -122,6 +126,8 @@ def table(figures: dict[str, Any]) -> str:
     lines += [f"{name:<14}{1e3 * s:>10.1f}{s / whole:>9.1%}" for name, s in figures["part_seconds"].items()]
     lines += [f"{'end to end':<14}{1e3 * whole:>10.1f}{1:>9.1%}", ""]
     for name, value in figures.items():
+        if value is None:
+            continue
         if name.endswith("_bytes"):
             lines.append(f"{name.removesuffix('_bytes'):<34}{value / 2**30:.2f} GiB")
         elif not isinstance(value, dict) and name != "end_to_end_seconds":
@@ -129,46 +135,46 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _measure_whole(predictor: Predictor, paths: Sequence[str], folder: str, rounds: int) -> PredictTimes:
-    """All but the parts, which take memory of their own."""
+def _first_use(predictor: Predictor, paths: Sequence[str], folder: str) -> tuple[float, tuple[int, int | None]]:
+    """Seconds of the first prediction, and the peaks of memory after each image was predicted as in a plain use."""
     start = time.monotonic()
     predictor(images.read_image(paths[0]))
-    first = time.monotonic() - start
-    whole = _median_seconds(
-        lambda i: _encode(predictor, folder, predictor(images.read_image(paths[i]))), len(paths), rounds
-    )
+    seconds = time.monotonic() - start
+    for path in paths:
+        _encode(predictor, folder, predictor(images.read_image(path)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    on_gpu = None
-    if tf.config.list_logical_devices("GPU"):
-        on_gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"]
-    return PredictTimes(whole, {}, first, peak, on_gpu)
+    on_gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"] if device() == "GPU" else None
+    return seconds, (peak, on_gpu)
 
 
-def _with_parts(
-    whole: PredictTimes, predictor: Predictor, paths: Sequence[str], folder: str, rounds: int, seconds: dict[str, float]
-) -> PredictTimes:
-    """With decoding and encoding around the parts that are in `seconds`."""
+def _medians(
+    predictor: Predictor, paths: Sequence[str], folder: str, parts: dict[str, Callable[[int], Any]], rounds: int
+) -> tuple[float, dict[str, float]]:
+    """Median seconds of the whole, and of decoding, the `parts` of predicting and encoding an image, given its place.
+
+    All take turns, image by image, so that what else the machine does comes to each of them alike.
+    """
     predictions = [predictor(images.read_image(path)) for path in paths]
-    decode = _median_seconds(lambda i: images.read_image(paths[i]), len(paths), rounds)
-    encode = _median_seconds(lambda i: _encode(predictor, folder, predictions[i]), len(paths), rounds)
-    return whole._replace(part_seconds={"decode": decode, **seconds, "encode": encode})
+    functions = {
+        "whole": lambda i: _encode(predictor, folder, predictor(images.read_image(paths[i]))),
+        "decode": lambda i: images.read_image(paths[i]),
+        **parts,
+        "encode": lambda i: _encode(predictor, folder, predictions[i]),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for rounds_done in range(-1, rounds):
+        for place in range(len(paths)):
+            for name, function in functions.items():
+                start = time.monotonic()
+                for result in tf.nest.flatten(function(place)):
+                    if isinstance(result, tf.Tensor):
+                        result.numpy()  # Waits for a GPU.
+                if rounds_done >= 0:
+                    seconds[name].append(time.monotonic() - start)
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    return medians.pop("whole"), medians
 
 
 def _encode(predictor: Predictor, folder: str, prediction: Prediction) -> None:
     picture = segments.coco_picture(prediction.label_map, predictor.dataset_info)
     images.write_image(os.path.join(folder, "map.png"), picture)
-
-
-def _median_seconds(function: Callable[[int], Any], count: int, rounds: int) -> float:
-    """Median time of a call for one of `count` images, each in turn, after a round that does not count."""
-    seconds = []
-    for place in range(-1, rounds):
-        for number in range(count):
-            start = time.monotonic()
-            result = function(number)
-            for tensor in tf.nest.flatten(result):
-                if isinstance(tensor, tf.Tensor):
-                    tensor.numpy()  # Waits for a GPU.
-            if place >= 0:
-                seconds.append(time.monotonic() - start)
-    return float(np.median(seconds))
