@@ -47,6 +47,7 @@ class Trainer(orbit.AbstractTrainer):
         of waiting for batches among them as `wait_share`.
       stop_requested: Asked before each such call; after True all workers stop when one more step is done.
       loss_terms: Those of the loss.
+      xla_compiles: Whether XLA compiles the step, before the first.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Trainer(orbit.AbstractTrainer):
         self.on_progress: Callable[[int, dict[str, float]], None] = lambda steps, means: None
         self.stop_requested: Callable[[], bool] = lambda: False
         self._compiled = False
+        self.xla_compiles = jit_compile or isinstance(strategy, tf.distribute.TPUStrategy)
         self._graph = GraphSteps(
             strategy=strategy,
             model=model,

@@ -47,6 +47,8 @@ class _Trainer(orbit.AbstractTrainer):
         self.global_step = global_step
         self.calls: list[int] = []
 
+    xla_compiles = False
+
     def estimate_memory(self):
         return None
 
