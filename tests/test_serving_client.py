@@ -184,6 +184,19 @@ def test_a_server_that_does_not_answer_is_not_waited_for(protocol, export_dir, p
     _check_complaint(capsys, f"{address}")
 
 
+@NEEDS_EXTRA
+@pytest.mark.parametrize(
+    "protocol, other, message",
+    [("grpc", "rest", "no server answers at "), ("rest", "grpc", " does not speak TensorFlow Serving's REST: ")],
+)
+def test_the_port_of_the_other_protocol_ends_it(
+    protocol, other, message, servable, export_dir, photos, tmp_path, capsys
+):
+    with STAND_INS[other](servable) as address:
+        assert _ask(protocol, address, export_dir, photos, tmp_path / "out") == 2
+    _check_complaint(capsys, message)
+
+
 @BOTH
 def test_another_models_class_table_ends_it(protocol, servable, photos, tmp_path, capsys):
     (tmp_path / "assets").mkdir()

@@ -10,6 +10,7 @@ import base64
 import http.client
 import json
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from maxdl_tf.errors import UserError
+
+_TIMEOUTS = (TimeoutError, socket.timeout)  # Python 3.9 has two.
 
 
 class RequestError(Exception):
@@ -140,10 +143,10 @@ class RestServer:
             if error.code == 400 or error.code >= 500:
                 raise RequestError(details) from error
             raise UserError(f"{self._address} refuses requests: {error.code}: {details}") from error
-        except TimeoutError as error:
+        except _TIMEOUTS as error:
             raise RequestError(f"no answer from {self._address} within {self._timeout:g} s") from error
         except urllib.error.URLError as error:
-            if isinstance(error.reason, TimeoutError):
+            if isinstance(error.reason, _TIMEOUTS):
                 raise RequestError(f"no answer from {self._address} within {self._timeout:g} s") from error
             raise UserError(_not_there(self._address, str(error.reason))) from error
         except (OSError, ValueError, http.client.HTTPException) as error:
