@@ -36,7 +36,10 @@ class AtrousConv2D(keras.layers.Conv2D):
         products = tf.nn.conv2d(inputs, tf.concat(taps, axis=-1)[tf.newaxis, tf.newaxis], 1, "VALID")
         return tf.add_n(
             [
-                tf.pad(product[:, row.slice, column.slice], [[0, 0], row.margins, column.margins, [0, 0]])
+                tf.pad(
+                    tf.slice(product, [0, row.start, column.start, 0], [-1, row.size, column.size, -1]),
+                    [[0, 0], row.margins, column.margins, [0, 0]],
+                )
                 for product, (row, column) in zip(tf.split(products, len(taps), axis=-1), seen)
             ]
         )
@@ -53,10 +56,6 @@ class _Seen(NamedTuple):
     @property
     def is_empty(self) -> bool:
         return isinstance(self.size, int) and self.size == 0
-
-    @property
-    def slice(self) -> slice:
-        return slice(self.start, self.start + self.size)
 
     @property
     def margins(self) -> list:
