@@ -13,7 +13,7 @@ An image that cannot be read or is too large is reported and left out; the other
 1. The status is 2 where nothing could begin.
 
 One image is worked on at a time. The network sees it at its own input size, however large it is; only pixels, map and
-overlay have the image's. --max_pixels bounds them.
+overlay have the image's. They take some 35 bytes a pixel, and --max_pixels bounds them.
 
 Example:
 
@@ -116,8 +116,8 @@ def main(argv: list[str]) -> int:
         predictor = _predictor_of_checkpoint(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     if _DIAGNOSE.value and predictor.postprocessor is None:
         raise UserError(
-            f"--diagnose: SavedModel {_MODEL.value} does not say its thresholds; export it again, or give its checkpoint "
-            "and --config_file"
+            f"--diagnose: SavedModel {_MODEL.value} does not say its thresholds; export it again, or give its "
+            "checkpoint and --config_file"
         )
     draws_features = "features" in _VISUALIZE.value
     started = time.monotonic()

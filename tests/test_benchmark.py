@@ -6,8 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
+from maxdl_tf.export import saved_model
 from tests.helpers import REPOSITORY
+from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor
 
 CONFIG = "configs/shapes/max_deeplab_tiny_81.textproto"
 
@@ -47,11 +50,46 @@ def test_training_is_measured_without_data():
     assert figures["peak_memory_bytes"] > 1e8 and figures["tracing_seconds"] > 0 and figures["matching_seconds"] > 0
 
 
+def test_predictions_of_a_model_are_measured_part_by_part(tmp_path):
+    Image.new("RGB", (60, 40), (90, 120, 30)).save(tmp_path / "a.png")
+    size = "eval_dataset { crop_size: 33 }"
+    arguments = ("--mode", "predict", "--config_file", CONFIG, "--steps", "1", "--override", size)
+    done = benchmark(*arguments, "--images", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    assert (figures["model"], figures["crop_size"], figures["images"]) == ("random weights", [33, 33], 1)
+    assert list(figures["part_seconds"]) == ["decode", "preprocess", "forward", "postprocess", "encode"]
+    assert all(seconds > 0 for seconds in figures["part_seconds"].values())
+    assert 0 < figures["end_to_end_seconds"] < figures["first_prediction_seconds"]
+    assert figures["peak_memory_bytes"] > 1e8
+    count = json.loads(benchmark("--mode", "count", "--config_file", CONFIG, "--override", size).stdout)
+    assert count == {name: figures[name] for name in count}
+
+
+def test_predictions_of_a_saved_model_are_measured_in_a_table(tmp_path):
+    path = str(tmp_path / "colors")
+    saved_model.export_saved_model(
+        ColorNetwork(), postprocessor(), crop_size=CROP_SIZE, dataset_info=INFO, export_dir=path, origin={}
+    )
+    done = benchmark("--mode", "predict", "--model", path, "--steps", "1", "--table")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines() if line]
+    assert [line[0] for line in lines[:6]] == ["part", "decode", "network", "postprocess", "encode", "end"]
+    figures = dict(line for line in lines[6:] if len(line) == 2)
+    assert figures["images"] == "4"
+    assert figures["weights"] == str(4 * 3 + 4 * 3)  # The color network's colors and class logits.
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
         (["--config_file", CONFIG], "--mode is missing"),
         (["--mode", "guess", "--config_file", CONFIG], "--mode=guess"),
+        (["--mode", "count"], "--config_file is missing; --mode count needs"),
+        (["--mode", "count", "--config_file", CONFIG, "--images", "."], "--images is for --mode predict"),
+        (["--mode", "predict"], "needs a SavedModel as --model, or the --config_file"),
+        (["--mode", "predict", "--config_file", CONFIG, "--model", "no/such"], "no/such is neither"),
+        (["--mode", "predict", "--config_file", CONFIG, "--images", "no/such"], "no file matches 'no/such'"),
         (["--mode", "count", "--config_file", "no/such.textproto"], "cannot read no/such.textproto"),
         (["--mode", "train", "--config_file", CONFIG, "--override", "task: classification"], "task: classification"),
         (
