@@ -62,8 +62,8 @@ def test_predictions_of_a_model_are_measured_part_by_part(tmp_path):
     assert all(seconds > 0 for seconds in figures["part_seconds"].values())
     assert 0 < figures["end_to_end_seconds"] < figures["first_prediction_seconds"]
     assert figures["peak_memory_bytes"] > 1e8
-    count = json.loads(benchmark("--mode", "count", "--config_file", CONFIG, "--override", size).stdout)
-    assert count == {name: figures[name] for name in count}
+    for name in ("parameters", "multiply_adds"):
+        assert 0 < figures[f"{name}_without_semantic"] < figures[name]
 
 
 def test_predictions_of_a_saved_model_are_measured_in_a_table(tmp_path):
