@@ -174,7 +174,9 @@ def test_a_training_that_is_asked_to_stop_saves_its_step(config_file, tmp_path, 
         process.kill()
     assert process.returncode == status, said
     assert "Traceback" not in said
-    assert re.search(r"compiling the training step, usually about 0:\d\d\ntraining; compiling and the first step took 0:\d\d\n", said), said
+    assert re.search(
+        r"compiling the training step, usually about 0:\d\d\ntraining; compiling and the first step took 0:\d\d\n", said
+    ), said
     step = int(re.search(r"stopped; step (\d+) is saved\n", said).group(1))
     assert os.path.basename(checkpoint_paths(str(tmp_path / "model"))[0]) == f"ckpt-{step}"
 
