@@ -19,7 +19,7 @@ from tests.inference.color_network import INFO
 # Thresholds of 0, so that the untrained model sees something.
 EXPERIMENT = """
 model {
-  variant: "tiny" num_slots: 12
+  variant: "tiny" num_slots: 12 batch_norm_momentum: 0
   postprocess { class_threshold: 0 pixel_threshold: 0 thing_area_limit: 1 stuff_area_limit: 1 }
 }
 eval_dataset { file_pattern: "${CONFIG_DIR}/val-*.tfrecord" crop_size: 65 crop_size: 97 }
@@ -37,11 +37,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def model(folder):
-    """No variable has its initial value, those of batch norms neither."""
+    """No variable has its initial value, those of batch norms neither, which have statistics of an image."""
     model = factory.build_model(config.load_experiment(str(folder / "experiment.textproto")), INFO)
     generator = np.random.default_rng(0)
-    for variable in model.variables:
+    for variable in model.trainable_variables:
         variable.assign(variable + generator.uniform(0.0, 0.1, variable.shape))
+    model(tf.image.resize(generator.uniform(0.0, 255.0, [1, 5, 7, 3]), [65, 97]), training=True)
     return model
 
 

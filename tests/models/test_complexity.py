@@ -28,8 +28,7 @@ def values(*shape):
         (Conv2DBatchNorm(7), 9 * 9 * 5 * 7),
         (Conv2DBatchNorm(7, 3), 9 * 9 * 3 * 3 * 5 * 7),
         (Conv2DBatchNorm(7, 3, strides=2), 5 * 5 * 3 * 3 * 5 * 7),
-        # Of the three taps of each side, two see 7 of 9 pixels.
-        (Conv2DBatchNorm(7, 3, rate=2), (7 + 9 + 7) ** 2 * 5 * 7),
+        (Conv2DBatchNorm(7, 3, rate=2), 9 * 9 * 3 * 3 * 5 * 7),
         (SeparableConvBatchNorm(7, 5), 9 * 9 * (5 * 5 * 5 + 5 * 7)),
         (keras.layers.DepthwiseConv2D(3, padding="same", dilation_rate=4), 9 * 9 * 3 * 3 * 5),
         (keras.layers.Dense(7), 9 * 9 * 5 * 7),
