@@ -12,7 +12,10 @@ from tests.helpers import REPOSITORY
 
 # A module imports from lower floors and from its own group. Groups on one floor do not know each other.
 GROUPS = (
-    {"protos": "protos", "basics": "maxdl_tf structs panoptic_ids keras_api errors new_folder progress configs"},
+    {
+        "protos": "protos",
+        "basics": "maxdl_tf structs panoptic_ids keras_api errors new_folder process_memory progress configs",
+    },
     {"config": "config", "command_line": "command_line"},
     {"layers": "layers", "data": "data", "metrics": "metrics"},
     {"models": "models", "losses": "losses"},

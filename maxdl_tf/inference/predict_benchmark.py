@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf import process_memory
 from maxdl_tf.data import transforms
 from maxdl_tf.inference import images, segments
 from maxdl_tf.inference.predictor import Prediction, Predictor
@@ -142,7 +141,7 @@ def _first_use(predictor: Predictor, paths: Sequence[str], folder: str) -> tuple
     seconds = time.monotonic() - start
     for path in paths:
         _encode(predictor, folder, predictor(images.read_image(path)))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = process_memory.peak_bytes()
     on_gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"] if device() == "GPU" else None
     return seconds, (peak, on_gpu)
 

@@ -2,9 +2,9 @@
 
 What is counted is what published figures count: the multiplications of convolutions, matrix products and attention,
 each with its addition as one. Batch norms, activations, softmax, pooling, resizing and additions are not. A padded
-border counts as if it were image. By this rule S and L come to their published 325.8 and 3,691.9 billion at 1025 x 1025,
-with all of attention in them, its relative positions included, and with neither the auxiliary semantic branch nor the
-postprocessing.
+border counts as if it were image. By this rule S and L come to their published 325.8 and 3,691.9 billion at 1025 x
+1025, with all of attention in them, its relative positions included, and with neither the auxiliary semantic branch nor
+the postprocessing.
 """
 
 from __future__ import annotations

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maxdl_tf import process_memory
+
 # Operations whose result is the memory of their first input, or of a variable.
 _KINDS_OF_ALIASES = """
     EnsureShape ExpandDims Identity IdentityN PreventGradient ReadVariableOp Reshape Squeeze StopGradient
@@ -75,7 +77,7 @@ def estimate(
     kept = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
     if tf.DeviceSpec.from_string(devices[0]).device_type == "CPU":
         variables, tensors = kept * len(devices), peak_of_results(operations)
-        now = _resident_bytes()
+        now = process_memory.resident_bytes()
         # The variables exist already.
         runtime = max(now - variables, 0) + len(operations) * _BYTES_PER_OPERATION
         return MemoryEstimate(variables, tensors, runtime, _machine_bytes())
@@ -143,18 +145,6 @@ def _same(device: str, other: str) -> bool:
     """Whether two names, of which the first may be incomplete, can be one device's."""
     mine, theirs = (tf.DeviceSpec.from_string(name) for name in (device, other))
     return (mine.device_type, mine.device_index) == (theirs.device_type, theirs.device_index)
-
-
-def _resident_bytes() -> int:
-    """Memory of this process."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:  # Not Linux: the most that it ever was.
-        import resource
-        import sys
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _machine_bytes() -> int | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf import process_memory
 from maxdl_tf.training.graph_steps import Loss
 from maxdl_tf.training.train_step import Trainer
 
@@ -56,7 +55,7 @@ def measure_steps(trainer: Trainer, model: Any, loss: Loss, batch: Any, *, steps
         waits.append(trainer.train(tf.constant(1))["input/wait_share"])
         seconds.append(time.monotonic() - start)
     step = float(np.median(seconds))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = process_memory.peak_bytes()
 
     def forward():
         return model(batch.images, training=True)
