@@ -138,7 +138,10 @@ def unmoved_by_a_step(experiment) -> list[str]:
         if any("Assign" in use.type or "Apply" in use.type for use in inside.consumers())
     }
     # An optimizer without variables, where nothing is pretrained, does not count its steps.
-    idle = {id(optimizer.iterations) for optimizer in optimizers.by_name.values() if len(optimizer.weights) == 1}
+    both = (optimizers.base, optimizers.backbone)
+    idle = {id(optimizer.iterations) for optimizer in both if len(optimizer.weights) == 1}
+    if optimizers.loss_scale:  # Is changed outside of replicas; tests/training/test_loss_scale.py sees to it.
+        idle |= {id(variable) for variable in optimizers.loss_scale.variables}
     variables = [*model.variables, *(slot for slot in optimizers.slot_variables if id(slot) not in idle)]
     return [variable.name for variable in variables if id(variable.handle) not in written]
 
