@@ -134,6 +134,11 @@ def _serialize_image(
     )
 
 
+def encode_image_example(image_bytes: bytes) -> bytes:
+    """A serialized tf.Example of an image file and nothing else, as an export's signature `tf_example` takes it."""
+    return _serialize({IMAGE_ENCODED: image_bytes})
+
+
 def encode_label_map(label: np.ndarray, label_format: str) -> bytes:
     """Codes a label map without loss.
 

@@ -7,7 +7,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.data.example_schema import IMAGE_ENCODED
+from maxdl_tf.data.example_schema import encode_image_example
 from maxdl_tf.protos import serving_log_pb2
 
 WARM_UP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
@@ -24,12 +24,10 @@ def write_warm_up_requests(saved_model: str, image_size: tuple[int, int]) -> Non
     ramps = np.indices([height, width]) * 255 // np.reshape([height, width], [2, 1, 1])
     image = np.stack([*ramps, ramps.sum(axis=0) // 2], axis=-1).astype(np.uint8)
     encoded = tf.io.encode_jpeg(image).numpy()
-    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
-    example = tf.train.Example(features=tf.train.Features(feature={IMAGE_ENCODED: feature}))
     requests = (
         ("serving_default", "image_bytes", [encoded]),
         ("image_tensor", "image", image[np.newaxis]),
-        ("tf_example", "examples", [example.SerializeToString()]),
+        ("tf_example", "examples", [encode_image_example(encoded)]),
     )
     path = os.path.join(saved_model, WARM_UP_FILE)
     tf.io.gfile.makedirs(os.path.dirname(path))

@@ -12,7 +12,7 @@ import tensorflow as tf
 from maxdl_tf import config
 from maxdl_tf.data import transforms
 from maxdl_tf.errors import UserError
-from maxdl_tf.inference.segment_table import SegmentTable
+from maxdl_tf.inference.segment_table import OUTPUT_NAMES, SegmentTable
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.inference.segments import Segment, segments_of
 from maxdl_tf.layers.resize import size_at_stride
@@ -116,8 +116,7 @@ class Predictor:
 
         def segment(image: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:
             outputs = signature(image=image[tf.newaxis])
-            table = [outputs[name][0] for name in ("num_segments", *(f"segment_{n}" for n in SegmentTable._fields[1:]))]
-            return outputs["panoptic_map"][0], SegmentTable(*table)
+            return outputs["panoptic_map"][0], SegmentTable(*(outputs[name][0] for name in OUTPUT_NAMES))
 
         info = _export_info_of(loaded)
         postprocessor = Postprocessor(dataset_info, **info["postprocess"]) if "postprocess" in info else None

@@ -30,6 +30,10 @@ class SegmentTable(NamedTuple):
     boxes: tf.Tensor
 
 
+# The fields' names among the outputs of an exported model.
+OUTPUT_NAMES = ("num_segments", *(f"segment_{name}" for name in SegmentTable._fields[1:]))
+
+
 def segment_table(slot_map: SlotMap, image_size: tf.Tensor) -> SegmentTable:
     """The segments that `slot_map` has after it is resized to an image, nearest neighbor.
 

@@ -12,16 +12,16 @@ import io
 import numpy as np
 from PIL import Image
 
-from maxdl_tf.data.example_schema import IMAGE_ENCODED
+from maxdl_tf.data.example_schema import encode_image_example
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.predictor import Prediction
-from maxdl_tf.inference.segment_table import SegmentTable
+from maxdl_tf.inference.segment_table import OUTPUT_NAMES, SegmentTable
 from maxdl_tf.inference.segments import segments_of
 from maxdl_tf.inference.servers import RequestError, Server
 from maxdl_tf.structs import DatasetInfo
 
 INPUT_OF_SIGNATURE = {"serving_default": "image_bytes", "image_tensor": "image", "tf_example": "examples"}
-OUTPUTS = ("panoptic_map", "image_size", "num_segments", *(f"segment_{name}" for name in SegmentTable._fields[1:]))
+OUTPUTS = ("panoptic_map", "image_size", *OUTPUT_NAMES)
 _SENT_AS_IT_IS = ("JPEG", "PNG")
 _EXIF_ORIENTATION = 0x0112
 
@@ -62,7 +62,7 @@ class ServedModel:
         outputs = self._server.predict(self._signature, {INPUT_OF_SIGNATURE[self._signature]: self._batch(path, image)})
         # A server that makes batches pads the map to the largest image of the batch.
         height, width = outputs["image_size"][0]
-        table = SegmentTable(*(outputs[name][0] for name in OUTPUTS[2:]))
+        table = SegmentTable(*(outputs[name][0] for name in OUTPUT_NAMES))
         if (height, width) != image.shape[:2]:
             raise RequestError(f"the server saw {height} x {width} pixels, the file has {image.shape[:2]}")
         try:
@@ -77,7 +77,7 @@ class ServedModel:
         if self._signature == "image_tensor":
             return image[np.newaxis]
         encoded = encoded_upright(path, image)
-        return np.array([as_example(encoded) if self._signature == "tf_example" else encoded], object)
+        return np.array([encode_image_example(encoded) if self._signature == "tf_example" else encoded], object)
 
 
 def encoded_upright(path: str, image: np.ndarray) -> bytes:
@@ -93,11 +93,3 @@ def encoded_upright(path: str, image: np.ndarray) -> bytes:
     png = io.BytesIO()
     Image.fromarray(image).save(png, "PNG", compress_level=1)
     return png.getvalue()
-
-
-def as_example(encoded: bytes) -> bytes:
-    """A serialized tf.Example of an image file."""
-    import tensorflow as tf
-
-    feature = tf.train.Feature(bytes_list=tf.train.BytesList(value=[encoded]))
-    return tf.train.Example(features=tf.train.Features(feature={IMAGE_ENCODED: feature})).SerializeToString()

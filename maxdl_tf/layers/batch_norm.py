@@ -108,7 +108,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         count = _size(inputs, axes)
         total, total_of_squares = tf.reduce_sum(values, axes), tf.reduce_sum(tf.square(values), axes)
         if self._replicas() > 1:
-            sums = [total, total_of_squares, tf.constant(count) if isinstance(count, float) else count]
+            sums = [total, total_of_squares, tf.convert_to_tensor(count)]
             total, total_of_squares, count = tf.distribute.get_replica_context().all_reduce(
                 tf.distribute.ReduceOp.SUM, sums
             )
