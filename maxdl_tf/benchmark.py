@@ -170,6 +170,7 @@ def predict() -> dict[str, Any]:
     paths = images.find_all_images(_IMAGES.value)
     experiment = _experiment() if _CONFIG_FILE.value else None
     with command_line.quiet_imports():
+        from maxdl_tf import factory
         from maxdl_tf.inference import predict_benchmark
     size = count(experiment) if experiment else {}
     with tempfile.TemporaryDirectory() as folder:
@@ -178,7 +179,8 @@ def predict() -> dict[str, Any]:
             paths = paths or predict_benchmark.draw_images(folder, crop_size)
             times = predict_benchmark.measure_saved_model(predictor, paths, folder=folder, rounds=_STEPS.value)
         else:
-            predictor, model, crop_size = _built(experiment, _MODEL.value)
+            predictor, model = factory.build_predictor(experiment, _MODEL.value)
+            crop_size = factory.crop_size(factory.inference_dataset(experiment))
             paths = paths or predict_benchmark.draw_images(folder, crop_size)
             times = predict_benchmark.measure_model(
                 predictor, model, crop_size, paths, folder=folder, rounds=_STEPS.value
@@ -210,24 +212,6 @@ def _loaded(saved_model: str):
     variables = tf.train.list_variables(os.path.join(saved_model, "variables", "variables"))
     weights = sum(math.prod(shape) for name, shape in variables if name.endswith("/VARIABLE_VALUE"))
     return predictor, predictor.export_info["crop_size"], weights
-
-
-def _built(experiment: experiment_pb2.Experiment, checkpoint: str | None):
-    """(predictor, model, crop size) of an experiment, with a checkpoint's weights or random ones."""
-    from maxdl_tf import config, factory
-    from maxdl_tf.inference import segmenter
-    from maxdl_tf.inference.predictor import Predictor
-    from maxdl_tf.training import checkpoints
-
-    options = factory.inference_dataset(experiment)
-    dataset_info, crop_size = config.dataset_info_of(options), factory.crop_size(options)
-    model = factory.build_model(experiment, dataset_info)
-    if checkpoint:
-        checkpoints.load_model_weights(model, checkpoint)
-    model = segmenter.without_semantic_branch(model)
-    postprocessor = factory.build_postprocessor(experiment, dataset_info)
-    predictor = Predictor.from_model(model, postprocessor, crop_size=crop_size, dataset_info=dataset_info)
-    return predictor, model, crop_size
 
 
 def _experiment() -> experiment_pb2.Experiment:

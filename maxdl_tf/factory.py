@@ -13,9 +13,12 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import Message
 
+from maxdl_tf import config
 from maxdl_tf.data import pipeline, transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference import visualize
+from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.segmenter import without_semantic_branch
 from maxdl_tf.layers.precision import computing_in
 from maxdl_tf.losses import assignment
 from maxdl_tf.losses.total import PanopticLoss
@@ -26,6 +29,7 @@ from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.models.variants import VARIANTS, Variant
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2, training_pb2
 from maxdl_tf.structs import DatasetInfo
+from maxdl_tf.training.checkpoints import load_model_weights
 from maxdl_tf.training.eval_step import PanopticEvaluator
 from maxdl_tf.training.loss_scale import LossScale
 from maxdl_tf.training.optimizers import CreateOptimizer, Optimizers, PolySchedule, adam, radam_lookahead
@@ -151,6 +155,26 @@ def build_postprocessor(experiment: experiment_pb2.Experiment, dataset_info: Dat
         thing_area_limit=options.thing_area_limit,
         stuff_area_limit=options.stuff_area_limit,
     )
+
+
+def build_predictor(experiment: experiment_pb2.Experiment, checkpoint: str | None) -> tuple[Predictor, MaXDeepLab]:
+    """What predicts with an experiment's model, and that model, which lacks the auxiliary semantic branch.
+
+    Args:
+      experiment: Says which.
+      checkpoint: Of its model, or a folder of them; None: random weights.
+
+    Raises:
+      UserError: The checkpoint is not there, or of another model.
+    """
+    options = inference_dataset(experiment)
+    dataset_info = config.dataset_info_of(options)
+    model = build_model(experiment, dataset_info)
+    if checkpoint:
+        load_model_weights(model, checkpoint)
+    model = without_semantic_branch(model)
+    postprocessor = build_postprocessor(experiment, dataset_info)
+    return Predictor.from_model(model, postprocessor, crop_size=crop_size(options), dataset_info=dataset_info), model
 
 
 def build_metric(dataset_info: DatasetInfo) -> PanopticQuality:

@@ -101,19 +101,24 @@ _OVERWRITE = flags.DEFINE_boolean(
 
 
 def main(argv: list[str]) -> int:
+    from maxdl_tf import config
     from maxdl_tf.inference import images, prediction_folder  # Still without TensorFlow.
 
     is_saved_model = _check_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     paths = images.find_all_images([*_INPUT.value, *argv[1:]])
     names = prediction_folder.output_names(paths)
     prediction_folder.check_output(_OUTPUT.value, _OVERWRITE.value)
+    experiment = None if is_saved_model else config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     with command_line.quiet_imports():
         from maxdl_tf.inference.prediction_writer import PredictionWriter
         from maxdl_tf.inference.predictor import Predictor
-    if is_saved_model:
-        predictor = Predictor.from_saved_model(_MODEL.value)
+
+        if experiment:  # All of training comes with it, which a SavedModel does without.
+            from maxdl_tf import factory
+    if experiment:
+        predictor, _ = factory.build_predictor(experiment, _MODEL.value)
     else:
-        predictor = _predictor_of_checkpoint(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
+        predictor = Predictor.from_saved_model(_MODEL.value)
     if _DIAGNOSE.value and predictor.postprocessor is None:
         raise UserError(
             f"--diagnose: SavedModel {_MODEL.value} does not say its thresholds; export it again, or give its "
@@ -219,27 +224,6 @@ def _check_model(model: str, config_file: str | None, overrides: list[str]) -> b
     if not config_file:
         raise UserError(f"--model {model} is not a SavedModel; for a checkpoint give its --config_file too")
     return False
-
-
-def _predictor_of_checkpoint(checkpoint: str, config_file: str, overrides: list[str]):
-    from maxdl_tf import config
-
-    experiment = config.load_experiment(config_file, overrides)
-    with command_line.quiet_imports():
-        from maxdl_tf import factory
-        from maxdl_tf.inference import segmenter
-        from maxdl_tf.inference.predictor import Predictor
-        from maxdl_tf.training import checkpoints
-    options = factory.inference_dataset(experiment)
-    dataset_info = config.dataset_info_of(options)
-    model = factory.build_model(experiment, dataset_info)
-    checkpoints.load_model_weights(model, checkpoint)
-    return Predictor.from_model(
-        segmenter.without_semantic_branch(model),
-        factory.build_postprocessor(experiment, dataset_info),
-        crop_size=factory.crop_size(options),
-        dataset_info=dataset_info,
-    )
 
 
 def _diagnose(predictor: Predictor, image, prediction, kept) -> Diagnosis:
