@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from maxdl_tf.metrics.panoptic_counts import (
+    PanopticCounts,
+    PredictedSegments,
+    TrueSegments,
+    count_matches,
+    match_segments,
+    overlap_of,
+    stack_counts,
+)
 from maxdl_tf.structs import DatasetInfo
-
-# Label maps with values below this are counted with tables of that length, others by sorting.
-_LONGEST_TABLE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class PanopticQualityResult:
       stuff: Of stuff classes.
       classes: Each class, things first, by ascending id.
       num_images: How many images were compared.
+      image_counts: [images, class ids], what the figures were made of; not written to JSON.
     """
 
     all: GroupQuality
@@ -67,10 +74,13 @@ class PanopticQualityResult:
     stuff: GroupQuality
     classes: tuple[ClassQuality, ...]
     num_images: int
+    image_counts: PanopticCounts | None = field(default=None, compare=False, repr=False)
 
     def as_dict(self) -> dict:
         """For JSON; the keys are the names of the attributes."""
-        return asdict(self)
+        figures = asdict(replace(self, image_counts=None))
+        del figures["image_counts"]
+        return figures
 
     def curves(self) -> dict[str, float]:
         """The figures under TensorBoard's tags; classes without segments are left out."""
@@ -101,9 +111,7 @@ def _percentages(quality: GroupQuality | ClassQuality, defined: bool) -> str:
 class PanopticQuality:
     """Accumulates the comparison of label maps with the truth, image by image.
 
-    A segment is the set of pixels of an image with the same label. Segments match where their classes
-    are the same and their IoU, without the pixels that are void in truth, is greater than 0.5. Unmatched
-    predictions that lie by more than a half on void do not count.
+    A segment is the set of pixels of an image with the same label; `panoptic_counts` says how they are judged.
 
     Args:
       dataset_info: The class table.
@@ -115,14 +123,12 @@ class PanopticQuality:
     def __init__(self, dataset_info: DatasetInfo, ignore_crowd: bool = True):
         self._info = dataset_info
         self._ignore_crowd = ignore_crowd
-        num_ids = dataset_info.num_semantic_channels
-        self._is_known = np.zeros(num_ids, bool)
+        self._num_ids = dataset_info.num_semantic_channels
+        self._is_known = np.zeros(self._num_ids, bool)
         self._is_known[[*dataset_info.class_order, dataset_info.ignore_label]] = True
-        self._is_thing = np.zeros(num_ids, bool)
+        self._is_thing = np.zeros(self._num_ids, bool)
         self._is_thing[list(dataset_info.thing_ids)] = True
-        self._iou = np.zeros(num_ids, np.float64)
-        self._tp, self._fp, self._fn = (np.zeros(num_ids, np.int64) for _ in range(3))
-        self._num_images = 0
+        self._images: list[PanopticCounts] = []
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Adds an image.
@@ -134,36 +140,18 @@ class PanopticQuality:
         Raises:
           ValueError: For maps of unequal shapes, or a class that is not in the table.
         """
-        truth, prediction = np.asarray(truth), np.asarray(prediction)
-        if truth.shape != prediction.shape:
-            raise ValueError(f"truth is {truth.shape} and prediction {prediction.shape}; resize the prediction first")
-        true_label, true_index = _compact(truth)
-        label, index = _compact(prediction)
-        true_class, class_id = self._classes(true_label, "truth"), self._classes(label, "prediction")
-
-        shape = (len(true_label), len(label))
-        overlap = np.bincount(true_index * shape[1] + index, minlength=shape[0] * shape[1]).reshape(shape)
-        true_area, area = overlap.sum(axis=1), overlap.sum(axis=0)
-
-        is_void = true_class == self._info.ignore_label
-        is_crowd = self._is_thing[true_class] & (true_label % self._info.label_divisor == 0)
+        overlap = overlap_of(truth, prediction)
+        true_class = self._classes(overlap.true_ids, "truth")
+        class_id = self._classes(overlap.ids, "prediction")
+        is_crowd = self._is_thing[true_class] & (overlap.true_ids % self._info.label_divisor == 0)
         is_crowd &= self._ignore_crowd
-        is_segment = class_id != self._info.ignore_label
-        same_class = true_class[:, np.newaxis] == class_id
-
-        on_void = overlap[is_void].sum(axis=0)
-        union = true_area[:, np.newaxis] + area - overlap - on_void
-        matched = same_class & (2 * overlap > union) & is_segment & ~is_crowd[:, np.newaxis]
-        missed = ~(is_void | is_crowd | matched.any(axis=1))
-        on_crowd = (overlap * (same_class & is_crowd[:, np.newaxis])).sum(axis=0)
-        wrong = is_segment & ~matched.any(axis=0) & (2 * (on_void + on_crowd) <= area)
-
-        rows, columns = np.nonzero(matched)
-        np.add.at(self._iou, class_id[columns], overlap[rows, columns] / union[rows, columns])
-        np.add.at(self._tp, class_id[columns], 1)
-        np.add.at(self._fn, true_class[missed], 1)
-        np.add.at(self._fp, class_id[wrong], 1)
-        self._num_images += 1
+        is_void = true_class == self._info.ignore_label
+        matching = match_segments(
+            overlap.pixels,
+            TrueSegments(true_class, is_void, is_crowd, forgives=is_crowd),
+            PredictedSegments(class_id, class_id == self._info.ignore_label),
+        )
+        self._images.append(count_matches(matching, true_class, class_id, self._num_ids))
 
     def merge(self, other: PanopticQuality) -> None:
         """Adds the images of another accumulator, as of another worker.
@@ -176,29 +164,11 @@ class PanopticQuality:
                 f"cannot merge the panoptic quality of {other._info.name!r} (ignore_crowd={other._ignore_crowd}) into "
                 f"that of {self._info.name!r} (ignore_crowd={self._ignore_crowd}); make both with the same arguments"
             )
-        self._iou += other._iou
-        self._tp += other._tp
-        self._fp += other._fp
-        self._fn += other._fn
-        self._num_images += other._num_images
+        self._images += other._images
 
     def result(self) -> PanopticQualityResult:
         """The quality over all images so far."""
-        classes = tuple(self._class_quality(class_id) for class_id in self._info.class_order)
-        return PanopticQualityResult(
-            all=_group(classes),
-            things=_group([c for c in classes if c.is_thing]),
-            stuff=_group([c for c in classes if not c.is_thing]),
-            classes=classes,
-            num_images=self._num_images,
-        )
-
-    def _class_quality(self, class_id: int) -> ClassQuality:
-        iou, tp, fp, fn = (array[class_id].item() for array in (self._iou, self._tp, self._fp, self._fn))
-        sq = iou / tp if tp else 0.0
-        rq = tp / (tp + fp / 2 + fn / 2) if tp else 0.0
-        row = self._info.by_id[class_id]
-        return ClassQuality(class_id, row.name, row.is_thing, pq=sq * rq, sq=sq, rq=rq, tp=tp, fp=fp, fn=fn)
+        return quality_of(stack_counts(self._images, self._num_ids), self._info)
 
     def _classes(self, labels: np.ndarray, source: str) -> np.ndarray:
         class_id = labels // self._info.label_divisor
@@ -213,21 +183,36 @@ class PanopticQuality:
         return class_id
 
 
+def quality_of(counts: PanopticCounts, dataset_info: DatasetInfo) -> PanopticQualityResult:
+    """The quality of images.
+
+    Args:
+      counts: [images, class ids].
+      dataset_info: The class table.
+    """
+    total = counts.total()
+    classes = tuple(_class_quality(total, dataset_info, class_id) for class_id in dataset_info.class_order)
+    return PanopticQualityResult(
+        all=_group(classes),
+        things=_group([c for c in classes if c.is_thing]),
+        stuff=_group([c for c in classes if not c.is_thing]),
+        classes=classes,
+        num_images=counts.num_images,
+        image_counts=counts,
+    )
+
+
+def _class_quality(total: PanopticCounts, dataset_info: DatasetInfo, class_id: int) -> ClassQuality:
+    iou, tp, fp, fn = (array[class_id].item() for array in total)
+    sq = iou / tp if tp else 0.0
+    rq = tp / (tp + fp / 2 + fn / 2) if tp else 0.0
+    row = dataset_info.by_id[class_id]
+    return ClassQuality(class_id, row.name, row.is_thing, pq=sq * rq, sq=sq, rq=rq, tp=tp, fp=fp, fn=fn)
+
+
 def _group(classes) -> GroupQuality:
     classes = [c for c in classes if c.has_segments]
     if not classes:
         return GroupQuality(0.0, 0.0, 0.0, 0)
     means = (float(np.mean([getattr(c, name) for c in classes])) for name in ("pq", "sq", "rq"))
     return GroupQuality(*means, len(classes))
-
-
-def _compact(label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The labels of a map, ascending, and the place of each pixel's label among them, int64 [pixels]."""
-    flat = label_map.reshape(-1).astype(np.int64)
-    if not flat.size or flat.min() < 0 or flat.max() >= _LONGEST_TABLE:
-        labels, index = np.unique(flat, return_inverse=True)
-        return labels, index.reshape(-1)
-    # Three times as fast as sorting.
-    is_present = np.zeros(flat.max() + 1, bool)
-    is_present[flat] = True
-    return np.flatnonzero(is_present), (np.cumsum(is_present) - 1)[flat]

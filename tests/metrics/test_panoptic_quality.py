@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maxdl_tf.metrics import panoptic_quality
+from maxdl_tf.metrics import panoptic_counts
 from maxdl_tf.metrics.panoptic_quality import PanopticQuality
 from maxdl_tf.panoptic_ids import color_to_id
 from maxdl_tf.structs import DatasetInfo, SegmentClass
@@ -172,7 +172,7 @@ def test_large_divisors_need_no_large_tables(monkeypatch):
     golden = own_golden("g_pq")
     truth, prediction = golden["pair1/gt"], golden["pair1/pred"]
     result = quality(truth, prediction, info=COCO)
-    monkeypatch.setattr(panoptic_quality, "_LONGEST_TABLE", 1)
+    monkeypatch.setattr(panoptic_counts, "_LONGEST_TABLE", 1)
     assert quality(truth, prediction, info=COCO) == result
     wide = DatasetInfo("wide", COCO.classes, label_divisor=10**6)
     truth, prediction = (m // 256 * 10**6 + m % 256 for m in (truth, prediction))
