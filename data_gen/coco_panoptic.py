@@ -11,18 +11,16 @@ Example:
 from __future__ import annotations
 
 import colorsys
-import io
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from maxdl_tf import config, panoptic_ids
+from maxdl_tf.data.coco_files import ImageEntry, load_annotations, read_panoptic_png, size_mismatch, some
 from maxdl_tf.data_gen import image_files, output_flags, shard_writer
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo, SegmentClass
@@ -60,8 +58,6 @@ _ONLY = flags.DEFINE_list(
 )
 output_flags.define(FLAGS)
 
-_FAULTS_NAMED = 3  # Of one image, in one message.
-
 
 def main(argv: list[str]) -> int:
     del argv
@@ -85,64 +81,6 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-class ImageEntry(NamedTuple):
-    """What the JSON says of one image.
-
-    Attributes:
-      file_name: Below the image folder.
-      height: In pixels.
-      width: In pixels.
-      png_name: Below the folder of PNGs; None if the JSON has no annotation of the image.
-      segments: The `segments_info` of the annotation.
-    """
-
-    file_name: str
-    height: int
-    width: int
-    png_name: str | None
-    segments: list[dict[str, Any]]
-
-
-class Annotations(NamedTuple):
-    """A JSON file: its images in the order of the file, and its categories."""
-
-    images: list[ImageEntry]
-    categories: list[dict[str, Any]]
-
-
-def load_annotations(path: Path) -> Annotations:
-    """Reads a COCO panoptic JSON file.
-
-    Raises:
-      UserError: If it cannot be read or does not have the format.
-    """
-    try:
-        with path.open(encoding="utf-8") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}; check --annotation_file") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
-    try:
-        annotation_of_image: dict[Any, dict[str, Any]] = {}
-        for annotation in content["annotations"]:
-            if annotation_of_image.setdefault(annotation["image_id"], annotation) is not annotation:
-                raise UserError(f"{path}: image {annotation['image_id']} has more than one annotation")
-            annotation["file_name"], annotation["segments_info"]
-        images = [_image_entry(image, annotation_of_image.pop(image["id"], None)) for image in content["images"]]
-        if annotation_of_image:
-            raise UserError(
-                f"{path}: annotations of images that are not in its list: {_some(sorted(annotation_of_image, key=str))}"
-            )
-        return Annotations(images, content["categories"])
-    except KeyError as error:
-        raise UserError(
-            f"{path} has no {error} where COCO panoptic files have one; is it a panoptic_*.json?"
-        ) from error
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{path} is not laid out as COCO panoptic files are: {error}") from error
-
-
 def only(file_names: Sequence[str], images: Sequence[ImageEntry]) -> list[ImageEntry]:
     """The images of these names, in the order of the names.
 
@@ -152,13 +90,8 @@ def only(file_names: Sequence[str], images: Sequence[ImageEntry]) -> list[ImageE
     by_name = {image.file_name: image for image in images}
     missing = [name for name in file_names if name not in by_name]
     if missing:
-        raise UserError(f"--only: the annotations have no image {_some(missing)}; they have {_some(sorted(by_name))}")
+        raise UserError(f"--only: the annotations have no image {some(missing)}; they have {some(sorted(by_name))}")
     return [by_name[name] for name in file_names]
-
-
-def _image_entry(image: Mapping[str, Any], annotation: Mapping[str, Any] | None) -> ImageEntry:
-    png_name, segments = (annotation["file_name"], annotation["segments_info"]) if annotation else (None, [])
-    return ImageEntry(image["file_name"], image["height"], image["width"], png_name, segments)
 
 
 def dataset_info_of(categories: list[dict[str, Any]], source: Path, name: str, label_divisor: int = 256) -> DatasetInfo:
@@ -219,7 +152,7 @@ class Annotator:
         path = self.image_dir / entry.file_name
         image = image_files.read_image(path)
         if image.size != size:
-            raise UserError(_size_mismatch(path, image.size, size))
+            raise UserError(size_mismatch(path, image.size, size))
         segment_ids = read_panoptic_png(self.panoptic_dir / entry.png_name, size)
         label = self._label_map(entry, segment_ids)
         image_id = str(Path(entry.file_name).with_suffix(""))
@@ -247,7 +180,7 @@ class Annotator:
                     f"segment {segment['id']}: area {area} in the PNG, {segment['area']} in {self.annotation_name}"
                 )
         if faults:
-            raise UserError(f"{self.panoptic_dir / entry.png_name}: {_some(faults)}")
+            raise UserError(f"{self.panoptic_dir / entry.png_name}: {some(faults)}")
         return labels[order][position].astype(np.int32)
 
     def _segment_labels(self, entry: ImageEntry) -> list[int]:
@@ -276,34 +209,5 @@ class Annotator:
             is_void = row is None or (segment.get("iscrowd", 0) and self.treat_crowd_as_ignore)
             labels.append(self.dataset_info.void if is_void else panoptic_ids.encode_label(row.id, instance, divisor))
         if faults:
-            raise UserError(f"{self.annotation_name}, {entry.png_name}: {_some(faults)}")
+            raise UserError(f"{self.annotation_name}, {entry.png_name}: {some(faults)}")
         return labels
-
-
-def read_panoptic_png(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """Segment ids, int32 [height, width], of a PNG of that size.
-
-    Raises:
-      UserError: If it cannot be read or decoded, is not RGB or has another size.
-    """
-    try:
-        with Image.open(io.BytesIO(image_files.read_file(path))) as image:
-            if image.mode != "RGB":
-                raise UserError(
-                    f"{path}: a PNG of mode {image.mode}; wanted RGB, where a segment's id is R + 256 G + 65536 B"
-                )
-            colors = np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be decoded: {error}") from error
-    if colors.shape[:2] != size:
-        raise UserError(_size_mismatch(path, colors.shape[:2], size))
-    return panoptic_ids.color_to_id(colors)
-
-
-def _size_mismatch(path: Path, got: tuple[int, int], wanted: tuple[int, int]) -> str:
-    return f"{path}: {got[0]} x {got[1]} (height x width), but the JSON file says {wanted[0]} x {wanted[1]}"
-
-
-def _some(faults: list[Any]) -> str:
-    named = "; ".join(str(fault) for fault in faults[:_FAULTS_NAMED])
-    return named if len(faults) <= _FAULTS_NAMED else f"{named}; and {len(faults) - _FAULTS_NAMED} more"
