@@ -10,20 +10,21 @@ Example:
 
 from __future__ import annotations
 
-import colorsys
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from absl import flags
 
-from maxdl_tf import config, panoptic_ids
+from maxdl_tf import config
+from maxdl_tf.data.category_table import dataset_info_of
 from maxdl_tf.data.coco_files import ImageEntry, load_annotations, read_panoptic_png, size_mismatch, some
-from maxdl_tf.data_gen import image_files, output_flags, shard_writer
+from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer, storage
+from maxdl_tf.data_gen.examples import AnnotatedImage
+from maxdl_tf.data_gen.label_maps import Numbering
 from maxdl_tf.errors import UserError
-from maxdl_tf.structs import DatasetInfo, SegmentClass
+from maxdl_tf.structs import DatasetInfo
 
 FLAGS = flags.FlagValues()
 _IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images.", required=True, flag_values=FLAGS)
@@ -62,20 +63,17 @@ output_flags.define(FLAGS)
 def main(argv: list[str]) -> int:
     del argv
     output = output_flags.read(FLAGS)
-    annotation_file = Path(_ANNOTATION_FILE.value)
-    panoptic_dir = Path(_PANOPTIC_DIR.value or annotation_file.with_suffix(""))
-    for flag, folder in (("image_dir", Path(_IMAGE_DIR.value)), ("panoptic_dir", panoptic_dir)):
-        if not folder.is_dir():
-            raise UserError(f"--{flag}={folder} is not a folder; check the path")
-    annotations = load_annotations(annotation_file)
+    annotation_file = _ANNOTATION_FILE.value
+    image_dir = storage.check_folder(_IMAGE_DIR.value, "--image_dir")
+    panoptic_dir = storage.check_folder(_PANOPTIC_DIR.value or os.path.splitext(annotation_file)[0], "--panoptic_dir")
+    annotations = load_annotations(annotation_file, storage.read_file)
     if _DATASET_INFO.value:
         info = config.load_dataset_info(_DATASET_INFO.value)
     else:
-        name = _DATASET_NAME.value or output.folder.resolve().name
+        name = class_tables.dataset_name(_DATASET_NAME.value, output.folder)
         info = dataset_info_of(annotations.categories, annotation_file, name, _LABEL_DIVISOR.value)
-    annotator = Annotator(
-        Path(_IMAGE_DIR.value), panoptic_dir, annotation_file.name, info, treat_crowd_as_ignore=_CROWD_AS_IGNORE.value
-    )
+    name = os.path.basename(annotation_file)
+    annotator = Annotator(image_dir, panoptic_dir, name, info, treat_crowd_as_ignore=_CROWD_AS_IGNORE.value)
     images = only(_ONLY.value, annotations.images) if _ONLY.value else annotations.images
     print(shard_writer.write_shards(images, annotator.annotate, info, output))
     return 0
@@ -94,34 +92,6 @@ def only(file_names: Sequence[str], images: Sequence[ImageEntry]) -> list[ImageE
     return [by_name[name] for name in file_names]
 
 
-def dataset_info_of(categories: list[dict[str, Any]], source: Path, name: str, label_divisor: int = 256) -> DatasetInfo:
-    """The class table of a category list: ids from 1 in the order of the category ids, void 0.
-
-    Raises:
-      UserError: If the list is empty or an entry lacks something.
-    """
-    if not categories:
-        raise UserError(f"{source} lists no categories; pass a class table with --dataset_info")
-    classes = []
-    for rank, category in enumerate(sorted(categories, key=lambda category: category["id"])):
-        missing = [key for key in ("name", "isthing") if key not in category]
-        if missing:
-            raise UserError(
-                f"{source}: category {category['id']} has no {missing[0]!r}; add it, or pass --dataset_info"
-            )
-        color = tuple(category.get("color") or _distinct_color(rank))
-        classes.append(SegmentClass(rank + 1, category["name"], bool(category["isthing"]), color, category["id"]))
-    try:
-        return DatasetInfo(name, tuple(classes), label_divisor)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from error
-
-
-def _distinct_color(rank: int) -> tuple[int, ...]:
-    """Hues a golden angle apart never come close to their last few predecessors."""
-    return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(0.618034 * rank % 1, 0.55 + 0.3 * (rank % 2), 0.9))
-
-
 @dataclass(frozen=True)
 class Annotator:
     """Makes label maps of images and their annotations, and tells what is wrong with them.
@@ -134,13 +104,13 @@ class Annotator:
       treat_crowd_as_ignore: Make crowds void; otherwise they are instance 0 of their class.
     """
 
-    image_dir: Path
-    panoptic_dir: Path
+    image_dir: str | os.PathLike
+    panoptic_dir: str | os.PathLike
     annotation_name: str
     dataset_info: DatasetInfo
     treat_crowd_as_ignore: bool = True
 
-    def annotate(self, entry: ImageEntry) -> shard_writer.AnnotatedImage:
+    def annotate(self, entry: ImageEntry) -> AnnotatedImage:
         """The image and its label map.
 
         Raises:
@@ -149,14 +119,14 @@ class Annotator:
         if entry.png_name is None:
             raise UserError(f"{entry.file_name}: {self.annotation_name} has no annotation of this image")
         size = (entry.height, entry.width)
-        path = self.image_dir / entry.file_name
+        path = os.path.join(self.image_dir, entry.file_name)
         image = image_files.read_image(path)
         if image.size != size:
             raise UserError(size_mismatch(path, image.size, size))
-        segment_ids = read_panoptic_png(self.panoptic_dir / entry.png_name, size)
+        segment_ids = read_panoptic_png(os.path.join(self.panoptic_dir, entry.png_name), size, storage.read_file)
         label = self._label_map(entry, segment_ids)
-        image_id = str(Path(entry.file_name).with_suffix(""))
-        return shard_writer.AnnotatedImage(image.content, image.format, label, image_id)
+        image_id = os.path.splitext(entry.file_name)[0]
+        return AnnotatedImage(image.content, image.format, label, image_id)
 
     def _label_map(self, entry: ImageEntry, segment_ids: np.ndarray) -> np.ndarray:
         """int32 [height, width] of a PNG's segment ids, after checking them against the JSON."""
@@ -180,34 +150,26 @@ class Annotator:
                     f"segment {segment['id']}: area {area} in the PNG, {segment['area']} in {self.annotation_name}"
                 )
         if faults:
-            raise UserError(f"{self.panoptic_dir / entry.png_name}: {some(faults)}")
+            raise UserError(f"{os.path.join(self.panoptic_dir, entry.png_name)}: {some(faults)}")
         return labels[order][position].astype(np.int32)
 
     def _segment_labels(self, entry: ImageEntry) -> list[int]:
         """The label of each segment: things are numbered from 1 within their class, in the order of the JSON."""
         class_of_category = {row.source_id: row for row in self.dataset_info.classes}
-        divisor = self.dataset_info.label_divisor
-        instances = dict.fromkeys(class_of_category, 0)
+        numbering = Numbering(self.dataset_info, self.treat_crowd_as_ignore)
         labels, faults, seen = [], [], {0}
         for segment in entry.segments:
             segment_id, category = segment["id"], segment["category_id"]
             row = class_of_category.get(category)
-            instance = 0
-            if segment_id in seen:
-                faults.append(f"segment {segment_id}: {'listed twice' if segment_id else 'the id 0 stands for void'}")
-            elif row is None:
-                faults.append(f"segment {segment_id}: unknown category {category}")
-            elif row.is_thing and not segment.get("iscrowd", 0):
-                instances[category] += 1
-                instance = instances[category]
-                if instance == divisor:
-                    faults.append(
-                        f"segment {segment_id}: is instance {instance} of {row.name!r}, label_divisor {divisor} has "
-                        f"room for {divisor - 1}; take a larger one"
-                    )
+            try:
+                if segment_id in seen:
+                    raise UserError("listed twice" if segment_id else "the id 0 stands for void")
+                if row is None:
+                    raise UserError(f"unknown category {category}")
+                labels.append(numbering.label(row, bool(segment.get("iscrowd", 0))))
+            except UserError as error:
+                faults.append(f"segment {segment_id}: {error}")
             seen.add(segment_id)
-            is_void = row is None or (segment.get("iscrowd", 0) and self.treat_crowd_as_ignore)
-            labels.append(self.dataset_info.void if is_void else panoptic_ids.encode_label(row.id, instance, divisor))
         if faults:
             raise UserError(f"{self.annotation_name}, {entry.png_name}: {some(faults)}")
         return labels

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+import os
 from typing import NamedTuple
 
 from PIL import Image
 
+from maxdl_tf.data_gen import storage
 from maxdl_tf.errors import UserError
 
 
@@ -25,13 +26,13 @@ class ImageFile(NamedTuple):
     size: tuple[int, int]
 
 
-def read_image(path: Path) -> ImageFile:
+def read_image(path: str | os.PathLike) -> ImageFile:
     """An image file as it is; gray, palette and CMYK images become RGB PNGs.
 
     Raises:
       UserError: If it cannot be read or decoded, or is not a JPEG or PNG of 8 bits.
     """
-    content = read_file(path)
+    content = storage.read_file(path)
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
@@ -47,17 +48,3 @@ def read_image(path: Path) -> ImageFile:
             return ImageFile(content, kind, (image.height, image.width))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow reports broken PNGs as SyntaxError.
         raise UserError(f"{path}: cannot be decoded: {error}") from error
-
-
-def read_file(path: Path) -> bytes:
-    """A file's content.
-
-    Raises:
-      UserError: If it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from absl import flags
 
-from maxdl_tf.data_gen import image_files, output_flags, shard_writer
+from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer
+from maxdl_tf.data_gen.examples import ClassifiedImage
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo, SegmentClass
 
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
     images = find_images(folder, classes)
     # A shard of few classes would make batches of few classes.
     random.Random(0).shuffle(images)
-    info = dataset_info_of(classes, _DATASET_NAME.value or output.folder.resolve().name)
+    info = dataset_info_of(classes, class_tables.dataset_name(_DATASET_NAME.value, output.folder))
     print(shard_writer.write_shards(images, read_classified, info, output))
     return 0
 
@@ -85,7 +86,7 @@ def dataset_info_of(classes: list[str], name: str) -> DatasetInfo:
     return DatasetInfo(name, tuple(rows))
 
 
-def read_classified(image: LabeledFile) -> shard_writer.ClassifiedImage:
+def read_classified(image: LabeledFile) -> ClassifiedImage:
     """The image as the shard writer wants it.
 
     Raises:
@@ -93,6 +94,4 @@ def read_classified(image: LabeledFile) -> shard_writer.ClassifiedImage:
     """
     file = image_files.read_image(image.path)
     image_id = f"{image.class_name}/{image.path.stem}"
-    return shard_writer.ClassifiedImage(
-        file.content, file.format, file.size, image.class_id, image.class_name, image_id
-    )
+    return ClassifiedImage(file.content, file.format, file.size, image.class_id, image.class_name, image_id)

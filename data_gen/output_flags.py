@@ -5,7 +5,10 @@ from __future__ import annotations
 from absl import flags
 
 from maxdl_tf.data.example_schema import LABEL_FORMATS
-from maxdl_tf.data_gen.shard_writer import Output, available_processes
+from maxdl_tf.data_gen.beam_shards import RUNNERS
+from maxdl_tf.data_gen.processes import available_processes
+from maxdl_tf.data_gen.shard_output import Output
+from maxdl_tf.errors import UserError
 
 
 def define(flag_values: flags.FlagValues, label_maps: bool = True) -> None:
@@ -13,7 +16,7 @@ def define(flag_values: flags.FlagValues, label_maps: bool = True) -> None:
     flags.DEFINE_string(
         "output_dir",
         None,
-        "Folder of the shards and of dataset_info.textproto.",
+        "Folder of the shards and of dataset_info.textproto; gs:// and whatever tf.io.gfile reaches, too.",
         required=True,
         flag_values=flag_values,
     )
@@ -40,10 +43,30 @@ def define(flag_values: flags.FlagValues, label_maps: bool = True) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_boolean("overwrite", False, "Replace shards of the split that are there.", flag_values=flag_values)
+    flags.DEFINE_enum(
+        "runner",
+        None,
+        RUNNERS,
+        "Runner of Apache Beam (pip install 'maxdl_tf[beam]') to convert on instead of --processes; the "
+        "shards are the same.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "beam_options",
+        [],
+        "A flag for the runner, such as --beam_options=project=my-project.",
+        flag_values=flag_values,
+    )
 
 
 def read(flag_values: flags.FlagValues) -> Output:
-    """The values of the flags."""
+    """The values of the flags.
+
+    Raises:
+      UserError: If they make no sense.
+    """
+    if flag_values.beam_options and not flag_values.runner:
+        raise UserError("--beam_options are for a --runner; name one, or leave them away")
     return Output(
         directory=flag_values.output_dir,
         split=flag_values.split,
@@ -52,4 +75,6 @@ def read(flag_values: flags.FlagValues) -> Output:
         label_format=flag_values.label_format if "label_format" in flag_values else "png",
         skip_bad_input=flag_values.on_error == "skip",
         overwrite=flag_values.overwrite,
+        runner=flag_values.runner,
+        beam_options=tuple(flag_values.beam_options),
     )

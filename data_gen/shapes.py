@@ -24,6 +24,7 @@ from PIL import Image
 
 from maxdl_tf import command_line, config, panoptic_ids
 from maxdl_tf.data_gen import output_flags, shard_writer
+from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo
 
@@ -137,7 +138,7 @@ class Painter:
     image_dir: str | None = None
     class_folders: str | None = None
 
-    def annotate(self, index: int) -> shard_writer.AnnotatedImage:
+    def annotate(self, index: int) -> AnnotatedImage:
         """Image number `index` as the shard writer wants it."""
         drawing = self.draw(index)
         file = io.BytesIO()
@@ -148,7 +149,7 @@ class Painter:
         if self.class_folders:
             name = largest_thing(drawing.label)
             Path(self.class_folders, name, f"{image_id}.jpg").write_bytes(file.getvalue())
-        return shard_writer.AnnotatedImage(file.getvalue(), "jpeg", drawing.label, image_id)
+        return AnnotatedImage(file.getvalue(), "jpeg", drawing.label, image_id)
 
     def draw(self, index: int) -> Drawing:
         """Image number `index`, before compression."""

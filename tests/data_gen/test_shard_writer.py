@@ -16,7 +16,8 @@ import tensorflow as tf
 from maxdl_tf import config
 from maxdl_tf.data import example_schema
 from maxdl_tf.data_gen import shapes, shard_writer
-from maxdl_tf.data_gen.shard_writer import AnnotatedImage, Output
+from maxdl_tf.data_gen.examples import AnnotatedImage
+from maxdl_tf.data_gen.shard_output import Output
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo, SegmentClass
 

@@ -1,0 +1,80 @@
+"""Work on many tasks in parallel processes, with the results in the order of the tasks."""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import concurrent.futures.process
+import contextlib
+import itertools
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from maxdl_tf.errors import UserError
+
+_TASKS_AHEAD = 16  # Per process: enough to keep all busy, few enough to hold their results in memory.
+
+
+def available_processes() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def results_in_order(function: Callable[[Any], Any], tasks: Sequence[Any], processes: int) -> Iterator[Iterator[Any]]:
+    """Starts the processes at once; the context is an iterator of `function(task)` of each task, in order.
+
+    Args:
+      function: Called in any process, so it must pickle, and so must tasks and results.
+      tasks: What it is called with.
+      processes: How many; with 1 everything happens in this process.
+
+    Raises:
+      UserError: If a process is ended from outside.
+    """
+    processes = min(processes, len(tasks))
+    if processes <= 1:
+        yield map(function, tasks)
+        return
+    # Not forked: a copy of a process that has started TensorFlow's threads may hang.
+    pool = concurrent.futures.ProcessPoolExecutor(
+        processes, multiprocessing.get_context("spawn"), initializer=_start_process, initargs=(function,)
+    )
+    remaining = iter(tasks)
+    ahead = collections.deque(pool.submit(_run, task) for task in itertools.islice(remaining, processes * _TASKS_AHEAD))
+
+    def results():
+        while ahead:
+            yield ahead.popleft().result()
+            ahead.extend(pool.submit(_run, task) for task in itertools.islice(remaining, 1))
+
+    try:
+        yield results()
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise UserError(
+            "a converting process was ended from outside, perhaps for lack of memory; try fewer --processes"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_function_here: Callable[[Any], Any] | None = None
+
+
+def _start_process(function: Callable[[Any], Any]) -> None:
+    global _function_here
+    _function_here = function
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent cannot stop its processes; they would wait for tasks for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _run(task: Any) -> Any:
+    return _function_here(task)

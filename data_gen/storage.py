@@ -1,0 +1,173 @@
+"""Files and folders, on this machine or where tf.io.gfile reaches (gs://..., hdfs://...): paths are strings.
+
+TensorFlow is imported only for paths with a scheme, so that converting processes stay light on local data.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+from maxdl_tf.errors import UserError
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether the path has a scheme, such as gs://."""
+    return "://" in os.fspath(path)
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """A file's content.
+
+    Raises:
+      UserError: If it cannot be read.
+    """
+    try:
+        if is_remote(path):
+            with _gfile().GFile(os.fspath(path), "rb") as file:
+                return file.read()
+        with open(path, "rb") as file:
+            return file.read()
+    except Exception as error:
+        if isinstance(error, FileNotFoundError) or type(error).__name__ == "NotFoundError":
+            raise UserError(f"{path}: there is no such file") from None
+        if isinstance(error, OSError) or hasattr(error, "error_code"):
+            raise UserError(f"{path}: cannot be read: {_reason(error)}") from error
+        raise
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """A text file's content, UTF-8.
+
+    Raises:
+      UserError: If it cannot be read or is no text.
+    """
+    try:
+        return read_file(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not a text file in UTF-8: {error}") from error
+
+
+def find_files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
+    """Paths relative to the folder, in it and in all folders below it, sorted; hidden files are left out.
+
+    Args:
+      folder: Where to look.
+      suffixes: Endings of the names, compared without case.
+    """
+    found = []
+    walk = _gfile().walk(folder) if is_remote(folder) else os.walk(folder, followlinks=True)
+    for place, folders, names in walk:
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = os.path.relpath(place, folder) if not is_remote(folder) else place[len(folder) :].strip("/")
+        for name in names:
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                found.append(name if below in ("", ".") else f"{below}/{name}")
+    return sorted(found)
+
+
+def check_folder(path: str, name: str) -> str:
+    """The path, if it is a folder.
+
+    Args:
+      path: To check.
+      name: What to call it in complaints, such as `--image_dir`.
+
+    Raises:
+      UserError: If it is none.
+    """
+    if not is_folder(path):
+        raise UserError(f"{name}={path} is not a folder; check the path")
+    return path
+
+
+def _raises_os_error(function: Callable) -> Callable:
+    """What tf.io.gfile raises becomes OSError, as elsewhere."""
+
+    @functools.wraps(function)
+    def call(*arguments):
+        try:
+            return function(*arguments)
+        except Exception as error:
+            if hasattr(error, "error_code"):
+                raise OSError(_reason(error)) from error
+            raise
+
+    return call
+
+
+@_raises_os_error
+def is_folder(path: str) -> bool:
+    return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
+
+
+@_raises_os_error
+def exists(path: str) -> bool:
+    return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
+
+
+@_raises_os_error
+def list_folder(path: str) -> list[str]:
+    """The names in a folder, sorted; none if it is not there."""
+    if not is_folder(path):
+        return []
+    names = _gfile().listdir(path) if is_remote(path) else os.listdir(path)
+    return sorted(name.rstrip("/") for name in names)
+
+
+@_raises_os_error
+def make_folder(path: str) -> None:
+    """Makes it and those above it; it may be there."""
+    if is_remote(path):
+        _gfile().makedirs(path)
+    else:
+        os.makedirs(path, exist_ok=True)
+
+
+@_raises_os_error
+def write_file(path: str, content: bytes) -> None:
+    if is_remote(path):
+        with _gfile().GFile(path, "wb") as file:
+            file.write(content)
+    else:
+        with open(path, "wb") as file:
+            file.write(content)
+
+
+@_raises_os_error
+def rename(source: str, target: str) -> None:
+    """Gives a file another path, in place of a file that is there."""
+    if is_remote(source):
+        _gfile().rename(source, target, overwrite=True)
+    else:
+        os.replace(source, target)
+
+
+@_raises_os_error
+def remove_file(path: str) -> None:
+    if is_remote(path):
+        _gfile().remove(path)
+    else:
+        os.unlink(path)
+
+
+@_raises_os_error
+def remove_folder(path: str) -> None:
+    """Removes it and what is in it; nothing happens if it is not there."""
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif _gfile().isdir(path):
+        _gfile().rmtree(path)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or getattr(error, "message", None) or str(error)
+
+
+def _gfile() -> Any:
+    import tensorflow as tf
+
+    return tf.io.gfile
