@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf import factory
-from maxdl_tf.data import classification
+from maxdl_tf.data import classification, record_streams
 from maxdl_tf.inference import visualize
 from maxdl_tf.layers.precision import computing_in
 from maxdl_tf.losses.classification import ClassificationLoss
@@ -44,6 +44,7 @@ def build_train_batches(
     experiment: experiment_pb2.Experiment,
     dataset_info: DatasetInfo,
     input_context: tf.distribute.InputContext | None = None,
+    service: record_streams.DataService | None = None,
 ) -> tf.data.Dataset:
     """Endless `ClassificationBatch`es; in a distributed run, this input pipeline's share of them."""
     options = experiment.train_dataset
@@ -52,7 +53,7 @@ def build_train_batches(
         dataset_info,
         crop_size=factory.crop_size(options),
         augmentation=factory.build_augmentation(options.augmentation),
-        **factory.stream_arguments(experiment, input_context),
+        **factory.stream_arguments(experiment, input_context, service),
     )
 
 
@@ -80,6 +81,7 @@ def build_evaluator(
             crop_size=factory.crop_size(options),
             batch_size=options.batch_size,
             max_images=experiment.evaluation.max_images or None,
+            skip_damaged=factory.skips_damaged(options),
         ),
         new_metric=Accuracy,
         show=show,

@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
     if _PICTURES.value:
         storage.check_writable(_PICTURES.value)
     with command_line.quiet_imports():
-        from maxdl_tf import tasks
+        from maxdl_tf import factory, tasks
         from maxdl_tf.training import checkpoints, distribution, loop
 
     dataset_info = config.dataset_info_of(experiment.eval_dataset)
@@ -81,7 +81,8 @@ def main(argv: list[str]) -> None:
         step = checkpoints.load_model_weights(model, _CHECKPOINT.value, say=print).step
     num_pictures = _PICTURE_COUNT.value if _PICTURES.value else 0
     evaluator = task.build_evaluator(experiment, dataset_info, strategy, model, write_picture, num_pictures)
-    result = loop.evaluate_with_progress(evaluator)
+    with factory.naming_bad_records(experiment, experiment.eval_dataset):
+        result = loop.evaluate_with_progress(evaluator)
     print(result.as_table())
     if _JSON.value:
         loop.write_json(_JSON.value, {"step": step, **result.as_dict()})

@@ -5,6 +5,7 @@ Everything built here takes plain arguments; nothing below this file has seen a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ import tensorflow as tf
 from google.protobuf.message import Message
 
 from maxdl_tf import config
-from maxdl_tf.data import pipeline, transforms
+from maxdl_tf.data import classification, damaged_records, pipeline, record_streams, transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference import visualize
 from maxdl_tf.inference.predictor import Predictor
@@ -219,6 +220,7 @@ def build_train_batches(
     experiment: experiment_pb2.Experiment,
     dataset_info: DatasetInfo,
     input_context: tf.distribute.InputContext | None = None,
+    service: record_streams.DataService | None = None,
 ) -> tf.data.Dataset:
     """Endless batches of `TrainBatch`; in a distributed run, this input pipeline's share of them."""
     options = experiment.train_dataset
@@ -230,14 +232,16 @@ def build_train_batches(
         small_instance_weight=options.small_instance_weight,
         small_instance_area=options.small_instance_area,
         max_things=options.max_things,
-        **stream_arguments(experiment, input_context),
+        **stream_arguments(experiment, input_context, service),
     )
 
 
 def stream_arguments(
-    experiment: experiment_pb2.Experiment, input_context: tf.distribute.InputContext | None
+    experiment: experiment_pb2.Experiment,
+    input_context: tf.distribute.InputContext | None,
+    service: record_streams.DataService | None,
 ) -> dict[str, Any]:
-    """How train_dataset is read, whatever the task: arguments of `pipeline.endless_batches`."""
+    """How train_dataset is read, whatever the task: arguments of `record_streams.endless_batches`."""
     options = experiment.train_dataset
     context = input_context or tf.distribute.InputContext()
     return {
@@ -247,7 +251,28 @@ def stream_arguments(
         "seed": experiment.training.seed if experiment.training.HasField("seed") else None,
         "shard_count": context.num_input_pipelines,
         "shard_index": context.input_pipeline_id,
+        "skip_damaged": skips_damaged(options),
+        "service": service,
     }
+
+
+def skips_damaged(options: dataset_pb2.DatasetOptions) -> bool:
+    """Whether damaged records are left out; otherwise they end the run."""
+    return options.on_damaged_record == dataset_pb2.DatasetOptions.SKIP
+
+
+def naming_bad_records(
+    experiment: experiment_pb2.Experiment, *datasets: dataset_pb2.DatasetOptions
+) -> contextlib.AbstractContextManager[None]:
+    """Inside of it, a record of these data sets that ends the run is a `UserError` that names it."""
+    is_panoptic = experiment.task == experiment_pb2.Experiment.panoptic
+
+    def parse(serialized: tf.Tensor) -> None:
+        read = pipeline.read_example if is_panoptic else classification.read_example
+        read(serialized, config.dataset_info_of(datasets[0]))
+
+    patterns = [pattern for options in datasets for pattern in options.file_pattern]
+    return damaged_records.naming_bad_records(lambda: record_streams.matching_files(patterns), parse)
 
 
 def build_evaluation_batches(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> tf.data.Dataset:
@@ -259,6 +284,7 @@ def build_evaluation_batches(experiment: experiment_pb2.Experiment, dataset_info
         crop_size=crop_size(options),
         batch_size=options.batch_size,
         max_images=experiment.evaluation.max_images or None,
+        skip_damaged=skips_damaged(options),
     )
 
 

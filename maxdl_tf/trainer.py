@@ -23,6 +23,7 @@ Example:
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import sys
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
+    from maxdl_tf.data.record_streams import DataService
     from maxdl_tf.models.max_deeplab import MaXDeepLab
     from maxdl_tf.protos import experiment_pb2
     from maxdl_tf.structs import DatasetInfo
@@ -71,6 +73,13 @@ _STRATEGY = flags.DEFINE_enum(
     "auto",
     ["auto", "one_device", "mirrored", "multi_worker", "tpu"],
     "How a batch is spread over devices. auto: the TPU of --tpu, the hosts of TF_CONFIG, all GPUs, or the CPU.",
+    flag_values=FLAGS,
+)
+_DATA_SERVICE = flags.DEFINE_string(
+    "data_service",
+    None,
+    "Dispatcher of tf.data service, grpc://host:port, whose workers make the training batches; they read file_pattern "
+    "themselves, and want at least as many shards as they are.",
     flag_values=FLAGS,
 )
 _TPU = flags.DEFINE_string("tpu", None, "Name or address of a TPU; local on a TPU host.", flag_values=FLAGS)
@@ -128,14 +137,17 @@ def main(argv: list[str]) -> int | None:
             experiment, dataset_info, strategy, model, show_in_tensorboard, experiment.training.summary_images
         )
 
+    datasets = [experiment.train_dataset] * trains + [experiment.eval_dataset] * evaluates
     if mode == "continuous_eval":
-        loop.evaluate_continuously(
-            evaluator, steps=experiment.training.steps, timeout_seconds=experiment.evaluation.timeout_seconds
-        )
+        with factory.naming_bad_records(experiment, *datasets):
+            loop.evaluate_continuously(
+                evaluator, steps=experiment.training.steps, timeout_seconds=experiment.evaluation.timeout_seconds
+            )
     elif mode == "eval":
         if checkpoints.restore_latest() is None:
             raise UserError(f"no checkpoint in {model_dir}; train first, or name another --model_dir")
-        loop.evaluate(evaluator)
+        with factory.naming_bad_records(experiment, *datasets):
+            loop.evaluate(evaluator)
     else:
         step = restore_or_start(experiment, model, optimizers, averages, checkpoints, say)
         if writes:
@@ -144,10 +156,13 @@ def main(argv: list[str]) -> int | None:
             run_info.append_run(model_dir, run)
         experiment = with_seed_of_step(experiment, step)
         set_seed(experiment)
-        trainer = build_trainer(experiment, dataset_info, strategy, model, optimizers, averages, global_step, say)
+        service = data_service(experiment, step)
+        trainer = build_trainer(
+            experiment, dataset_info, strategy, model, optimizers, averages, global_step, say, service
+        )
         with StopSignals() as signals:
             try:
-                with distribution.noticing_lost_workers(strategy):
+                with distribution.noticing_lost_workers(strategy), factory.naming_bad_records(experiment, *datasets):
                     loop.train(trainer, plan_of(experiment), evaluator, signals.is_received)
             except StopTraining:
                 # As of a process that the signal killed. Where there are several workers, another one may have got it.
@@ -174,12 +189,24 @@ def load_and_check(trains: bool, evaluates: bool) -> experiment_pb2.Experiment:
             class_tables[name] = config.dataset_info_of(getattr(experiment, name))
     if len({(table.classes, table.label_divisor, table.ignore_label) for table in class_tables.values()}) > 1:
         raise UserError("train_dataset and eval_dataset have different class tables; they must be equal")
+    if trains and _DATA_SERVICE.value:
+        check_data_service(experiment)
     if trains and not experiment.training.steps:
         raise UserError(f"experiment {experiment.name!r} has no training.steps; say how long to train")
     if not trains and "://" not in _MODEL_DIR.value and not os.path.isdir(_MODEL_DIR.value):
         raise UserError(f"--model_dir {_MODEL_DIR.value} is not there; train first, or mend the path")
     storage.check_writable(_MODEL_DIR.value)
     return experiment
+
+
+def check_data_service(experiment: experiment_pb2.Experiment) -> None:
+    if not _DATA_SERVICE.value.startswith("grpc://"):
+        raise UserError(f"--data_service {_DATA_SERVICE.value}: wanted grpc://host:port")
+    if experiment.train_dataset.cache:
+        raise UserError(
+            "train_dataset.cache does not go with --data_service, whose workers get other files in each epoch; "
+            "add --override 'train_dataset { cache: false }'"
+        )
 
 
 def check_strategy(
@@ -270,6 +297,7 @@ def build_trainer(
     averages: WeightAverages | None,
     global_step: tf.Variable,
     say: Callable[[str], None],
+    service: DataService | None,
 ) -> Trainer:
     from maxdl_tf import tasks
     from maxdl_tf.training import distribution
@@ -283,7 +311,7 @@ def build_trainer(
         loss=task.build_loss(experiment, dataset_info),
         optimizers=optimizers,
         batches=strategy.distribute_datasets_from_function(
-            lambda context: task.build_train_batches(experiment, dataset_info, context)
+            lambda context: task.build_train_batches(experiment, dataset_info, context, service)
         ),
         global_step=global_step,
         batch_size=experiment.train_dataset.batch_size,
@@ -298,6 +326,16 @@ def build_trainer(
             say=say,
         ),
     )
+
+
+def data_service(experiment: experiment_pb2.Experiment, step: int) -> DataService | None:
+    """That of --data_service; this run's workers share its job, which runs of other experiments or steps do not."""
+    if not _DATA_SERVICE.value:
+        return None
+    from maxdl_tf.data.record_streams import DataService
+
+    digest = hashlib.sha256(experiment.SerializeToString(deterministic=True)).hexdigest()[:16]
+    return DataService(_DATA_SERVICE.value, f"{_MODEL_DIR.value}@{step}:{digest}")
 
 
 def show_in_tensorboard(image_id: str, picture: np.ndarray) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.data import classification_transforms, example_schema, pipeline, transforms
+from maxdl_tf.data import classification_transforms, example_schema, record_streams, transforms
 from maxdl_tf.structs import DatasetInfo, Tensor
 
 
@@ -40,7 +40,7 @@ def train_batches(
       dataset_info: The class table.
       crop_size: (height, width).
       augmentation: Random changes; see `classification_transforms.train_transform`.
-      **stream_options: For `pipeline.endless_batches`: batch size, shuffling, seed and sharding.
+      **stream_options: For `record_streams.endless_batches`: batch size, shuffling, seed and sharding.
 
     Raises:
       UserError: If a pattern matches no file.
@@ -48,13 +48,13 @@ def train_batches(
     augmentation = augmentation or transforms.Augmentation()
 
     def make_crop(serialized: Tensor, seed: Tensor) -> ClassificationBatch:
-        image, label, image_id = _parse(serialized, dataset_info)
+        image, label, image_id = read_example(serialized, dataset_info)
         crop = classification_transforms.train_transform(
             image, crop_size=crop_size, augmentation=augmentation, seed=seed
         )
         return ClassificationBatch(crop, label, image_id)
 
-    return pipeline.endless_batches(file_pattern, make_crop, **stream_options)
+    return record_streams.endless_batches(file_pattern, make_crop, **stream_options)
 
 
 def evaluation_batches(
@@ -64,6 +64,7 @@ def evaluation_batches(
     crop_size: tuple[int, int],
     batch_size: int,
     max_images: int | None = None,
+    skip_damaged: bool = False,
 ) -> tf.data.Dataset:
     """The middle of all images once, in the order of the files; the last batch may be smaller.
 
@@ -73,20 +74,23 @@ def evaluation_batches(
       crop_size: (height, width).
       batch_size: Images in a batch.
       max_images: Only the first ones.
+      skip_damaged: Leave out damaged records, as `record_streams.endless_batches` does.
 
     Raises:
       UserError: If a pattern matches no file.
     """
 
     def make_example(serialized: Tensor) -> ClassificationBatch:
-        image, label, image_id = _parse(serialized, dataset_info)
+        image, label, image_id = read_example(serialized, dataset_info)
         return ClassificationBatch(classification_transforms.evaluation_transform(image, crop_size), label, image_id)
 
-    dataset = pipeline.examples_in_order(file_pattern, make_example, max_images=max_images)
+    dataset = record_streams.examples_in_order(
+        file_pattern, make_example, max_images=max_images, skip_damaged=skip_damaged
+    )
     return dataset.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
-def _parse(serialized: Tensor, dataset_info: DatasetInfo) -> tuple[Tensor, Tensor, Tensor]:
+def read_example(serialized: Tensor, dataset_info: DatasetInfo) -> tuple[Tensor, Tensor, Tensor]:
     """Image, place of its class in the class order, and id of an example whose class is known to be in the table."""
     example = example_schema.parse_classified_example(serialized)
     is_class = tf.equal(example.label, tf.constant(dataset_info.class_order, tf.int64))

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.data import example_schema, transforms
+from maxdl_tf.data import example_schema, record_streams, transforms
 from maxdl_tf.data.panoptic_targets import panoptic_targets
-from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo, PanopticTargets, Tensor
-
-_FILES_READ_AT_ONCE = 32
 
 
 class TrainBatch(NamedTuple):
@@ -63,6 +59,8 @@ def train_batches(
     seed: int | None = None,
     shard_count: int = 1,
     shard_index: int = 0,
+    skip_damaged: bool = False,
+    service: record_streams.DataService | None = None,
 ) -> tf.data.Dataset:
     """Endless shuffled batches of random crops.
 
@@ -80,6 +78,8 @@ def train_batches(
       seed: Runs with the same seed (and files) get the same batches; None for other ones in each run.
       shard_count: Input pipelines that share the data, one for each worker.
       shard_index: Which of them this is. Workers take whole files if there is one for each, else every n-th example.
+      skip_damaged: See `record_streams.endless_batches`.
+      service: See `record_streams.endless_batches`.
 
     Raises:
       UserError: If a pattern matches no file.
@@ -98,7 +98,7 @@ def train_batches(
             seed=seed,
         )
 
-    return endless_batches(
+    return record_streams.endless_batches(
         file_pattern,
         make_crop,
         batch_size=batch_size,
@@ -107,6 +107,8 @@ def train_batches(
         seed=seed,
         shard_count=shard_count,
         shard_index=shard_index,
+        skip_damaged=skip_damaged,
+        service=service,
     )
 
 
@@ -129,7 +131,7 @@ def train_example(
       seed: int64 [2]: the seed of the run and the number of the example in it.
       **target_options: For `panoptic_targets`.
     """
-    example = _parse(serialized, dataset_info)
+    example = read_example(serialized, dataset_info)
     image, label_map = transforms.train_transform(
         example.image,
         example.label,
@@ -150,6 +152,7 @@ def evaluation_batches(
     max_images: int | None = None,
     shard_count: int = 1,
     shard_index: int = 0,
+    skip_damaged: bool = False,
 ) -> tf.data.Dataset:
     """All images once, in the order of the files; the last batch may be smaller.
 
@@ -161,18 +164,24 @@ def evaluation_batches(
       max_images: Only the first ones.
       shard_count: Input pipelines that share the images, one for each worker.
       shard_index: Which of them this is.
+      skip_damaged: Leave out damaged records, as `record_streams.endless_batches` does.
 
     Raises:
       UserError: If a pattern matches no file.
     """
 
     def make_example(serialized: Tensor) -> EvaluationBatch:
-        example = _parse(serialized, dataset_info)
+        example = read_example(serialized, dataset_info)
         image, resized_size = transforms.evaluation_transform(example.image, crop_size)
         return EvaluationBatch(image, resized_size, tf.shape(example.label), example.label, example.image_id)
 
-    dataset = examples_in_order(
-        file_pattern, make_example, max_images=max_images, shard_count=shard_count, shard_index=shard_index
+    dataset = record_streams.examples_in_order(
+        file_pattern,
+        make_example,
+        max_images=max_images,
+        shard_count=shard_count,
+        shard_index=shard_index,
+        skip_damaged=skip_damaged,
     )
     dataset = dataset.padded_batch(
         batch_size,
@@ -183,114 +192,7 @@ def evaluation_batches(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def endless_batches(
-    file_pattern: str | Sequence[str],
-    make_example: Callable[[Tensor, Tensor], NamedTuple],
-    *,
-    batch_size: int,
-    shuffle_buffer: int = 1000,
-    cache: bool = False,
-    seed: int | None = None,
-    shard_count: int = 1,
-    shard_index: int = 0,
-) -> tf.data.Dataset:
-    """Endless shuffled batches of whatever a task makes of its records.
-
-    Args:
-      file_pattern: One or more globs of TFRecord shards.
-      make_example: Takes a record, scalar string, and a seed, int64 [2]: the run's, and the example's number in it.
-      batch_size: Examples in a batch; the last of one epoch and the first of the next may share a batch.
-      shuffle_buffer: Examples in the shuffle buffer.
-      cache: Keep the records in memory after the first pass.
-      seed: Runs with the same seed (and files) get the same batches; None for other ones in each run.
-      shard_count: Input pipelines that share the data, one for each worker.
-      shard_index: Which of them this is. Workers take whole files if there is one for each, else every n-th example.
-
-    Raises:
-      UserError: If a pattern matches no file.
-    """
-    deterministic = seed is not None
-    if seed is None:
-        seed = random.SystemRandom().getrandbits(31)
-
-    files = matching_files(file_pattern)
-    if len(files) < shard_count:
-        # Examples can be dealt out without gaps only in an order that all workers agree on: that of the files.
-        dataset = tf.data.TFRecordDataset(files).shard(shard_count, shard_index)
-    else:
-        files = files[shard_index::shard_count]
-        dataset = tf.data.Dataset.from_tensor_slices(files).shuffle(len(files), seed=seed)
-        dataset = dataset.interleave(
-            tf.data.TFRecordDataset,
-            cycle_length=min(_FILES_READ_AT_ONCE, len(files)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=deterministic,
-        )
-    if cache:
-        dataset = dataset.cache()
-    dataset = dataset.shuffle(shuffle_buffer, seed=seed).repeat().enumerate()
-
-    @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and looking for it takes a second.
-    def make_numbered(index: Tensor, serialized: Tensor) -> NamedTuple:
-        return make_example(serialized, tf.stack([tf.constant(seed, tf.int64), index * shard_count + shard_index]))
-
-    dataset = dataset.map(make_numbered, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic)
-    dataset = dataset.batch(batch_size, drop_remainder=True)
-    return _already_sharded(dataset.prefetch(tf.data.AUTOTUNE))
-
-
-def examples_in_order(
-    file_pattern: str | Sequence[str],
-    make_example: Callable[[Tensor], NamedTuple],
-    *,
-    max_images: int | None = None,
-    shard_count: int = 1,
-    shard_index: int = 0,
-) -> tf.data.Dataset:
-    """What a task makes of each record, once, in the order of the files; not batched.
-
-    Args:
-      file_pattern: One or more globs of TFRecord shards.
-      make_example: Takes a record, scalar string.
-      max_images: Only the first ones.
-      shard_count: Input pipelines that share the images, one for each worker.
-      shard_index: Which of them this is.
-
-    Raises:
-      UserError: If a pattern matches no file.
-    """
-    dataset = tf.data.TFRecordDataset(matching_files(file_pattern), num_parallel_reads=1)
-    if max_images is not None:
-        dataset = dataset.take(max_images)
-    if shard_count > 1:
-        dataset = dataset.shard(shard_count, shard_index)
-    make_example = tf.autograph.experimental.do_not_convert(make_example)
-    dataset = dataset.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return _already_sharded(dataset)
-
-
-def matching_files(file_pattern: str | Sequence[str]) -> list[str]:
-    """The files that any of the patterns matches, sorted.
-
-    Raises:
-      UserError: If a pattern matches none.
-    """
-    patterns = [file_pattern] if isinstance(file_pattern, str) else list(file_pattern)
-    files = set()
-    for pattern in patterns:
-        matches = tf.io.gfile.glob(pattern)
-        if not matches:
-            raise UserError(
-                f"file_pattern {pattern!r} matches no file; wanted TFRecord shards such as those that maxdl-convert "
-                "writes (train-00000-of-00008.tfrecord): convert the data first, or correct the path"
-            )
-        files.update(matches)
-    if not files:
-        raise UserError("no file_pattern is given; name the TFRecord shards, such as 'data/train-*.tfrecord'")
-    return sorted(files)
-
-
-def _parse(serialized: Tensor, dataset_info: DatasetInfo) -> example_schema.Example:
+def read_example(serialized: Tensor, dataset_info: DatasetInfo) -> example_schema.Example:
     """A decoded example whose classes are known to be in the class table."""
     example = example_schema.parse_example(serialized)
     known = tf.constant([*dataset_info.class_order, dataset_info.ignore_label])
@@ -310,10 +212,3 @@ def _parse(serialized: Tensor, dataset_info: DatasetInfo) -> example_schema.Exam
     # What follows fails with less helpful words, so in a graph it must wait; eagerly there is nothing to wait for.
     with tf.control_dependencies([check] if check is not None else []):
         return example._replace(label=tf.identity(example.label))
-
-
-def _already_sharded(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Keeps a distribution strategy from dividing once more what was divided here."""
-    options = tf.data.Options()
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return dataset.with_options(options)

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf.data import example_schema, pipeline
+from maxdl_tf.data import example_schema, pipeline, record_streams
 from maxdl_tf.data.panoptic_targets import panoptic_targets
 from maxdl_tf.data.transforms import Augmentation
 from maxdl_tf.errors import UserError
@@ -172,7 +172,7 @@ def test_a_pattern_without_files_is_an_error_that_names_it(tmp_path, shards):
 
 
 def test_a_file_that_two_patterns_match_is_read_once(shards):
-    assert len(pipeline.matching_files([shards, shards])) == 3
+    assert len(record_streams.matching_files([shards, shards])) == 3
 
 
 def test_a_class_that_the_table_lacks_is_named_with_the_image(tmp_path):
