@@ -62,6 +62,12 @@ def overlap_of(truth: np.ndarray, prediction: np.ndarray) -> Overlap:
     return Overlap(true_ids, ids, pixels.astype(np.int64).reshape(shape))
 
 
+def different_ids(ids: np.ndarray) -> np.ndarray:
+    """The ids that occur in a map, int64, ascending."""
+    ids = np.asarray(ids).reshape(-1)
+    return _compact(ids[np.flatnonzero(np.concatenate([ids[:1] == ids[:1], ids[1:] != ids[:-1]]))])[0]
+
+
 class TrueSegments(NamedTuple):
     """What the rows of an overlap are.
 
