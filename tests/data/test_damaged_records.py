@@ -1,0 +1,165 @@
+"""Reading around damaged records: everything else comes, in any of the reader's ways, and what is missing is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.data import damaged_records, record_streams
+from maxdl_tf.errors import UserError
+from tests.data import damaged_files
+from tests.data.data_servers import data_servers
+
+NUM_RECORDS = 20
+LOST = {1, 3, 8, 19}
+
+
+def _write(path, numbers) -> None:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number in numbers:
+            writer.write(f"{number}".encode().rjust(60 + number))
+
+
+@pytest.fixture
+def shards(tmp_path) -> str:
+    """Five files of four records; of the first two and the last some are damaged: numbers LOST."""
+    for shard in range(5):
+        _write(tmp_path / f"{shard}.tfrecord", range(4 * shard, 4 * shard + 4))
+    damaged_files.flip_data(tmp_path / "0.tfrecord", 1)
+    damaged_files.cut_off(tmp_path / "0.tfrecord")
+    damaged_files.flip_length(tmp_path / "2.tfrecord", 0)
+    damaged_files.flip_data(tmp_path / "4.tfrecord", 3)
+    return str(tmp_path / "*.tfrecord")
+
+
+def _number(record, seed=None):
+    del seed
+    return tf.strings.to_number(tf.strings.strip(record), tf.int32)
+
+
+def _endless(shards, count, **options) -> list[int]:
+    dataset = record_streams.endless_batches(shards, _number, batch_size=1, skip_damaged=True, **options)
+    return [int(batch[0]) for batch in dataset.take(count).as_numpy_iterator()]
+
+
+def test_in_order_all_intact_records_come_once(shards, capfd):
+    dataset = record_streams.examples_in_order(shards, _number, skip_damaged=True)
+    assert list(dataset.as_numpy_iterator()) == [number for number in range(NUM_RECORDS) if number not in LOST]
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[0].startswith("4 damaged records are left out")
+    for file, record in (("0", 1), ("0", 3), ("2", 0), ("4", 3)):
+        assert sum(f"/{file}.tfrecord: record {record} at byte" in line for line in lines) == 1
+
+
+def test_every_epoch_has_all_intact_records_and_a_seeded_run_repeats(shards):
+    run = _endless(shards, 3 * 16, seed=5)
+    for epoch in (run[:16], run[16:32], run[32:]):
+        assert sorted(epoch) == [number for number in range(NUM_RECORDS) if number not in LOST]
+    assert run[:16] != run[16:32]
+    assert run == _endless(shards, 3 * 16, seed=5) != _endless(shards, 3 * 16, seed=6)
+
+
+@pytest.mark.parametrize("workers", [2, 7], ids=["of files", "of records"])
+def test_workers_share_the_intact_records(shards, workers):
+    seen = []
+    for worker in range(workers):
+        seen += set(_endless(shards, 40, seed=0, shard_count=workers, shard_index=worker))
+    assert sorted(seen) == [number for number in range(NUM_RECORDS) if number not in LOST]
+
+
+def test_a_run_over_intact_files_is_the_same_with_either_policy(tmp_path):
+    for shard in range(3):
+        _write(tmp_path / f"{shard}.tfrecord", range(4 * shard, 4 * shard + 4))
+    files = str(tmp_path / "*.tfrecord")
+    strict = record_streams.endless_batches(files, _number, batch_size=1, seed=7)
+    assert _endless(files, 30, seed=7) == [int(batch[0]) for batch in strict.take(30).as_numpy_iterator()]
+
+
+def test_no_python_is_in_the_graph(shards):
+    """A data set with a py_function runs on no other host."""
+    dataset = record_streams.endless_batches(shards, _number, batch_size=1, seed=0, skip_damaged=True)
+    graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
+    operations = {node.op for node in graph.node}
+    operations |= {node.op for function in graph.library.function for node in function.node_def}
+    assert "TFRecordDatasetV2" in operations or "TFRecordDataset" in operations
+    assert not {name for name in operations if "PyFunc" in name}
+
+
+def _parse_all(files, parse=lambda record: None, **options):
+    dataset = record_streams.examples_in_order(files, _number, **options)
+    with damaged_records.naming_bad_records(lambda: record_streams.matching_files(files), parse):
+        return list(dataset.as_numpy_iterator())
+
+
+def test_otherwise_the_first_damaged_record_ends_the_run_by_name(shards):
+    with pytest.raises(
+        UserError, match=r"/0\.tfrecord: record 1 at byte \d+: the data .*3 more are damaged.*on_damaged_record: SKIP"
+    ):
+        _parse_all(shards)
+
+
+@pytest.mark.parametrize("skip_damaged", [False, True])
+def test_an_intact_record_of_no_use_is_named(tmp_path, skip_damaged):
+    with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
+        for text in (b"1", b"2", b"three"):
+            writer.write(text)
+
+    def parse(record):
+        tf.debugging.assert_equal(tf.strings.regex_full_match(record, "[0-9]+"), True, message="not a number")
+
+    with pytest.raises(UserError, match=r"a\.tfrecord: record 2 at byte 34: not a number.*maxdl-check-data"):
+        _parse_all(str(tmp_path / "*"), parse, skip_damaged=skip_damaged)
+
+
+def test_other_errors_stay_what_they_are(shards):
+    def check(error):
+        with damaged_records.naming_bad_records(lambda: [], lambda record: None):
+            raise error
+
+    for kind in (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+        with pytest.raises(kind, match="a checkpoint"):
+            check(kind(None, None, "a checkpoint of the Iterator"))
+
+
+def test_an_empty_file_is_refused_or_named(tmp_path, capfd):
+    _write(tmp_path / "a.tfrecord", range(3))
+    (tmp_path / "b.tfrecord").write_bytes(b"")
+    with pytest.raises(UserError, match=r"b\.tfrecord is empty"):
+        record_streams.examples_in_order(str(tmp_path / "*"), _number)
+    dataset = record_streams.examples_in_order(str(tmp_path / "*"), _number, skip_damaged=True)
+    assert len(list(dataset)) == 3
+    assert "b.tfrecord: record 0 at byte 0: the file is empty" in capfd.readouterr().err
+    (tmp_path / "a.tfrecord").unlink()
+    with pytest.raises(UserError, match="no record of 1 files can be read"):
+        record_streams.examples_in_order(str(tmp_path / "*"), _number, skip_damaged=True)
+
+
+def test_other_file_systems(capfd):
+    for shard in range(2):
+        _write(f"ram://damaged/{shard}.tfrecord", range(4 * shard, 4 * shard + 4))
+    with tf.io.gfile.GFile("ram://damaged/1.tfrecord", "rb") as file:
+        content = file.read()
+    tf.io.gfile.remove("ram://damaged/1.tfrecord")
+    with tf.io.gfile.GFile("ram://damaged/1.tfrecord", "wb") as file:
+        file.write(content[:-5])
+    dataset = record_streams.examples_in_order("ram://damaged/*.tfrecord", _number, skip_damaged=True)
+    np.testing.assert_array_equal(list(dataset.as_numpy_iterator()), range(7))
+    assert "ram://damaged/1.tfrecord: record 3" in capfd.readouterr().err
+
+
+def test_machines_of_tf_data_service_make_the_batches(tmp_path):
+    for shard in range(6):
+        _write(tmp_path / f"{shard}.tfrecord", range(4 * shard, 4 * shard + 4))
+    servers = data_servers(2)
+
+    def batches():
+        service = record_streams.DataService(servers[0].target, "a run")
+        return record_streams.endless_batches(str(tmp_path / "*"), _number, batch_size=4, service=service)
+
+    # Of two trainers each gets batches of its own, and together they see all records again and again.
+    trainers = [iter(batches()), iter(batches())]
+    seen = np.concatenate([next(trainer).numpy() for _ in range(60) for trainer in trainers])
+    counts = np.bincount(seen, minlength=24)
+    # Twenty times each, more or less: at the end the two machines may be in the middle of an epoch.
+    assert len(counts) == 24 and counts.min() >= 10 and counts.sum() == 480
