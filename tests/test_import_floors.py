@@ -19,7 +19,7 @@ GROUPS = (
     {"config": "config", "command_line": "command_line"},
     {"layers": "layers", "data": "data", "metrics": "metrics"},
     {"models": "models", "losses": "losses"},
-    {"training": "training", "inference": "inference", "export": "export"},
+    {"training": "training", "inference": "inference", "export": "export", "evaluation": "evaluation"},
     {"factory": "factory classification_factory tasks"},
     {
         "data_gen": "data_gen",
