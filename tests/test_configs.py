@@ -18,8 +18,19 @@ NAMES = [str(path.relative_to(REPOSITORY / "configs").with_suffix("")) for path 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
 
 
+# Experiments for any data set; their table of classes comes with the data.
+FOR_ANY_DATA = REPOSITORY / "configs" / "custom"
+SOME_TABLE = REPOSITORY / "configs" / "datasets" / "shapes.textproto"
+
+
 def load(path: Path) -> experiment_pb2.Experiment:
-    return config.load_experiment(str(path), keep_unset_placeholders=True)
+    """The experiment; one for any data set with some table of classes."""
+    experiment = config.load_experiment(str(path), keep_unset_placeholders=True)
+    if path.parent == FOR_ANY_DATA:
+        for dataset in datasets_of(experiment):
+            assert not dataset.dataset_info
+            dataset.dataset_info = str(SOME_TABLE)
+    return experiment
 
 
 def datasets_of(experiment) -> list:
