@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from maxdl_tf import config
@@ -101,6 +101,18 @@ def table_of_earlier_split(output_dir: str) -> DatasetInfo | None:
     """The class table that an earlier conversion left in the output folder: its splits must agree on one."""
     path = f"{output_dir}/{config.DATASET_INFO_FILE}"
     return config.load_dataset_info(path) if storage.exists(path) else None
+
+
+def parse_numbers(values: Sequence[str], flag: str) -> frozenset[int]:
+    """The numbers of a flag that is a list of them.
+
+    Raises:
+      UserError: If one is no number.
+    """
+    try:
+        return frozenset(int(value) for value in values if value.strip())
+    except ValueError:
+        raise UserError(f"{flag}={','.join(values)}: must be numbers, such as 0,255") from None
 
 
 def dataset_name(given: str | None, output_dir: str) -> str:

@@ -1,6 +1,11 @@
 r"""Writes data sets as TFRecord shards that the trainer reads.
 
 maxdl-convert coco_panoptic   images with COCO panoptic annotations (a JSON file and a folder of PNGs)
+maxdl-convert coco_instances  images with COCO instances annotations: polygons and RLE, and PNGs of stuff if there are
+                              any
+maxdl-convert label_pngs      a folder of images and a folder of label PNGs that are called like them
+maxdl-convert cityscapes      Cityscapes as it is downloaded
+maxdl-convert ade20k          ADE20K (ADEChallengeData2016 with its instances)
 maxdl-convert image_folders   images in one folder for each class, to pretrain a backbone on
 maxdl-convert shapes          a data set that it draws itself
 
@@ -20,10 +25,18 @@ from pathlib import Path
 from absl import flags
 
 from maxdl_tf import command_line
-from maxdl_tf.data_gen import coco_panoptic, image_folders, shapes
+from maxdl_tf.data_gen import ade20k, cityscapes, coco_instances, coco_panoptic, image_folders, label_pngs, shapes
 from maxdl_tf.errors import UserError
 
-CONVERTERS = {"coco_panoptic": coco_panoptic, "image_folders": image_folders, "shapes": shapes}
+CONVERTERS = {
+    "coco_panoptic": coco_panoptic,
+    "coco_instances": coco_instances,
+    "label_pngs": label_pngs,
+    "cityscapes": cityscapes,
+    "ade20k": ade20k,
+    "image_folders": image_folders,
+    "shapes": shapes,
+}
 
 
 def main(argv: list[str]) -> int:

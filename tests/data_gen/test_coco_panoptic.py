@@ -269,7 +269,7 @@ def test_help_and_errors_in_flags_come_without_tensorflow(tmp_path):
         (["--help"], 0, "maxdl-convert shapes"),
         (["coco_panoptic", "--help"], 0, "--annotation_file"),
         (["shapes", "--count=0", f"--output_dir={tmp_path}"], 2, "count"),
-        (["cityscapes"], 2, "'cityscapes'"),
+        (["kitti"], 2, "'kitti'"),
     ):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
         assert done.returncode == status, done.stderr

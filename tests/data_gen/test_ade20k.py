@@ -1,0 +1,127 @@
+"""The layout of ADE20K's challenges: two maps of an image become one, and things are found in the data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.data_gen.conversion import complaint, read_converted, run_convert, save_image, save_map
+
+WALL, PERSON, CAR = 1, 13, 21  # Of the 150.
+THING_CAR, THING_PERSON = 40, 7  # Of the 100, in another order.
+
+
+@pytest.fixture
+def root(tmp_path):
+    folder = tmp_path / "ADEChallengeData2016"
+    _add(
+        folder,
+        "training",
+        "ADE_train_00000001",
+        [[WALL, WALL, 0, PERSON], [CAR, CAR, PERSON, PERSON], [CAR, 9, CAR, PERSON]],
+        # The second car is where annotations say class 9 and car; the last person belongs to no instance.
+        [
+            [(0, 0), (0, 0), (0, 0), (THING_PERSON, 2)],
+            [(THING_CAR, 4), (THING_CAR, 4), (THING_PERSON, 1), (0, 0)],
+            [(THING_CAR, 4), (THING_CAR, 9), (THING_CAR, 9), (0, 0)],
+        ],
+    )
+    _add(folder, "training", "ADE_train_00000002", [[2, 150]], [[(0, 0), (0, 0)]])
+    (folder / "objectInfo150.txt").write_text(
+        "Idx\tRatio\tTrain\tVal\tName\n"
+        + "".join(f"{number}\t0.1\t10\t1\tname {number}, other\n" for number in range(1, 151))
+    )
+    return folder
+
+
+def _add(root, split, name, classes, instances):
+    save_map(root / "annotations" / split / f"{name}.png", classes)
+    save_map(
+        root / "annotations_instance" / split / f"{name}.png", [[(*pixel, 0) for pixel in row] for row in instances]
+    )
+    save_image(root / "images" / split / f"{name}.png", *np.shape(classes), seed=5)
+
+
+def _convert(root, *flags):
+    return run_convert("ade20k", f"--ade20k_dir={root}", f"--output_dir={root.parent / 'out'}", *flags)
+
+
+LABELS = [
+    [WALL * 256, WALL * 256, 0, PERSON * 256 + 2],
+    [CAR * 256 + 1, CAR * 256 + 1, PERSON * 256 + 1, 0],
+    [CAR * 256 + 1, CAR * 256 + 2, CAR * 256 + 2, 0],
+]
+
+
+def test_instances_lie_over_classes(root):
+    assert _convert(root) == 0
+    converted = read_converted(root.parent / "out")
+    np.testing.assert_array_equal(converted.labels["ADE_train_00000001"], LABELS)
+    np.testing.assert_array_equal(converted.labels["ADE_train_00000002"], [[512, 150 * 256]])
+    assert converted.info.thing_ids == (PERSON, CAR)
+    assert len(converted.info.classes) == 150
+    assert converted.semantics()[20] == ("name 21", True, 21)
+
+
+def test_names_are_numbers_without_the_table(root):
+    (root / "objectInfo150.txt").unlink()
+    assert _convert(root) == 0
+    assert read_converted(root.parent / "out").info.by_id[1].name == "class_1"
+
+
+def test_val_takes_the_things_of_train(root):
+    assert _convert(root) == 0
+    _add(root, "validation", "ADE_val_00000001", [[CAR, PERSON]], [[(THING_CAR, 1), (0, 0)]])
+    assert _convert(root, "--split=val") == 0
+    np.testing.assert_array_equal(
+        read_converted(root.parent / "out", "val").labels["ADE_val_00000001"], [[21 * 256 + 1, 0]]
+    )
+
+
+def test_pixels_of_no_instance_are_a_crowd_if_so_wished(root):
+    assert _convert(root, "--notreat_crowd_as_ignore", "--processes=2") == 0
+    wanted = np.array(LABELS)
+    wanted[1:, 3] = PERSON * 256
+    np.testing.assert_array_equal(read_converted(root.parent / "out").labels["ADE_train_00000001"], wanted)
+
+
+@pytest.mark.parametrize(
+    "change, flags, message",
+    [
+        (
+            lambda root: save_map(root / "annotations/training/ADE_train_00000002.png", [[1, 151]]),
+            [],
+            "ADE_train_00000002.png: value 151; ADE20K has the classes 1 to 150",
+        ),
+        (
+            lambda root: save_map(root / "annotations_instance/training/ADE_train_00000002.png", [[1, 2]]),
+            [],
+            "ADE_train_00000002.png: a PNG of mode L; wanted RGB",
+        ),
+        (
+            lambda root: (root / "annotations_instance/training/ADE_train_00000002.png").unlink(),
+            [],
+            "there is no label map called 'ADE_train_00000002'",
+        ),
+        (lambda root: (root / "annotations_instance").rename(root / "x"), [], "annotations_instance/training is not"),
+        (lambda root: (root / "objectInfo150.txt").write_text("a\tb\n1\t2\n"), [], "wanted columns Idx and Name"),
+        (lambda root: None, ["--split=training"], "--split=training: ADE20K has train and val"),
+        (
+            lambda root: _add(root, "training", "ADE_train_00000002", [[0, 5]], [[(99, 1), (0, 0)]]),
+            [],
+            "ADE_train_00000002.png: value 25345: red 99: none of its instances has a class",
+        ),
+    ],
+)
+def test_faults_are_named(root, capsys, change, flags, message):
+    change(root)
+    assert _convert(root, *flags) == 2
+    assert message in complaint(capsys)
+    assert not (root.parent / "out").exists()
+
+
+def test_bad_images_are_skipped_if_so_wished(root, capsys):
+    (root / "annotations/training/ADE_train_00000002.png").unlink()
+    assert _convert(root, "--on_error=skip") == 0
+    assert "1 images skipped" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_converted(root.parent / "out").labels["ADE_train_00000001"], LABELS)

@@ -1,0 +1,207 @@
+"""COCO instances: polygons and RLEs become label maps, overlaps as asked for, stuff from wherever it comes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from tests.data_gen.conversion import complaint, read_converted, run_convert, save_image, save_map
+
+HEIGHT, WIDTH = 6, 8
+CATEGORIES = [{"id": 3, "name": "dog", "supercategory": "animal"}, {"id": 5, "name": "cup", "supercategory": "kitchen"}]
+
+
+def _box_mask(top, left, bottom, right):
+    mask = np.zeros([HEIGHT, WIDTH], np.uint8)
+    mask[top:bottom, left:right] = 1
+    return mask
+
+
+def _polygon(top, left, bottom, right):
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def _rle(mask):
+    rle = coco_mask.encode(np.asfortranarray(mask))
+    return {"size": list(rle["size"]), "counts": rle["counts"].decode()}
+
+
+def _uncompressed_rle(mask):
+    """Runs of 0 and 1 in turn, column by column, beginning with 0."""
+    runs, value = [0], 0
+    for pixel in mask.T.ravel().tolist():
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    return {"size": list(mask.shape), "counts": runs}
+
+
+LARGE, SMALL, LATER = (0, 0, 4, 6), (2, 4, 4, 7), (3, 0, 6, 5)  # 24, 6 and 15 pixels.
+
+
+class Dataset:
+    def __init__(self, folder):
+        self.folder = folder
+        self.content = {
+            "images": [{"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}],
+            "annotations": [
+                self.thing(11, 3, _polygon(*LARGE)),
+                self.thing(12, 5, _rle(_box_mask(*SMALL))),
+                self.thing(13, 3, _uncompressed_rle(_box_mask(*LATER))),
+            ],
+            "categories": CATEGORIES,
+        }
+        self.picture = save_image(folder / "images" / "a.png", HEIGHT, WIDTH)
+
+    @staticmethod
+    def thing(number, category, segmentation, crowd=0, image=1):
+        return {
+            "id": number, "image_id": image, "category_id": category, "iscrowd": crowd,
+            "segmentation": segmentation, "bbox": [0, 0, 1, 1], "area": 1.0,
+        }  # fmt: skip
+
+    def convert(self, *flags):
+        (self.folder / "instances.json").write_text(json.dumps(self.content))
+        return run_convert(
+            "coco_instances",
+            f"--image_dir={self.folder / 'images'}",
+            f"--annotation_file={self.folder / 'instances.json'}",
+            f"--output_dir={self.folder / 'out'}",
+            *flags,
+        )
+
+    def label(self, *flags):
+        assert self.convert(*flags) == 0
+        return read_converted(self.folder / "out").labels["a"]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return Dataset(tmp_path)
+
+
+def _painted(*boxes_and_labels):
+    """The boxes painted one over the other."""
+    label = np.zeros([HEIGHT, WIDTH], np.int32)
+    for box, value in boxes_and_labels:
+        label[_box_mask(*box) > 0] = value
+    return label
+
+
+DOG_1, DOG_2, CUP = 257, 258, 513
+OVERLAPS = {
+    "smaller_on_top": _painted((LARGE, DOG_1), (LATER, DOG_2), (SMALL, CUP)),
+    "larger_on_top": _painted((SMALL, CUP), (LATER, DOG_2), (LARGE, DOG_1)),
+    "later_on_top": _painted((LARGE, DOG_1), (SMALL, CUP), (LATER, DOG_2)),
+}
+
+
+@pytest.mark.parametrize("overlap", OVERLAPS)
+def test_overlaps_go_to_whom_they_should(dataset, overlap):
+    np.testing.assert_array_equal(dataset.label(f"--overlap={overlap}"), OVERLAPS[overlap])
+
+
+def test_overlaps_may_be_void(dataset):
+    count = sum(_box_mask(*box) for box in (LARGE, SMALL, LATER))
+    wanted = np.where(count > 1, 0, OVERLAPS["later_on_top"])
+    np.testing.assert_array_equal(dataset.label("--overlap=void"), wanted)
+
+
+def test_smaller_on_top_is_the_default_and_the_table_is_the_category_list(dataset):
+    np.testing.assert_array_equal(dataset.label(), OVERLAPS["smaller_on_top"])
+    converted = read_converted(dataset.folder / "out")
+    assert converted.semantics() == [("dog", True, 3), ("cup", True, 5)]
+    np.testing.assert_array_equal(converted.images["a"], dataset.picture)
+
+
+def test_what_is_hidden_has_no_number(dataset):
+    dataset.content["annotations"] = [
+        dataset.thing(1, 3, _polygon(0, 0, 2, 2)),
+        dataset.thing(2, 3, _polygon(0, 0, 2, 2)),
+        dataset.thing(3, 3, _polygon(3, 0, 5, 2)),
+    ]
+    np.testing.assert_array_equal(dataset.label(), _painted(((0, 0, 2, 2), 257), ((3, 0, 5, 2), 258)))
+
+
+@pytest.mark.parametrize("flag, crowd", [("--treat_crowd_as_ignore", 0), ("--notreat_crowd_as_ignore", 256)])
+def test_crowds_are_below_all_others(dataset, flag, crowd):
+    dataset.content["annotations"][1]["iscrowd"] = 1
+    dataset.content["annotations"][1]["category_id"] = 3
+    wanted = _painted((SMALL, crowd), (LARGE, DOG_1), (LATER, DOG_2))
+    np.testing.assert_array_equal(dataset.label(flag), wanted)
+
+
+def test_background_is_a_class_of_stuff(dataset):
+    label = dataset.label("--background=table")
+    np.testing.assert_array_equal(label, np.where(OVERLAPS["smaller_on_top"] == 0, 768, OVERLAPS["smaller_on_top"]))
+    assert read_converted(dataset.folder / "out").semantics()[2] == ("table", False, 6)
+
+
+@pytest.mark.parametrize("names", ["92: sky\n93: grass\n", '[{"id": 92, "name": "sky"}, {"id": 93, "name": "grass"}]'])
+def test_stuff_comes_from_semantic_pngs(dataset, names):
+    semantic = np.full([HEIGHT, WIDTH], 92)
+    semantic[3:] = 93
+    semantic[:, 7] = [0, 255, 3, 3, 93, 93]  # Void, void, a dog that is no object: a crowd.
+    save_map(dataset.folder / "semantic" / "a.png", semantic)
+    file = dataset.folder / ("stuff.json" if names.startswith("[") else "stuff.txt")
+    file.write_text(names)
+    behind = np.full([HEIGHT, WIDTH], 3 * 256)
+    behind[3:] = 4 * 256
+    behind[:4, 7] = [0, 0, 256, 256]
+    flags = [f"--semantic_dir={dataset.folder / 'semantic'}", f"--stuff_categories={file}", "--notreat_crowd_as_ignore"]
+    label = dataset.label(*flags)
+    np.testing.assert_array_equal(label, np.where(OVERLAPS["smaller_on_top"] == 0, behind, OVERLAPS["smaller_on_top"]))
+    assert read_converted(dataset.folder / "out").semantics()[2:] == [("sky", False, 92), ("grass", False, 93)]
+
+
+def test_images_without_objects_are_left_out_unless_something_is_behind(dataset, capsys):
+    dataset.content["images"].append({"id": 2, "file_name": "b.png", "height": HEIGHT, "width": WIDTH})
+    save_image(dataset.folder / "images" / "b.png", HEIGHT, WIDTH)
+    assert dataset.convert() == 0
+    assert "1 images without an object are left out" in capsys.readouterr().out
+    assert set(read_converted(dataset.folder / "out").labels) == {"a"}
+    assert dataset.convert("--background=table", "--split=val") == 2  # Another table than that of train.
+    assert dataset.convert("--background=table", f"--output_dir={dataset.folder / 'other'}") == 0
+    labels = read_converted(dataset.folder / "other").labels
+    np.testing.assert_array_equal(labels["b"], np.full([HEIGHT, WIDTH], 768))
+
+
+def _annotation(**values):
+    return lambda content: content["annotations"][1].update(values)
+
+
+@pytest.mark.parametrize(
+    "change, flags, message",
+    [
+        (_annotation(category_id=9), [], "instances.json, a.png: annotation 12: unknown category 9"),
+        (_annotation(id=11), [], "annotation 11: its id occurs twice"),
+        (_annotation(segmentation=[]), [], "annotation 12: its polygons need three points"),
+        (_annotation(segmentation=[[1, 2, 3, 4]]), [], "annotation 12: its polygons need three points"),
+        (_annotation(segmentation={"size": [8, 6], "counts": "0"}), [], "annotation 12: its RLE is of size [8, 6]"),
+        (_annotation(segmentation={"size": [6, 8], "counts": [4, 5]}), [], "its RLE counts 9 pixels of 48"),
+        (_annotation(segmentation={"x": 1}), [], "annotation 12: its segmentation is neither"),
+        (_annotation(image_id=4), [], "annotations of images that are not in its list: 4"),
+        (lambda content: content["annotations"][1].pop("segmentation"), [], "annotation 12 has no 'segmentation'"),
+        (lambda content: content["images"][0].update(width=7), [], "a.png: 6 x 8 (height x width), but its entry"),
+        (lambda content: content.pop("images"), [], "has no 'images' where COCO instances files have one"),
+        (lambda content: content["images"].append(content["images"][0]), [], "two images have one id"),
+        (lambda content: None, ["--background=x", "--semantic_dir=y"], "give one of them"),
+        (lambda content: None, ["--semantic_dir=nowhere"], "--semantic_dir=nowhere is not a folder"),
+        (lambda content: None, ["--label_divisor=2"], "annotation 13: is instance 2 of 'dog', label_divisor 2"),
+    ],
+)
+def test_faults_are_named(dataset, capsys, change, flags, message):
+    change(dataset.content)
+    assert dataset.convert(*flags) == 2
+    assert message in complaint(capsys)
+    assert not (dataset.folder / "out").exists()
+
+
+def test_unknown_values_of_semantic_pngs_are_named(dataset, capsys):
+    save_map(dataset.folder / "semantic" / "a.png", np.full([HEIGHT, WIDTH], 92))
+    assert dataset.convert(f"--semantic_dir={dataset.folder / 'semantic'}") == 2
+    assert "semantic/a.png: value 92: there is no such category" in complaint(capsys)

@@ -1,0 +1,201 @@
+"""Folders of label PNGs: each coding, the table of what is found, and what is wrong with files."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.data_gen.conversion import complaint, read_converted, run_convert, save_image, save_map
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Flags, and the functions that write an image with its map."""
+
+    class Folders:
+        flags = (
+            f"--image_dir={tmp_path / 'images'}",
+            f"--label_dir={tmp_path / 'labels'}",
+            f"--output_dir={tmp_path / 'out'}",
+        )
+        out = tmp_path / "out"
+
+        def add(self, name, values, dtype=np.uint16, ending=""):
+            save_map(tmp_path / "labels" / f"{name}{ending}.png", values, dtype)
+            return save_image(tmp_path / "images" / f"{name}.png", *np.shape(values)[:2], seed=len(name))
+
+        def convert(self, *flags):
+            return run_convert("label_pngs", *self.flags, *flags)
+
+    return Folders()
+
+
+def test_gray_16_bit_maps_and_a_table_of_what_is_in_them(folders):
+    picture = folders.add("a", [[0, 7000, 7000], [24001, 24007, 24007]])
+    folders.add("below/b", [[7000, 9000], [24002, 9000]])
+    assert folders.convert("--label_divisor=1000") == 0
+    converted = read_converted(folders.out)
+    assert converted.semantics() == [("class_7", False, 7), ("class_9", False, 9), ("class_24", True, 24)]
+    assert (converted.info.label_divisor, converted.info.name) == (1000, "out")
+    # Instances are numbered anew in each image.
+    np.testing.assert_array_equal(converted.labels["a"], [[0, 1000, 1000], [3001, 3002, 3002]])
+    np.testing.assert_array_equal(converted.labels["below/b"], [[1000, 2000], [3001, 2000]])
+    np.testing.assert_array_equal(converted.images["a"], picture)
+
+
+@pytest.mark.parametrize("channels", ["RGB", "LA"])
+def test_class_and_instance_in_two_channels(folders, channels):
+    one = [[(3, 0), (5, 1)], [(5, 200), (0, 0)]]
+    values = [[(c, i, 0) if channels == "RGB" else (c, i) for c, i in row] for row in one]
+    folders.add("a", values, np.uint8)
+    assert folders.convert() == 0
+    converted = read_converted(folders.out)
+    assert converted.semantics() == [("class_3", False, 3), ("class_5", True, 5)]
+    np.testing.assert_array_equal(converted.labels["a"], [[256, 513], [514, 0]])
+
+
+def test_blue_is_the_upper_byte_of_an_instance(folders):
+    folders.add("a", [[(5, 1, 0), (5, 1, 1), (5, 1, 0)]], np.uint8)
+    assert folders.convert() == 0
+    np.testing.assert_array_equal(read_converted(folders.out).labels["a"], [[257, 258, 257]])
+
+
+def test_classes_alone_are_stuff(folders):
+    folders.add("a", [[0, 4, 255]], np.uint8)
+    assert folders.convert("--coding=class", "--void_values=255,0") == 0
+    converted = read_converted(folders.out)
+    assert converted.semantics() == [("class_4", False, 4)]
+    np.testing.assert_array_equal(converted.labels["a"], [[0, 256, 0]])
+
+
+def test_instances_alone_are_things_of_one_class(folders):
+    folders.add("a", [[0, 300, 5]])
+    assert folders.convert("--coding=instance") == 0
+    converted = read_converted(folders.out)
+    assert converted.semantics() == [("class_1", True, 1)]
+    np.testing.assert_array_equal(converted.labels["a"], [[0, 258, 257]])
+
+
+def test_palette_pngs_count_by_index(folders, tmp_path):
+    folders.add("a", [[0, 0]])
+    picture = Image.new("P", (2, 1))
+    picture.putdata([2, 1])
+    picture.putpalette([9, 9, 9] * 256)
+    picture.save(tmp_path / "labels" / "a.png")
+    assert folders.convert("--coding=class") == 0
+    np.testing.assert_array_equal(read_converted(folders.out).labels["a"], [[512, 256]])
+
+
+@pytest.mark.parametrize(
+    "names, wanted",
+    [
+        ("sky\napple\n", [("sky", False, 1), ("apple", True, 2)]),
+        ("# fruit\n\n2: apple\n1: the sky\n3: pear\n", [("the sky", False, 1), ("apple", True, 2), ("pear", False, 3)]),
+        (
+            "1: sky: stuff\n2: apple: thing\n3: pear: thing\n",
+            [("sky", False, 1), ("apple", True, 2), ("pear", True, 3)],
+        ),
+    ],
+)
+def test_names_come_from_a_file_and_kinds_from_it_or_from_the_data(folders, tmp_path, names, wanted):
+    folders.add("a", [[256, 513]])
+    (tmp_path / "names.txt").write_text(names)
+    assert folders.convert(f"--class_names={tmp_path / 'names.txt'}") == 0
+    converted = read_converted(folders.out)
+    assert converted.semantics() == wanted
+    np.testing.assert_array_equal(converted.labels["a"], [[256, 513]])
+
+
+def test_a_later_split_takes_the_table_of_the_first(folders, tmp_path):
+    folders.add("a", [[256, 513, 768]])
+    assert folders.convert("--processes=2") == 0
+    folders.add("a", [[256, 768, 768]])  # Without the things: alone, it would give another table.
+    assert folders.convert("--split=val") == 0
+    np.testing.assert_array_equal(read_converted(folders.out, "val").labels["a"], [[256, 768, 768]])
+    folders.add("a", [[256, 769, 768]])
+    assert folders.convert("--split=test") == 2
+    folders.add("a", [[256, 1024, 768]])
+    assert folders.convert("--split=test") == 2
+
+
+def test_things_without_an_instance_are_void_or_a_crowd(folders):
+    folders.add("a", [[512, 513]])
+    assert folders.convert() == 0
+    np.testing.assert_array_equal(read_converted(folders.out).labels["a"], [[0, 257]])
+    assert folders.convert("--notreat_crowd_as_ignore", "--overwrite") == 0
+    np.testing.assert_array_equal(read_converted(folders.out).labels["a"], [[256, 257]])
+
+
+def test_label_files_with_an_ending(folders):
+    folders.add("a", [[256]], ending="_mask")
+    folders.add("b", [[512]], ending="_mask")
+    assert folders.convert("--label_ending=_mask") == 0
+    assert set(read_converted(folders.out).labels) == {"a", "b"}
+
+
+FAULTS = {
+    "image without a map": (lambda d: (d / "labels/b.png").unlink(), r"b.png: there is no label map called 'b'"),
+    "map without an image": (lambda d: (d / "images/b.png").unlink(), r"labels/b.png: there is no image called 'b'"),
+    "sizes differ": (lambda d: save_map(d / "labels/b.png", [[256, 256, 256]], np.uint16), r"labels/b.png: 1 x 3 "),
+    "broken map": (lambda d: (d / "labels/b.png").write_bytes(b"\x89PNG"), r"labels/b.png: cannot be decoded"),
+    "broken image": (lambda d: (d / "images/b.png").write_bytes(b"text"), r"images/b.png: cannot be decoded"),
+    "class 0": (lambda d: save_map(d / "labels/b.png", [[3, 256]], np.uint16), r"labels/b.png: value 3 is class 0"),
+    "four channels": (lambda d: save_map(d / "labels/b.png", [[[1, 2, 3, 4]] * 2]), r"labels/b.png: .* mode RGBA"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_end_the_conversion_or_are_skipped(folders, tmp_path, capsys, fault):
+    folders.add("a", [[256, 513]])
+    folders.add("b", [[256, 513]])
+    apply, message = FAULTS[fault]
+    apply(tmp_path)
+    assert folders.convert() == 2
+    line = complaint(capsys)
+    assert not folders.out.exists()
+    assert folders.convert("--on_error=skip") == 0
+    said = capsys.readouterr().out
+    for text in (line, said):
+        assert re.search(message, text), text
+    assert set(read_converted(folders.out).labels) == {"a"}
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--void_values=a"], "--void_values=a: must be numbers"),
+        (["--label_dir=nowhere"], "--label_dir=nowhere is not a folder"),
+        (["--label_ending=_x"], "name the files alike"),
+        (["--class_names=nowhere.txt"], "nowhere.txt: there is no such file"),
+        (["--void_values=256,513"], "all pixels of all images are void"),
+    ],
+)
+def test_flags_that_make_no_sense(folders, capsys, flags, message):
+    folders.add("a", [[256, 513]])
+    assert folders.convert(*flags) == 2
+    assert message in complaint(capsys)
+
+
+def test_twenty_images_with_three_classes_need_one_command(folders):
+    random = np.random.default_rng(3)
+    maps = {}
+    for index in range(20):
+        values = np.full([24, 32], 1 * 256)
+        values[: random.integers(2, 20)] = 2 * 256
+        for instance in range(1, 1 + random.integers(1, 4)):
+            top, left = random.integers(0, 18, 2)
+            values[top : top + 6, left : left + 6] = 3 * 256 + instance
+        maps[f"{index:02d}"] = values
+        folders.add(f"{index:02d}", values)
+    assert folders.convert("--processes=2", "--num_shards=2") == 0
+    converted = read_converted(folders.out)
+    assert converted.semantics() == [("class_1", False, 1), ("class_2", False, 2), ("class_3", True, 3)]
+    for name, values in maps.items():
+        visible = np.unique(values[values >= 768])  # Hidden instances leave no gap in the numbers.
+        wanted = values.copy()
+        for number, value in enumerate(visible, start=1):
+            wanted[values == value] = 768 + number
+        np.testing.assert_array_equal(converted.labels[name], wanted)
