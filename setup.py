@@ -41,10 +41,11 @@ SERVING = [
     f"tensorflow-serving-api>=2.15.1,<2.16; {WITH_ADDONS}",
     f"tensorflow-serving-api>=2.19,<2.21; {WITHOUT_ADDONS}",
 ]
+BEAM = ["apache-beam>=2.50"]
 EXTRAS = {
-    "beam": ["apache-beam>=2.50"],
+    "beam": BEAM,
     "serving": SERVING,
-    "dev": ["pytest>=7.4", "ruff>=0.6", *SERVING],
+    "dev": ["pytest>=7.4", "ruff>=0.6", *SERVING, *BEAM],
 }
 COMMANDS = {
     "maxdl-train": "maxdl_tf.trainer",

@@ -12,6 +12,7 @@ Workers need this package, and paths that they can reach.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import uuid
 from collections.abc import Callable, Sequence
@@ -91,8 +92,13 @@ def run_pipeline(build: Callable[[Any], Any], runner: str, options: Sequence[str
     from apache_beam.options.pipeline_options import PipelineOptions
 
     flags = [option if option.startswith("--") else f"--{option}" for option in options]
-    pipeline_options = PipelineOptions([f"--runner={runner}", *flags])
-    with beam.Pipeline(options=pipeline_options) as pipeline:
+    if runner == "DirectRunner":
+        # There are no triggers here. The flag keeps it from fetching another program (Prism) and running that.
+        flags.append("--allow_unsafe_triggers")
+    logging.getLogger("apache_beam.io").setLevel(logging.ERROR)  # It warns of each file system that is not installed.
+    with command_line.user_errors(ValueError):
+        pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *flags]))
+    with pipeline:
         build(pipeline)
 
 
