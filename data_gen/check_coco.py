@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from maxdl_tf.data_gen import storage
+from maxdl_tf import storage
 from maxdl_tf.data_gen.check_findings import Finding, Split
 from maxdl_tf.errors import UserError
 
@@ -181,7 +181,8 @@ def files_not_listed(sources: Sequence[Source]) -> Iterator[Finding]:
         suffixes = _IMAGE_SUFFIXES if key == "images" else (".png",)
         for folder, names in listed.items():
             for name in storage.find_files(folder, suffixes):
-                if os.path.normpath(name) not in names:
+                is_other_kind = key == "images" and any(_lies_in(folder, name, s.panoptic_dir) for s in sources)
+                if os.path.normpath(name) not in names and not is_other_kind:
                     yield Finding(kind, first_split[folder], name, f"in {folder}, and in no JSON file")
 
 
@@ -195,6 +196,11 @@ def categories_differ(sources: Sequence[Source], splits: Sequence[Split]) -> Ite
             more = f", and {len(ids) - 1} more differ" if len(ids) > 1 else ""
             what = f"category {ids[0]} is {rows[0]}, in {splits[0].name} it is {rows[1]}{more}"
             yield Finding("categories-differ", split.name, os.path.basename(source.annotation_file), what)
+
+
+def _lies_in(folder: str, name: str, other: str) -> bool:
+    other = os.path.normpath(other)
+    return other != folder and os.path.normpath(os.path.join(folder, name)).startswith(other + os.sep)
 
 
 def _category(row: tuple[str, bool] | None) -> str:

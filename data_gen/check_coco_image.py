@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maxdl_tf import panoptic_ids
-from maxdl_tf.data_gen import check_pictures, storage
+from maxdl_tf import panoptic_ids, storage
+from maxdl_tf.data_gen import check_pictures
 from maxdl_tf.data_gen.check_coco import ImageTask, is_integer
 from maxdl_tf.data_gen.check_findings import Finding, ImageReport, SegmentFacts
 from maxdl_tf.errors import UserError

@@ -14,7 +14,8 @@ from tests.helpers import REPOSITORY
 GROUPS = (
     {
         "protos": "protos",
-        "basics": "maxdl_tf structs panoptic_ids keras_api errors new_folder process_memory progress html_page configs",
+        "basics": "maxdl_tf structs panoptic_ids keras_api errors new_folder storage beam_pipeline process_memory progress "
+        "html_page configs",
     },
     {"config": "config", "command_line": "command_line"},
     {"layers": "layers", "data": "data", "metrics": "metrics"},
@@ -22,7 +23,7 @@ GROUPS = (
     {"training": "training", "inference": "inference", "export": "export", "evaluation": "evaluation"},
     {"factory": "factory classification_factory tasks"},
     {
-        "data_gen": "data_gen",
+        "data_gen": "data_gen check_data",
         "commands": "trainer evaluate export_model predict benchmark import_checkpoint serving_client",
     },
     {"demo": "demo"},

@@ -28,6 +28,7 @@ COMMANDS = {
     "maxdl-import-checkpoint": "maxdl_tf.import_checkpoint",
     "maxdl-serving-client": "maxdl_tf.serving_client",
     "maxdl-convert": "maxdl_tf.data_gen.convert",
+    "maxdl-check-data": "maxdl_tf.check_data",
 }
 
 
