@@ -28,7 +28,8 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from maxdl_tf.data_gen import class_tables, file_pairs, image_files, output_flags, shard_writer, storage
+from maxdl_tf import storage
+from maxdl_tf.data_gen import class_tables, file_pairs, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.class_tables import ClassName
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.file_pairs import FilePair

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from maxdl_tf import storage
 from maxdl_tf.data.coco_files import some
-from maxdl_tf.data_gen import storage
 from maxdl_tf.errors import UserError
 
 

@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from maxdl_tf import storage
 from maxdl_tf.data import category_table
 from maxdl_tf.data.coco_files import some
-from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer, storage
+from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.coco_instance_files import InstanceImage, load_instances
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.instance_masks import CONTESTED, OVERLAPS, decode_mask, paint

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from maxdl_tf.data_gen import storage
+from maxdl_tf import storage
 from maxdl_tf.errors import UserError
 
 

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from absl import flags
 
-from maxdl_tf.data_gen import class_tables, file_pairs, image_files, output_flags, shard_writer, storage
+from maxdl_tf import storage
+from maxdl_tf.data_gen import class_tables, file_pairs, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.file_pairs import FilePair
 from maxdl_tf.data_gen.first_pass import gather

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from absl import flags
 
+from maxdl_tf.beam_pipeline import RUNNERS
 from maxdl_tf.data.example_schema import LABEL_FORMATS
-from maxdl_tf.data_gen.beam_shards import RUNNERS
 from maxdl_tf.data_gen.processes import available_processes
 from maxdl_tf.data_gen.shard_output import Output
 from maxdl_tf.errors import UserError

@@ -11,8 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from maxdl_tf import config
-from maxdl_tf.data_gen import storage
+from maxdl_tf import config, storage
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo
 

@@ -14,8 +14,8 @@ from tests.helpers import REPOSITORY
 GROUPS = (
     {
         "protos": "protos",
-        "basics": "maxdl_tf structs panoptic_ids keras_api errors new_folder storage beam_pipeline process_memory progress "
-        "html_page configs",
+        "basics": "maxdl_tf structs panoptic_ids keras_api errors new_folder storage beam_pipeline process_memory "
+        "progress html_page configs",
     },
     {"config": "config", "command_line": "command_line"},
     {"layers": "layers", "data": "data", "metrics": "metrics"},

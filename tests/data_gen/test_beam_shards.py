@@ -68,9 +68,9 @@ def test_a_worker_that_is_repeated_does_no_harm(tmp_path):
     from maxdl_tf.data_gen.beam_shards import ShardWriter
 
     class Twice(ShardWriter):
-        def __call__(self, name):
-            super().__call__(name)
-            super().__call__(name)
+        def __call__(self, name, tasks):
+            super().__call__(name, tasks)
+            return super().__call__(name, tasks)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("maxdl_tf.data_gen.beam_shards.ShardWriter", Twice)
