@@ -39,6 +39,9 @@ figcaption { font-size: .9em; color: #444; overflow-wrap: anywhere; }
 """
 
 
+_NUMBER = ' class="number"'
+
+
 class Html(str):
     """Text that is HTML already."""
 
@@ -71,10 +74,16 @@ def paragraph(text: str) -> Html:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """A table; what looks like a number, "51.2 %" too, is aligned to the right. Cells may be `Html`."""
-    head = "".join(f"<th>{_text(name)}</th>" for name in columns)
+    """A table; what looks like a number, "51.2 %" too, is aligned to the right, as are the names of their columns.
+
+    Cells may be `Html`. Without names of columns, all of them empty, the table has no head.
+    """
+    rows = [list(row) for row in rows]
+    is_number = [any(_is_number(cell) for cell in column) for column in zip(*rows)] or [False] * len(columns)
+    names = "".join(f"<th{_NUMBER * right}>{_text(name)}</th>" for name, right in zip(columns, is_number))
+    head = f"<thead><tr>{names}</tr></thead>" if any(columns) else ""
     body = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
-    return Html(f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table>")
+    return Html(f"<table>{head}<tbody>\n{body}\n</tbody></table>")
 
 
 def bars(values: Mapping[str, float], *, form: str = "{:g}") -> Html:
@@ -122,10 +131,13 @@ def gallery(figures: Iterable[Html]) -> Html:
 def _cell(value: object) -> str:
     if isinstance(value, Html):
         return f"<td>{value}</td>"
+    return f"<td{_NUMBER * _is_number(value)}>{_text(value)}</td>"
+
+
+def _is_number(value: object) -> bool:
     text = str(value)
-    is_number = text.removesuffix("%").strip().lstrip("+-").replace(",", "").replace(".", "", 1).isdigit()
-    return f'<td class="number">{_text(text)}</td>' if is_number else f"<td>{_text(text)}</td>"
+    return text.removesuffix("%").strip().lstrip("+-").replace(",", "").replace(".", "", 1).isdigit()
 
 
-def _text(text: str) -> str:
+def _text(text: object) -> str:
     return html.escape(str(text))
