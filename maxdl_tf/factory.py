@@ -31,7 +31,7 @@ from maxdl_tf.models.variants import VARIANTS, Variant
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2, training_pb2
 from maxdl_tf.structs import DatasetInfo
 from maxdl_tf.training.checkpoints import load_model_weights
-from maxdl_tf.training.eval_step import PanopticEvaluator
+from maxdl_tf.training.eval_step import EvaluatedImage, PanopticEvaluator
 from maxdl_tf.training.loss_scale import LossScale
 from maxdl_tf.training.optimizers import CreateOptimizer, Optimizers, PolySchedule, adam, radam_lookahead
 
@@ -295,6 +295,7 @@ def build_evaluator(
     model: MaXDeepLab,
     show_picture: Callable[[str, np.ndarray], None],
     num_pictures: int,
+    observe: Callable[[EvaluatedImage], None] | None = None,
 ) -> PanopticEvaluator:
     """The evaluator of a model on the experiment's eval_dataset.
 
@@ -305,6 +306,7 @@ def build_evaluator(
       model: The network.
       show_picture: Gets the id of an image and input, truth and prediction side by side, uint8 [h, w, 3].
       num_pictures: Of how many images, from the first on.
+      observe: Called with every image.
     """
 
     def show(image_id: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
@@ -319,6 +321,7 @@ def build_evaluator(
         new_metric=lambda: build_metric(dataset_info),
         show=show,
         num_shown=num_pictures,
+        observe=observe,
     )
 
 

@@ -102,11 +102,11 @@ class CocoPairs:
         return maps[0], maps[1]
 
 
-def open_pairs(predictions: str, annotations: str, panoptic_dir: str | None = None) -> CocoPairs:
+def open_pairs(files: PredictionFiles, annotations: str, panoptic_dir: str | None = None) -> CocoPairs:
     """Finds the prediction of each image of the truth.
 
     Args:
-      predictions: A JSON file or a folder, see `find_predictions`.
+      files: The predictions.
       annotations: The truth's JSON file.
       panoptic_dir: Folder of its PNGs; if not given, `annotations` without .json.
 
@@ -117,7 +117,6 @@ def open_pairs(predictions: str, annotations: str, panoptic_dir: str | None = No
     truth_pngs = Path(panoptic_dir) if panoptic_dir else Path(annotations).with_suffix("")
     if not truth_pngs.is_dir():
         raise UserError(f"{truth_pngs} is not a folder; say with --panoptic_dir where the PNGs of {annotations} are")
-    files = find_predictions(predictions)
     results, _ = load_results(files.json)
     results = _by_id_of(results, truth.images)
     images = [entry for entry in truth.images if entry.png_name is not None]

@@ -132,21 +132,22 @@ def from_label_map(
     return SegmentMap(np.where(is_void, dataset_info.void, label_map), segments, dataset_info.void, source)
 
 
-def to_label_map(segment_map: SegmentMap, dataset_info: DatasetInfo) -> tuple[np.ndarray, DatasetInfo]:
-    """A label map for pictures, with a class table whose divisor has room for it.
+def to_label_maps(
+    truth: SegmentMap, prediction: SegmentMap, dataset_info: DatasetInfo
+) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
+    """Label maps of both, int32 [height, width], for pictures, and a class table whose divisor has room for them."""
+    most = max(len(truth.segments), len(prediction.segments))
+    table = DatasetInfo(dataset_info.name, dataset_info.classes, most + 2, dataset_info.ignore_label)
+    return _label_map(truth, table), _label_map(prediction, table), table
 
-    Returns:
-      int32 [height, width], and the class table of its labels.
-    """
-    room = DatasetInfo(
-        dataset_info.name, dataset_info.classes, len(segment_map.segments) + 2, dataset_info.ignore_label
-    )
+
+def _label_map(segment_map: SegmentMap, table: DatasetInfo) -> np.ndarray:
     present, place = np.unique(segment_map.ids, return_inverse=True)
     labels = []
     for number, segment in enumerate(segment_map.listed_as(present), start=1):
         if segment is None:
-            labels.append(room.void)
+            labels.append(table.void)
         else:
-            is_one = room.by_id[segment.class_id].is_thing and not segment.is_crowd
-            labels.append(panoptic_ids.encode_label(segment.class_id, number if is_one else 0, room.label_divisor))
-    return np.array(labels, np.int32)[place.reshape(segment_map.ids.shape)], room
+            is_one = table.by_id[segment.class_id].is_thing and not segment.is_crowd
+            labels.append(panoptic_ids.encode_label(segment.class_id, number if is_one else 0, table.label_divisor))
+    return np.array(labels, np.int32)[place.reshape(segment_map.ids.shape)]

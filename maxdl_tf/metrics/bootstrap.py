@@ -60,6 +60,13 @@ def quality_intervals(
     return intervals
 
 
+def intervals_line(intervals: dict[str, dict[str, tuple[float, float]]]) -> str:
+    """PQ's intervals of `quality_intervals` at a level of 0.95, for people, in percent."""
+    ends = {group: figures["pq"] for group, figures in intervals.items()}
+    spans = ", ".join(f"{group} {100 * low:.1f} to {100 * high:.1f}" for group, (low, high) in ends.items())
+    return f"95 % intervals of PQ (bootstrap over images): {spans}"
+
+
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """0 where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

@@ -107,7 +107,8 @@ def mask_ap(images: Sequence[ImageThings], dataset_info: DatasetInfo) -> MaskApR
         for side in ImageThings._fields:
             coco = COCO()
             coco.dataset = {
-                "images": [{"id": number} for number in range(len(images))],
+                # Sizes are asked for, but run lengths have their own.
+                "images": [{"id": number, "height": 0, "width": 0} for number in range(len(images))],
                 "categories": [{"id": class_id} for class_id in dataset_info.thing_ids],
                 "annotations": _annotations([getattr(things, side) for things in images]),
             }

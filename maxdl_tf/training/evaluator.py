@@ -50,17 +50,21 @@ class Evaluator(orbit.AbstractEvaluator):
         self.image_count: int | None = None
 
     @abc.abstractmethod
-    def predict(self, images: tf.Tensor) -> tf.Tensor:
-        """What the model says of [images, height, width, 3], float32 0..255; an entry for each image. In a graph."""
+    def predict(self, images: tf.Tensor) -> Any:
+        """What the model says of [images, height, width, 3], float32 0..255. In a graph.
+
+        Returns:
+          A tensor, or a tuple of some, with an entry for each image.
+        """
 
     @abc.abstractmethod
-    def compare(self, metric: Any, batch: Any, predictions: np.ndarray, first: int) -> None:
+    def compare(self, metric: Any, batch: Any, predictions: Any, first: int) -> None:
         """Adds a batch to the metric.
 
         Args:
           metric: From `new_metric`.
           batch: One of `batches`.
-          predictions: What `predict` gave of its images.
+          predictions: What `predict` gave of its images, as arrays.
           first: Number of its first image in the data set.
         """
 
@@ -81,7 +85,7 @@ class Evaluator(orbit.AbstractEvaluator):
         self.result = metric.result()
         return self.result.curves()
 
-    def _predictions(self, images: tf.Tensor) -> np.ndarray:
+    def _predictions(self, images: tf.Tensor) -> Any:
         """Of a whole batch, each replica's part on that replica."""
         count, replicas = images.shape[0], self._strategy.num_replicas_in_sync
         # The last, smaller batch is filled up: layers fail on no images, and another size would be traced anew.
@@ -91,8 +95,11 @@ class Evaluator(orbit.AbstractEvaluator):
         distributed = self._strategy.experimental_distribute_values_from_function(
             lambda context: parts[context.replica_id_in_sync_group]
         )
-        predictions = self._strategy.experimental_local_results(self._predict(distributed))
-        return np.concatenate([part.numpy() for part in predictions])[:count]
+
+        def together(value) -> np.ndarray:
+            return np.concatenate([part.numpy() for part in self._strategy.experimental_local_results(value)])[:count]
+
+        return tf.nest.map_structure(together, self._predict(distributed))
 
     def _distributed_predict(self, images):
         return self._strategy.run(self.predict, args=(images,))
