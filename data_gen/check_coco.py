@@ -41,7 +41,7 @@ class ImageTask(NamedTuple):
 
     Attributes:
       image: Its entry in the JSON's `images`.
-      annotation: Its entry in `annotations`; None if there is none.
+      annotation: Its entry in `annotations`; None if there is none, or if it is incomplete.
     """
 
     image: dict[str, Any]
@@ -86,16 +86,20 @@ def check_lists(source: Source) -> tuple[Split, list[ImageTask]]:
     for annotation in source.content["annotations"]:
         missing = [key for key in ("image_id", "file_name", "segments_info") if key not in annotation]
         name = str(annotation.get("file_name", json_name))
-        if missing or not isinstance(annotation["segments_info"], list):
-            find("annotation-incomplete", name, f"an annotation without {' and '.join(missing or ['segments_info'])}")
-            if missing != ["segments_info"]:
-                continue
-            annotation = {**annotation, "segments_info": []}
+        if not missing and not isinstance(annotation["segments_info"], list):
+            missing = ["segments_info"]
+            annotation = {key: value for key, value in annotation.items() if key != "segments_info"}
+        if missing:
+            find("annotation-incomplete", name, f"an annotation without {' and '.join(missing)}")
+        if "image_id" in missing:
+            continue
         image_id = annotation["image_id"]
         if image_id in annotation_of:
             find("annotation-repeated", name, f"image {image_id} has another annotation, too")
             continue
         annotation_of[image_id] = annotation
+        if "file_name" in missing:
+            continue
         if name in image_of_png:
             find("png-shared", name, f"the PNG of image {image_id} and of image {image_of_png[name]}")
         image_of_png.setdefault(name, image_id)
@@ -104,7 +108,11 @@ def check_lists(source: Source) -> tuple[Split, list[ImageTask]]:
     listed = {task.image["id"] for task in tasks}
     for image_id, annotation in annotation_of.items():
         if image_id not in listed:
-            find("annotation-without-image", annotation["file_name"], f"image {image_id} is not in the list of images")
+            find(
+                "annotation-without-image",
+                str(annotation.get("file_name", json_name)),
+                f"image {image_id} is not in the list of images",
+            )
     return split, tasks
 
 
@@ -161,7 +169,8 @@ def _match_images(source: Source, annotation_of: dict[Any, dict[str, Any]]) -> t
         if annotation is None:
             what = f"{json_name} has no annotation of image {image_id}"
             findings.append(Finding("image-not-annotated", source.split, name, what))
-        tasks.append(ImageTask(image, annotation))
+        is_complete = annotation is not None and {"file_name", "segments_info"} <= annotation.keys()
+        tasks.append(ImageTask(image, annotation if is_complete else None))
     return tasks, findings
 
 
