@@ -1,0 +1,162 @@
+"""maxdl-eval on files of predictions: what it prints and writes, without TensorFlow."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from tests.evaluation.official_rule import OfficialQuality
+from tests.evaluation.write_predictions import write_perturbed
+from tests.helpers import REPOSITORY, shared_path
+
+_RUN = """
+import sys
+from maxdl_tf.evaluate import run
+sys.argv = ["maxdl-eval", *sys.argv[1:]]
+try:
+    run()
+finally:
+    assert "tensorflow" not in sys.modules
+"""
+
+
+def maxdl_eval(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", _RUN, *map(str, arguments)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    """Twelve predictions, and the truth of as many images."""
+    annotations = shared_path("data", "coco_sample", "annotations")
+    folder = tmp_path_factory.mktemp("coco")
+    predictions = write_perturbed(folder, "coco_sample", "val2017", count=12)
+    content = json.loads((annotations / "panoptic_val2017.json").read_text())
+    kept = {annotation["image_id"] for annotation in json.loads(predictions.read_text())["annotations"]}
+    content["annotations"] = [found for found in content["annotations"] if found["image_id"] in kept]
+    content["images"] = [image for image in content["images"] if image["id"] in kept]
+    (folder / "truth.json").write_text(json.dumps(content))
+    return {
+        "predictions": predictions,
+        "truth": ["--annotations", folder / "truth.json", "--panoptic_dir", annotations / "panoptic_val2017"],
+        "content": content,
+        "images": shared_path("data", "coco_sample", "val2017"),
+    }
+
+
+def official_pq(coco, predictions):
+    """Of files, by the second implementation of the rule."""
+    from tests.evaluation.pairs import read_panoptic_png
+
+    categories = coco["content"]["categories"]
+    quality = OfficialQuality([c["id"] for c in categories], [c["id"] for c in categories if c["isthing"]])
+    results = {found["image_id"]: found for found in json.loads(predictions.read_text())["annotations"]}
+    for true in coco["content"]["annotations"]:
+        found = results[true["image_id"]]
+        quality.add(
+            read_panoptic_png(coco["truth"][3] / true["file_name"]),
+            true["segments_info"],
+            read_panoptic_png(predictions.with_suffix("") / found["file_name"]),
+            found["segments_info"],
+        )
+    return quality.figures()
+
+
+def test_figures_report_and_submission(coco, tmp_path):
+    done = maxdl_eval(
+        *("--predictions", coco["predictions"], *coco["truth"], "--image_dir", coco["images"], "--mask_ap"),
+        *("--json", tmp_path / "figures.json", "--report", tmp_path / "report.html", "--picture_count", 2),
+        *("--submission", tmp_path / "submission", "--submission_name", "val2017_test"),
+    )
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    want = official_pq(coco, coco["predictions"])
+    for group in ("all", "things", "stuff"):
+        for name in ("pq", "sq", "rq"):
+            assert figures[group][name] == pytest.approx(want[group, name], abs=1e-9)
+            low, high = figures["intervals"][group][name]
+            assert 0 <= low < high <= 1
+    assert re.search(rf"^all +{100 * want['all', 'pq']:.1f} ", done.stdout, re.MULTILINE)
+    assert "95 % intervals of PQ (bootstrap over images): all " in done.stdout and "\nmask AP " in done.stdout
+    assert figures["threshold_sweep"][0] == {
+        "score": 0.0,
+        **{group: pytest.approx(want[group, "pq"]) for group in ("all", "things", "stuff")},
+    }
+    assert 0 < figures["mask_ap"]["ap"] < figures["mask_ap"]["ap50"] < 1
+
+    page = (tmp_path / "report.html").read_text()
+    assert len(re.findall("<img ", page)) == 4 and "http" not in page
+    for kind in ("missed", "false", "wrong class", "bad mask", "rough mask"):
+        assert re.search(rf"<td>{kind}</td><td class=\"number\">{figures['errors'][kind]['count']}</td>", page)
+
+    # What is submitted scores as its source, by both implementations.
+    written = tmp_path / "submission" / "panoptic_val2017_test_results.json"
+    assert official_pq(coco, written) == pytest.approx(want)
+    again = maxdl_eval("--predictions", written, *coco["truth"], "--json", tmp_path / "again.json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "again.json").read_text())["classes"] == figures["classes"]
+
+
+def test_a_submission_of_images_without_truth(coco, tmp_path):
+    done = maxdl_eval("--predictions", coco["predictions"], "--submission", tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "new" / "panoptic_test-dev2017_maxdl_results.zip") as archive:
+        names = archive.namelist()
+        content = json.loads(archive.read("panoptic_test-dev2017_maxdl_results.json"))
+    assert sorted(names)[0] == "panoptic_test-dev2017_maxdl_results.json" and len(names) == 13
+    for annotation in content["annotations"]:
+        assert f"panoptic_test-dev2017_maxdl_results/{annotation['file_name']}" in names
+        assert all(segment.keys() == {"id", "category_id"} and segment["id"] for segment in annotation["segments_info"])
+    assert {row["image_id"] for row in content["annotations"]} == {row["id"] for row in coco["content"]["images"]}
+    refused = maxdl_eval("--predictions", coco["predictions"], "--submission", tmp_path / "new")
+    assert refused.returncode == 2 and "exists and is not an empty folder" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ([], "--config_file is missing; or give --predictions"),
+        (["--predictions", "x"], "--annotations is missing"),
+        (["--predictions", "x", "--submission", "{tmp}/s", "--report", "{tmp}/r"], "--annotations is missing"),
+        (["--predictions", "x", "--annotations", "y"], "--predictions x: there is no such file or folder"),
+        (["--predictions", "x", "--annotations", "y", "--checkpoint", "z"], "--checkpoint does not go with --predict"),
+        (["--predictions", "x", "--annotations", "y", "--strategy", "mirrored"], "--strategy does not go with"),
+        (["--config_file", "x", "--untrained", "--annotations", "y"], "--annotations does not go with a checkpoint"),
+        (["--config_file", "x"], "give either --checkpoint or --untrained"),
+        (["--predictions", "x", "--submission", "{tmp}/s", "--submission_name", "a/b"], "--submission_name 'a/b'"),
+    ],
+)
+def test_flags_that_do_not_fit(arguments, complaint, tmp_path):
+    done = maxdl_eval(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert done.returncode == 2 and complaint in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+def test_a_report_of_the_wrong_images_is_refused_at_once(coco, tmp_path):
+    report = tmp_path / "report.html"
+    done = maxdl_eval("--predictions", coco["predictions"], *coco["truth"], "--image_dir", tmp_path, "--report", report)
+    assert done.returncode == 2 and re.search(r"--image_dir \S+ has no \d+\.jpg", done.stderr)
+    assert not report.exists() and done.stdout == ""
+
+
+def test_extra_predictions_are_a_warning(coco, tmp_path):
+    content = json.loads(coco["predictions"].read_text())
+    content["annotations"].append({"image_id": 987654, "file_name": "x.png", "segments_info": []})
+    path = tmp_path / "more.json"
+    path.write_text(json.dumps(content))
+    (tmp_path / "more").symlink_to(coco["predictions"].with_suffix(""))
+    done = maxdl_eval("--predictions", path, *coco["truth"])
+    assert done.returncode == 0 and "warning: 1 predictions are of images that" in done.stderr
+    assert "987654" in done.stderr
+    content["annotations"] = content["annotations"][2:]
+    path.write_text(json.dumps(content))
+    done = maxdl_eval("--predictions", path, *coco["truth"])
+    assert done.returncode == 2 and "has no prediction of 2 of 12 images" in done.stderr
+    assert np.all([str(row["id"]) in done.stderr for row in coco["content"]["images"][:2]])
