@@ -100,3 +100,23 @@ def test_two_replicas_find_what_one_finds():
     evaluator = build()
     evaluator.evaluate(tf.constant(-1))
     assert json.loads(process.stdout.splitlines()[-1]) == json.loads(json.dumps(evaluator.result.as_dict()))
+
+
+def test_every_image_is_observed_at_its_own_size():
+    observed = []
+    evaluator = build(observe=observed.append)
+    figures = evaluator.evaluate(tf.constant(-1))
+    assert figures == build().evaluate(tf.constant(-1))
+    assert [found.image_id for found in observed] == ["0", "1", "2", "3", "4"]
+    metric = PanopticQuality(fakes.DATASET_INFO)
+    for size, found in zip(RAW_SIZES, observed):
+        assert found.truth.shape == found.prediction.shape == size
+        metric.update(found.truth, found.prediction)
+        image, truth, prediction = found.example()
+        assert image.shape[:2] == truth.shape == prediction.shape
+        # The stand-in's confidences are the pixel's class: of a segment both means are its class.
+        assert {label: score for label, score in found.scores.items() if label // 256 in (1, 3)} == {
+            label: (label // 256) ** 2 for label in found.scores if label // 256 in (1, 3)
+        }
+        assert set(np.unique(found.prediction)) <= set(found.scores)
+    assert metric.result().as_dict() == evaluator.result.as_dict()
