@@ -204,7 +204,7 @@ def pictures(
         if len(figures) == count:
             break
         pixels, id_map = load(split, image.source)
-        picture = _picture(pixels, id_map, [finding.segment for finding in serious if finding.segment is not None])
+        picture = _picture(pixels, id_map, [finding.segment for finding in serious if finding.segment])
         if picture is not None:
             caption = "; ".join(f"{finding.kind}: {finding.what}" for finding in serious)
             figures.append((picture, f"{split.name}: {image.name}: {caption}"))

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
+_NARROWEST_CAPTION = 200  # Pixels.
 _STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }
 h1 { font-size: 1.6em; } h2 { font-size: 1.25em; margin-top: 2em; }
@@ -118,7 +119,8 @@ def figure(pixels: np.ndarray, caption: str, *, longest_side: int = 480) -> Html
     picture.save(file, format="JPEG", quality=85)
     data = base64.b64encode(file.getvalue()).decode()
     return Html(
-        f'<figure><img src="data:image/jpeg;base64,{data}" width="{picture.width}" height="{picture.height}" '
+        f'<figure style="width:{max(picture.width, _NARROWEST_CAPTION)}px">'
+        f'<img src="data:image/jpeg;base64,{data}" width="{picture.width}" height="{picture.height}" '
         f'alt="{_text(caption)}"><figcaption>{_text(caption)}</figcaption></figure>'
     )
 
