@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from absl import flags
 
-from maxdl_tf.beam_pipeline import RUNNERS
+from maxdl_tf import beam_pipeline
 from maxdl_tf.data.example_schema import LABEL_FORMATS
 from maxdl_tf.data_gen.processes import available_processes
 from maxdl_tf.data_gen.shard_output import Output
-from maxdl_tf.errors import UserError
 
 
 def define(flag_values: flags.FlagValues, label_maps: bool = True) -> None:
@@ -43,20 +42,7 @@ def define(flag_values: flags.FlagValues, label_maps: bool = True) -> None:
         flag_values=flag_values,
     )
     flags.DEFINE_boolean("overwrite", False, "Replace shards of the split that are there.", flag_values=flag_values)
-    flags.DEFINE_enum(
-        "runner",
-        None,
-        RUNNERS,
-        "Runner of Apache Beam (pip install 'maxdl_tf[beam]') to convert on instead of --processes; the "
-        "shards are the same.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_multi_string(
-        "beam_options",
-        [],
-        "A flag for the runner, such as --beam_options=project=my-project.",
-        flag_values=flag_values,
-    )
+    beam_pipeline.define_flags(flag_values, instead_of="--processes")
 
 
 def read(flag_values: flags.FlagValues) -> Output:
@@ -65,8 +51,7 @@ def read(flag_values: flags.FlagValues) -> Output:
     Raises:
       UserError: If they make no sense.
     """
-    if flag_values.beam_options and not flag_values.runner:
-        raise UserError("--beam_options are for a --runner; name one, or leave them away")
+    beam_pipeline.check_flags(flag_values)
     return Output(
         directory=flag_values.output_dir,
         split=flag_values.split,

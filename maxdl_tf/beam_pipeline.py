@@ -17,10 +17,36 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from absl import flags
+
 from maxdl_tf import storage
 from maxdl_tf.errors import UserError
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
+
+
+def define_flags(flag_values: flags.FlagValues, instead_of: str) -> None:
+    """Adds --runner and --beam_options to a command's flags; `instead_of` is what happens without them."""
+    flags.DEFINE_enum(
+        "runner",
+        None,
+        RUNNERS,
+        f"Runner of Apache Beam (pip install 'maxdl_tf[beam]') to work on instead of {instead_of}; what is written is "
+        "the same.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_multi_string(
+        "beam_options",
+        [],
+        "A flag for the runner, such as --beam_options=project=my-project.",
+        flag_values=flag_values,
+    )
+
+
+def check_flags(flag_values: flags.FlagValues) -> None:
+    """UserError if the flags make no sense together."""
+    if flag_values.beam_options and not flag_values.runner:
+        raise UserError("--beam_options are for a --runner; name one, or leave them away")
 
 
 def run_chunks(
@@ -49,13 +75,13 @@ def run_chunks(
     beam = import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    flags = [option if option.startswith("--") else f"--{option}" for option in options]
+    arguments = [f"--runner={runner}", *(option if option.startswith("--") else f"--{option}" for option in options)]
     if runner == "DirectRunner":
         # There are no triggers here. The flag keeps it from fetching another program (Prism) and running that.
-        flags.append("--allow_unsafe_triggers")
+        arguments.append("--allow_unsafe_triggers")
     logging.getLogger("apache_beam.io").setLevel(logging.ERROR)  # It warns of each file system that is not installed.
     try:
-        pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *flags]))
+        pipeline = beam.Pipeline(options=PipelineOptions(arguments))
     except ValueError as error:
         raise UserError(f"--runner={runner} --beam_options={' '.join(options)}: {error}") from error
     for name, chunk in chunks.items():

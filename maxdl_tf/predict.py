@@ -12,8 +12,11 @@ Reads image files, upright by their EXIF orientation, and leaves in the output f
 An image that cannot be read or is too large is reported and left out; the others are predicted, and the exit status is
 1. The status is 2 where nothing could begin.
 
-One image is worked on at a time. The network sees it at its own input size, however large it is; only pixels, map and
-overlay have the image's. They take some 35 bytes a pixel, and --max_pixels bounds them.
+With --runner many workers predict, on Apache Beam, and leave the same files. Model, input and output can be where
+tf.io.gfile reaches, such as gs://.
+
+A process works on one image at a time. The network sees it at its own input size, however large it is; only pixels, map
+and overlay have the image's. They take some 35 bytes a pixel, and --max_pixels bounds them.
 
 Example:
 
@@ -25,17 +28,18 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from maxdl_tf import command_line
+from maxdl_tf import beam_pipeline, command_line
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.images import MAX_PIXELS
 from maxdl_tf.progress import Progress
 
 if TYPE_CHECKING:
     from maxdl_tf.inference.diagnosis import Diagnosis
+    from maxdl_tf.inference.predict_file import ImageTask, PredictedFile
     from maxdl_tf.inference.prediction_writer import PredictionWriter
     from maxdl_tf.inference.predictor import Predictor
 
@@ -98,6 +102,7 @@ _MAX_PIXELS = flags.DEFINE_integer(
 _OVERWRITE = flags.DEFINE_boolean(
     "overwrite", False, "Replace the predictions that are in the output folder.", flag_values=FLAGS
 )
+beam_pipeline.define_flags(FLAGS, instead_of="this process")
 
 
 def main(argv: list[str]) -> int:
@@ -105,11 +110,13 @@ def main(argv: list[str]) -> int:
     from maxdl_tf.inference import images, prediction_folder  # Still without TensorFlow.
 
     is_saved_model = _check_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
+    _check_runner(is_saved_model)
     paths = images.find_all_images([*_INPUT.value, *argv[1:]])
     names = prediction_folder.output_names(paths)
     prediction_folder.check_output(_OUTPUT.value, _OVERWRITE.value)
     experiment = None if is_saved_model else config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     with command_line.quiet_imports():
+        from maxdl_tf.inference.predict_file import ImageTask
         from maxdl_tf.inference.prediction_writer import PredictionWriter
         from maxdl_tf.inference.predictor import Predictor
 
@@ -124,89 +131,79 @@ def main(argv: list[str]) -> int:
             f"--diagnose: SavedModel {_MODEL.value} does not say its thresholds; export it again, or give its "
             "checkpoint and --config_file"
         )
-    draws_features = "features" in _VISUALIZE.value
+    tasks = [ImageTask(*task) for task in zip(paths, names, prediction_folder.image_ids(names))]
     started = time.monotonic()
     with command_line.user_errors(OSError):
         writer = PredictionWriter(
             _OUTPUT.value,
             predictor.dataset_info,
             overlays=_OVERLAYS.value,
-            features=draws_features,
+            features="features" in _VISUALIZE.value,
             coco_instances=_COCO_INSTANCES.value,
         )
-        failed = predict_files(
-            predictor,
-            dict(zip(names, paths)),
-            writer,
-            min_score=_MIN_SCORE.value,
-            max_pixels=_MAX_PIXELS.value,
-            features=draws_features,
-            diagnose=_DIAGNOSE.value,
-        )
+        failed = _predict_on_beam(tasks, writer) if FLAGS.runner else _predict_here(predictor, tasks, writer)
     _print_summary(len(paths), failed, time.monotonic() - started)
     return 1 if failed else 0
 
 
-def predict_files(
-    predictor: Predictor,
-    path_of_name: dict[str, str],
-    writer: PredictionWriter,
-    *,
-    min_score: float,
-    max_pixels: int,
-    features: bool,
-    diagnose: bool,
-) -> int:
-    """Predicts image files, one after the other.
+def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: PredictionWriter) -> int:
+    """Predicts one image after the other; returns the number that failed, each of which was told on stderr."""
+    from maxdl_tf.inference.predict_file import predict_file
 
-    Args:
-      predictor: Predicts.
-      path_of_name: Image files by the name that their outputs shall have.
-      writer: Writes.
-      min_score: Segments with a lower score become void.
-      max_pixels: Images with more pixels fail.
-      features: Whether to draw features.
-      diagnose: Whether to print and to write what each threshold took.
-
-    Returns:
-      The number of images that failed, each of which was told on stderr.
-
-    Raises:
-      OSError: The files cannot be written.
-    """
-    from maxdl_tf.inference import feature_picture, images, prediction_folder
-    from maxdl_tf.inference.score_filter import drop_unsure_segments
-
-    failed, diagnoses, info = 0, {}, predictor.dataset_info
-    with Progress("predicting", total=len(path_of_name)) as progress:
-        for image_id, (name, path) in zip(prediction_folder.image_ids(list(path_of_name)), path_of_name.items()):
+    failed, diagnoses = 0, {}
+    with Progress("predicting", total=len(tasks)) as progress:
+        for task in tasks:
             try:
-                image = images.read_image(path, max_pixels)
-                prediction = _predict(predictor, image, path)
+                predicted = predict_file(predictor, task, writer.pictures, **_options())
             except UserError as error:
                 failed += 1
                 progress.say(f"failed: {error}")
-                progress.advance()
-                continue
-            kept = drop_unsure_segments(prediction, min_score, info.void)
-            writer.write(name, image_id, os.path.basename(path), image, kept)
-            if features:
-                void = kept.label_map == info.void
-                writer.write_features(name, feature_picture.feature_picture(image, *predictor.features(image), void))
-            if diagnose:
-                diagnoses[image_id] = _diagnose(predictor, image, prediction, kept)
+            else:
+                writer.add(predicted.record)
+                if _DIAGNOSE.value:
+                    diagnoses[task.image_id] = _diagnose(predictor, predicted)
             progress.advance()
-    writer.finish(_report(diagnoses, predictor, min_score) if diagnose else None)
+    writer.finish(_report(diagnoses, predictor, _MIN_SCORE.value) if _DIAGNOSE.value else None)
     return failed
 
 
-def _predict(predictor, image, path: str):
-    import tensorflow as tf
+def _predict_on_beam(tasks: list[ImageTask], writer: PredictionWriter) -> int:
+    """The same with many workers."""
+    from maxdl_tf.inference import beam_predict
 
-    try:
-        return predictor(image)
-    except tf.errors.ResourceExhaustedError as error:
-        raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels do not fit into the memory") from error
+    print(f"predicting {len(tasks)} images on Beam's {FLAGS.runner}", flush=True)
+    work = beam_predict.ChunkPredictor(_MODEL.value, writer.pictures, **_options())
+    failed = 0
+    for record in beam_predict.predict(work, tasks, _OUTPUT.value, FLAGS.runner, FLAGS.beam_options):
+        if isinstance(record, UserError):
+            failed += 1
+            print(f"failed: {record}", file=sys.stderr)
+        else:
+            writer.add(record)
+    writer.finish()
+    return failed
+
+
+def _options() -> dict[str, Any]:
+    """Of `predict_file`."""
+    return {
+        "min_score": _MIN_SCORE.value,
+        "max_pixels": _MAX_PIXELS.value,
+        "features": "features" in _VISUALIZE.value,
+    }
+
+
+def _check_runner(is_saved_model: bool) -> None:
+    beam_pipeline.check_flags(FLAGS)
+    if not FLAGS.runner:
+        return
+    if not is_saved_model:
+        raise UserError(
+            f"--runner needs a SavedModel, which its workers load; make one of {_MODEL.value} with maxdl-export"
+        )
+    if _DIAGNOSE.value:
+        raise UserError("--diagnose looks at one image after the other; leave it or --runner away")
+    beam_pipeline.import_beam()
 
 
 def _check_model(model: str, config_file: str | None, overrides: list[str]) -> bool:
@@ -226,11 +223,11 @@ def _check_model(model: str, config_file: str | None, overrides: list[str]) -> b
     return False
 
 
-def _diagnose(predictor: Predictor, image, prediction, kept) -> Diagnosis:
+def _diagnose(predictor: Predictor, found: PredictedFile) -> Diagnosis:
     from maxdl_tf.inference import diagnosis
 
-    outputs = predictor.network_outputs(image)
-    return diagnosis.diagnose(outputs, predictor.postprocessor, image.shape[:2], prediction, kept)
+    outputs = predictor.network_outputs(found.image)
+    return diagnosis.diagnose(outputs, predictor.postprocessor, found.image.shape[:2], found.prediction, found.kept)
 
 
 def _report(diagnoses: dict[int | str, Diagnosis], predictor: Predictor, min_score: float) -> dict:

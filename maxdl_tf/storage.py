@@ -19,8 +19,8 @@ def is_remote(path: str | os.PathLike) -> bool:
     return "://" in os.fspath(path)
 
 
-def read_file(path: str | os.PathLike) -> bytes:
-    """A file's content.
+def read_file(path: str | os.PathLike, at_most: int = -1) -> bytes:
+    """A file's content, or the first bytes of it.
 
     Raises:
       UserError: If it cannot be read.
@@ -28,9 +28,9 @@ def read_file(path: str | os.PathLike) -> bytes:
     try:
         if is_remote(path):
             with _gfile().GFile(os.fspath(path), "rb") as file:
-                return file.read()
+                return file.read(at_most)
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(at_most)
     except Exception as error:
         if isinstance(error, FileNotFoundError) or type(error).__name__ == "NotFoundError":
             raise UserError(f"{path}: there is no such file") from None
@@ -116,6 +116,12 @@ def list_folder(path: str) -> list[str]:
         return []
     names = _gfile().listdir(path) if is_remote(path) else os.listdir(path)
     return sorted(name.rstrip("/") for name in names)
+
+
+@_raises_os_error
+def glob(pattern: str) -> list[str]:
+    """The remote paths that match a pattern, sorted."""
+    return sorted(_gfile().glob(pattern))
 
 
 @_raises_os_error

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import glob
+import io
 import os
 import re
 import tempfile
@@ -13,6 +15,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from PIL import Image, ImageOps
 
+from maxdl_tf import storage
 from maxdl_tf.errors import UserError
 
 MAX_PIXELS = 50_000_000  # Of an image that is read, unless more are asked for.
@@ -21,7 +24,8 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".we
 
 def find_all_images(patterns: Iterable[str]) -> list[str]:
     """The image files that any of the patterns means, each once, sorted by path; as `find_images`."""
-    return sorted({os.path.normpath(path) for pattern in patterns for path in find_images(pattern)})
+    paths = (path for pattern in patterns for path in find_images(pattern))
+    return sorted({path if storage.is_remote(path) else os.path.normpath(path) for path in paths})
 
 
 def find_images(pattern: str) -> list[str]:
@@ -29,28 +33,29 @@ def find_images(pattern: str) -> list[str]:
 
     Args:
       pattern: A file; a folder, which means the files right in it that have the suffix of an image; or a glob, in
-        which `**` stands for any number of folders.
+        which `**` stands for any number of folders. All may be where tf.io.gfile reaches, where a glob knows no `**`.
 
     Raises:
       UserError: It means no file.
     """
-    if os.path.isdir(pattern):
+    if storage.is_folder(pattern):
         paths = [
             os.path.join(pattern, name)
-            for name in os.listdir(pattern)
+            for name in storage.list_folder(pattern)
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
         # Folders and pipes are no images, whatever they are called; a link to nowhere is told when it is read.
-        paths = [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
+        paths = [path for path in paths if not storage.exists(path) or _is_file(path)]
         if not paths:
             raise UserError(
                 f"folder {pattern} has no images (files ending in {' '.join(IMAGE_SUFFIXES)}); "
                 f"for images in folders below it give '{os.path.join(pattern, '**', '*.jpg')}'"
             )
-    elif os.path.isfile(pattern):
+    elif _is_file(pattern):
         paths = [pattern]
     else:
-        paths = [path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path)]
+        matching = storage.glob if storage.is_remote(pattern) else functools.partial(glob.glob, recursive=True)
+        paths = [path for path in matching(pattern) if _is_file(path)]
         if not paths:
             raise UserError(f"no file matches {pattern!r}; give an image file, a folder of images or a glob")
     return sorted(paths)
@@ -71,7 +76,7 @@ def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
       UserError: The file is not an image, is damaged, too large, or holds floating point pixels.
     """
     try:
-        with _pillow_without_a_word(), Image.open(path) as image:
+        with _pillow_without_a_word(), _open_image(path) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise UserError(
@@ -102,16 +107,30 @@ def write_image(path: str, pixels: np.ndarray) -> None:
     Raises:
       OSError: It cannot be written.
     """
+    options = {"quality": 92, "subsampling": 0} if path.endswith(".jpg") else {"compress_level": 3}
+    if storage.is_remote(path):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, format="JPEG" if path.endswith(".jpg") else "PNG", **options)
+        storage.write_file(path, file.getvalue())  # Remote files appear when they are closed.
+        return
     handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".", suffix=os.path.splitext(path)[1])
     os.close(handle)
     try:
-        options = {"quality": 92, "subsampling": 0} if path.endswith(".jpg") else {"compress_level": 3}
         Image.fromarray(pixels).save(temporary, **options)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def _is_file(path: str) -> bool:
+    return storage.exists(path) and not storage.is_folder(path) if storage.is_remote(path) else os.path.isfile(path)
+
+
+def _open_image(path: str) -> Image.Image:
+    """Local files are read as far as they are needed, which of those that are too large is their head."""
+    return Image.open(io.BytesIO(storage.read_file(path)) if storage.is_remote(path) else path)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ diagnosis.json         if asked for: what became of the masks of each image
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 
+from maxdl_tf import storage
 from maxdl_tf.errors import UserError
 
 ANNOTATION_FILE = "panoptic.json"
@@ -53,14 +53,13 @@ def image_ids(names: Sequence[str]) -> list[int] | list[str]:
 
 def check_output(output: str, overwrite: bool) -> None:
     """UserError if the output folder holds what must not be lost, or cannot be written to."""
-    existing = os.path.abspath(output)
-    while not os.path.exists(existing):
-        existing = os.path.dirname(existing)
-    if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--output {output}: {existing} is not a folder that can be written to; name another one")
-    if not os.path.isdir(output):
-        return
-    present = {name for name in os.listdir(output) if not name.startswith(".")}
+    if not storage.is_remote(output):
+        existing = os.path.abspath(output)
+        while not os.path.exists(existing):
+            existing = os.path.dirname(existing)
+        if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
+            raise UserError(f"--output {output}: {existing} is not a folder that can be written to; name another one")
+    present = {name for name in storage.list_folder(output) if not name.startswith(".")}
     foreign = present - {*_FILES, *_FOLDERS}
     if ANNOTATION_FILE in present and not _is_ours(os.path.join(output, ANNOTATION_FILE)):
         foreign.add(ANNOTATION_FILE)
@@ -79,18 +78,14 @@ def prepare_output(output: str, folders: Sequence[str]) -> None:
       OSError: They cannot be made.
     """
     for name in _FILES:
-        if os.path.exists(os.path.join(output, name)):
-            os.unlink(os.path.join(output, name))
+        if storage.exists(os.path.join(output, name)):
+            storage.remove_file(os.path.join(output, name))
     for folder in _FOLDERS:
-        if os.path.isdir(os.path.join(output, folder)):
-            shutil.rmtree(os.path.join(output, folder))
+        if storage.is_folder(os.path.join(output, folder)):
+            storage.remove_folder(os.path.join(output, folder))
     for folder in folders:
-        os.makedirs(os.path.join(output, folder))
+        storage.make_folder(os.path.join(output, folder))
 
 
 def _is_ours(annotations: str) -> bool:
-    try:
-        with open(annotations, encoding="utf-8", errors="replace") as file:
-            return GENERATOR in file.read(200)
-    except OSError as error:
-        raise UserError(f"{annotations}: {error.strerror}") from error
+    return GENERATOR.encode() in storage.read_file(annotations, at_most=200)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from maxdl_tf import storage
 from maxdl_tf.inference import adapters, images, segments, visualize
 from maxdl_tf.inference.prediction_folder import (
     ANNOTATION_FILE,
@@ -21,6 +22,65 @@ from maxdl_tf.inference.prediction_folder import (
 )
 from maxdl_tf.inference.predictor import Prediction
 from maxdl_tf.structs import DatasetInfo
+
+
+class ImageRecord(NamedTuple):
+    """What the JSON files say of one image; made of what JSON can hold.
+
+    Attributes:
+      image: Entry of `images` in panoptic.json.
+      annotation: Entry of `annotations`.
+      instances: Entries of instances.json; None if there will be none.
+    """
+
+    image: dict
+    annotation: dict
+    instances: list[dict] | None
+
+
+class PictureWriter:
+    """Writes what each prediction has of its own, and says what the JSON files shall have of it.
+
+    Args:
+      output: The folder; those for the pictures are in it.
+      dataset_info: Class table of the predictions.
+      overlays: Whether to draw overlays.
+      coco_instances: Whether there will be an instances.json.
+
+    Raises:
+      OSError: From the methods: a picture cannot be written.
+    """
+
+    def __init__(self, output: str, dataset_info: DatasetInfo, *, overlays: bool = True, coco_instances: bool = False):
+        self._output = output
+        self._info = dataset_info
+        self._overlays = overlays
+        self._coco_instances = coco_instances
+
+    def write(
+        self, name: str, image_id: int | str, file_name: str, image: np.ndarray, prediction: Prediction
+    ) -> ImageRecord:
+        """Writes what was seen in one image; as `PredictionWriter.write`."""
+        png = f"{name}.png"
+        self._write_picture(PANOPTIC_FOLDER, png, segments.coco_picture(prediction.label_map, self._info))
+        if self._overlays:
+            picture = visualize.panoptic_picture(image, prediction.label_map, self._info)
+            picture = visualize.with_legend(picture, prediction.label_map, self._info)
+            self._write_picture(OVERLAY_FOLDER, f"{name}.jpg", picture)
+        height, width = prediction.label_map.shape
+        segments_info = segments.coco_segments_info(prediction.segments, self._info)
+        return ImageRecord(
+            {"id": image_id, "file_name": file_name, "height": height, "width": width},
+            {"image_id": image_id, "file_name": png, "segments_info": segments_info},
+            adapters.to_coco_instances(prediction, image_id, self._info) if self._coco_instances else None,
+        )
+
+    def write_features(self, name: str, picture: np.ndarray) -> None:
+        """Writes the feature picture, uint8 [h, w, 3], of one image."""
+        self._write_picture(FEATURE_FOLDER, f"{name}.png", picture)
+
+    def _write_picture(self, folder: str, file_name: str, pixels: np.ndarray) -> None:
+        images.write_image(os.path.join(self._output, folder, file_name), pixels)
 
 
 class PredictionWriter:
@@ -39,6 +99,9 @@ class PredictionWriter:
       features: Whether there will be feature pictures.
       coco_instances: Whether to write instances.json.
 
+    Attributes:
+      pictures: Writes the pictures alone, here or in other processes, whose records `add` takes.
+
     Raises:
       OSError: The folder cannot be written to; from the methods, too.
     """
@@ -53,8 +116,7 @@ class PredictionWriter:
         coco_instances: bool = False,
     ):
         self._output = output
-        self._info = dataset_info
-        self._overlays = overlays
+        self.pictures = PictureWriter(output, dataset_info, overlays=overlays, coco_instances=coco_instances)
         self._coco = {
             "info": {"description": f"{GENERATOR}; classes of {dataset_info.name}"},
             "images": [],
@@ -74,22 +136,14 @@ class PredictionWriter:
           image: uint8 [h, w, 3], RGB.
           prediction: Its label map is int [h, w].
         """
-        png = f"{name}.png"
-        self._write_picture(PANOPTIC_FOLDER, png, segments.coco_picture(prediction.label_map, self._info))
-        if self._overlays:
-            picture = visualize.panoptic_picture(image, prediction.label_map, self._info)
-            picture = visualize.with_legend(picture, prediction.label_map, self._info)
-            self._write_picture(OVERLAY_FOLDER, f"{name}.jpg", picture)
-        height, width = prediction.label_map.shape
-        self._coco["images"].append({"id": image_id, "file_name": file_name, "height": height, "width": width})
-        segments_info = segments.coco_segments_info(prediction.segments, self._info)
-        self._coco["annotations"].append({"image_id": image_id, "file_name": png, "segments_info": segments_info})
-        if self._instances is not None:
-            self._instances += adapters.to_coco_instances(prediction, image_id, self._info)
+        self.add(self.pictures.write(name, image_id, file_name, image, prediction))
 
-    def write_features(self, name: str, picture: np.ndarray) -> None:
-        """Writes the feature picture, uint8 [h, w, 3], of one image."""
-        self._write_picture(FEATURE_FOLDER, f"{name}.png", picture)
+    def add(self, record: ImageRecord) -> None:
+        """Takes what the JSON files shall have of an image whose pictures are written."""
+        self._coco["images"].append(record.image)
+        self._coco["annotations"].append(record.annotation)
+        if self._instances is not None:
+            self._instances += record.instances
 
     def finish(self, diagnosis: dict | None = None) -> None:
         """Writes the JSON files."""
@@ -99,13 +153,9 @@ class PredictionWriter:
             _write_json(os.path.join(self._output, INSTANCE_FILE), self._instances)
         _write_json(os.path.join(self._output, ANNOTATION_FILE), self._coco)
 
-    def _write_picture(self, folder: str, file_name: str, pixels: np.ndarray) -> None:
-        images.write_image(os.path.join(self._output, folder, file_name), pixels)
-
 
 def _write_json(path: str, content: Any) -> None:
-    temporary = f"{path}.partial"
     # A file's name need not be text; the bytes that are not are written as JSON's escapes.
-    with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(content, file, ensure_ascii=False)
-    os.replace(temporary, path)
+    text = json.dumps(content, ensure_ascii=False).encode("utf-8", errors="backslashreplace")
+    storage.write_file(f"{path}.partial", text)
+    storage.rename(f"{path}.partial", path)
