@@ -152,7 +152,7 @@ class ImageReport:
       mode: Pillow's name of the colors.
       void: Pixels without a segment.
       segments: What is drawn.
-      source: What the picture for the report is made of.
+      source: What the picture for the report is made of; None of a record that is damaged or no example.
     """
 
     name: str

@@ -51,7 +51,6 @@ class RecordChecker:
             what = f"{entry.what} (at byte {entry.offset})"
             report.findings.append(Finding("record-damaged", self.split, path, what, record=entry.record))
             return report
-        report.source = (path, entry.number)
 
         def find(kind: str, what: str, segment: int | None = None) -> None:
             report.findings.append(Finding(kind, self.split, path, f"{name}{what}", segment, entry.number))
@@ -62,6 +61,7 @@ class RecordChecker:
         except ValueError as error:
             find("example-unreadable", str(error))
             return report
+        report.source = (path, entry.number)
         report.name = features[example_schema.IMAGE_FILENAME].decode(errors="backslashreplace")
         name = f"image {report.name}: "
         self._check_image(features, find, report)

@@ -85,7 +85,7 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
     absent, present = summary["absent"], len(summary["classes"]) - len(summary["absent"])
     some = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if len(absent) > 6 else "")
     return [
-        ("images", str(summary["images"])),
+        ("images", _number(summary["images"], "image")),
         ("height", f"{height['least']} to {height['most']}, median {height['median']:g}"),
         ("width", f"{width['least']} to {width['most']}, median {width['median']:g}"),
         ("colors", modes),
@@ -95,7 +95,7 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"{segments['median']:g}, 95 % have at most {segments['percentile_95']:g}",
         ),
         ("slots", f"{segments['num_slots']}; {segments['images_above_num_slots']} images have more segments"),
-        ("crowds", str(summary["crowds"])),
+        ("crowds", _number(summary["crowds"], "segment")),
         ("void", f"{100 * summary['void']:.2f} % of the pixels"),
         ("classes", f"{present} of {len(summary['classes'])} occur" + (f"; never: {some}" if absent else "")),
     ]

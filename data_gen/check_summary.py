@@ -34,23 +34,24 @@ def summary(split: Split, num_slots: int) -> dict[str, Any]:
     """Figures of a split, for JSON and for tables.
 
     Returns:
-      `images`; `sizes`: smallest, median and largest height and width; `segments_per_image`: smallest, median, 95th
+      `images`, without damaged records; `sizes`: smallest, median and largest height and width; `segments_per_image`: smallest, median, 95th
       percentile, largest, the image with the most, and images above `num_slots`; `void`: share of the pixels; `modes`:
       images by how their colors are stored; `crowds`; `classes`: a row for each, the most pixels first; `absent`: names
       of the classes that never occur.
     """
-    images = [image for image in split.images if image.size]
-    sizes = np.array([image.size for image in images] or [(0, 0)])
-    counts = [sum(not segment.is_crowd for segment in image.segments) for image in split.images]
+    sizes = np.array([image.size for image in split.images if image.size] or [(0, 0)])
+    annotated = [image for image in split.images if image.segments or image.void]
+    counts = [sum(not segment.is_crowd for segment in image.segments) for image in annotated]
     drawn = sum(segment.area for image in split.images for segment in image.segments)
     void = sum(image.void for image in split.images)
     modes: dict[str, int] = {}
-    for image in images:
-        modes[image.mode] = modes.get(image.mode, 0) + 1
+    for image in split.images:
+        if image.size:
+            modes[image.mode] = modes.get(image.mode, 0) + 1
     classes = _class_rows(split, drawn)
     return {
         "split": split.name,
-        "images": len(split.images),
+        "images": sum(image.source is not None for image in split.images),
         "sizes": {
             name: {"least": int(side.min()), "median": float(np.median(side)), "most": int(side.max())}
             for name, side in (("height", sizes[:, 0]), ("width", sizes[:, 1]))
@@ -60,7 +61,7 @@ def summary(split: Split, num_slots: int) -> dict[str, Any]:
             "median": float(np.median(counts)) if counts else 0.0,
             "percentile_95": float(np.percentile(counts, 95)) if counts else 0.0,
             "most": max(counts, default=0),
-            "image_with_most": split.images[int(np.argmax(counts))].name if counts else None,
+            "image_with_most": annotated[int(np.argmax(counts))].name if counts else None,
             "num_slots": num_slots,
             "images_above_num_slots": sum(count > num_slots for count in counts),
             "histogram": _histogram(counts),

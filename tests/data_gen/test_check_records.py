@@ -79,6 +79,7 @@ def test_damaged_records_are_named_and_those_behind_them_checked(folder):
         {("record-damaged", name, number) for number in (1, 3, 6)}
         | {("class-unknown", name, 4), ("record-damaged", "train-00001-of-00002.tfrecord", 0)},
     )
+    assert json.loads((folder / "report.json").read_text())["splits"][0]["images"] == 4
 
 
 @pytest.mark.parametrize(
