@@ -34,10 +34,10 @@ def summary(split: Split, num_slots: int) -> dict[str, Any]:
     """Figures of a split, for JSON and for tables.
 
     Returns:
-      `images`, without damaged records; `sizes`: smallest, median and largest height and width; `segments_per_image`: smallest, median, 95th
-      percentile, largest, the image with the most, and images above `num_slots`; `void`: share of the pixels; `modes`:
-      images by how their colors are stored; `crowds`; `classes`: a row for each, the most pixels first; `absent`: names
-      of the classes that never occur.
+      `images`, without damaged records; `sizes`: smallest, median and largest height and width; `segments_per_image`:
+      smallest, median, 95th percentile, largest, the image with the most, and images above `num_slots`; `void`: share
+      of the pixels; `modes`: images by how their colors are stored; `crowds`; `classes`: a row for each, the most
+      pixels first; `absent`: names of the classes that never occur.
     """
     sizes = np.array([image.size for image in split.images if image.size] or [(0, 0)])
     annotated = [image for image in split.images if image.segments or image.void]
