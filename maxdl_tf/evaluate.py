@@ -226,7 +226,7 @@ def _evaluate_checkpoint() -> None:
     if _PICTURES.value:
         storage.check_writable(_PICTURES.value)
     with command_line.quiet_imports():
-        from maxdl_tf import tasks
+        from maxdl_tf import factory, tasks
         from maxdl_tf.training import checkpoints, distribution, loop
 
     dataset_info = config.dataset_info_of(experiment.eval_dataset)
@@ -243,7 +243,8 @@ def _evaluate_checkpoint() -> None:
         evaluator = task.build_evaluator(
             experiment, dataset_info, strategy, model, write_picture, num_pictures, **observe
         )
-        result = loop.evaluate_with_progress(evaluator)
+        with factory.naming_bad_records(experiment, experiment.eval_dataset):
+            result = loop.evaluate_with_progress(evaluator)
     table, figures = result.as_table(), result.as_dict()
     if is_observed:
         from maxdl_tf.evaluation import dataset_evaluation
