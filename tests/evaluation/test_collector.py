@@ -88,9 +88,9 @@ def test_submission(tmp_path):
 
 
 def test_a_submission_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(UserError, match="segment id 16777216; a PNG of a submission holds ids from 1 to 16777215"):
-        with open_submission(str(tmp_path / "new"), "val_test") as writer:
-            writer.add(1, np.full((2, 2), 2**24), {2**24: 10})
+    complaint = "segment id 16777216; a PNG of a submission holds ids from 1 to 16777215"
+    with pytest.raises(UserError, match=complaint), open_submission(str(tmp_path / "new"), "val_test") as writer:
+        writer.add(1, np.full((2, 2), 2**24), {2**24: 10})
     assert not list(tmp_path.iterdir())
 
 
