@@ -15,7 +15,7 @@ weights are worth, to compare with. Of an experiment with `task: classification`
 
 Example:
 
-    maxdl-eval --config_file configs/shapes/tiny.textproto --checkpoint runs/shapes --json metrics.json
+    maxdl-eval --config_file configs/shapes/max_deeplab_tiny_81.textproto --checkpoint runs/shapes --json metrics.json
     maxdl-eval --predictions predictions --annotations annotations/panoptic_val2017.json --image_dir val2017 \
         --mask_ap --report report.html
 """

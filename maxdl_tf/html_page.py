@@ -138,6 +138,8 @@ def _cell(value: object) -> str:
 
 def _is_number(value: object) -> bool:
     text = str(value)
+    if text == "-":  # A figure that there is not.
+        return True
     return text.removesuffix("%").strip().lstrip("+-").replace(",", "").replace(".", "", 1).isdigit()
 
 

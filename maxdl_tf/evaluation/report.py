@@ -48,7 +48,7 @@ def write_report(
     write_page(
         path,
         f"Panoptic quality {100 * evaluation.quality.all.pq:.1f}",
-        table(["", ""], [*facts.items(), ("images", f"{evaluation.quality.num_images:,}")]),
+        table(["", ""], [*facts.items(), ("compared", f"{evaluation.quality.num_images:,} images")]),
         heading("Result"),
         *_result(evaluation),
         heading("What costs panoptic quality"),
