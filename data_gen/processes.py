@@ -15,7 +15,8 @@ from typing import Any
 
 from maxdl_tf.errors import UserError
 
-_TASKS_AHEAD = 16  # Per process: enough to keep all busy, few enough to hold their results in memory.
+_TASKS_AT_ONCE = 8  # Sent to a process together: one by one, handing them over takes a quarter of the time.
+_CHUNKS_AHEAD = 3  # Per process: enough to keep all busy, few enough to hold their results in memory.
 
 
 def available_processes() -> int:
@@ -43,13 +44,17 @@ def results_in_order(function: Callable[[Any], Any], tasks: Sequence[Any], proce
     pool = concurrent.futures.ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=_start_process, initargs=(function,)
     )
-    remaining = iter(tasks)
-    ahead = collections.deque(pool.submit(_run, task) for task in itertools.islice(remaining, processes * _TASKS_AHEAD))
+    # Few tasks are split so that each process gets some.
+    size = max(1, min(_TASKS_AT_ONCE, len(tasks) // (_CHUNKS_AHEAD * processes)))
+    chunks = (tasks[start : start + size] for start in range(0, len(tasks), size))
+    first = itertools.islice(chunks, processes * _CHUNKS_AHEAD)
+    ahead = collections.deque(pool.submit(_run, chunk) for chunk in first)
 
     def results():
         while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(pool.submit(_run, task) for task in itertools.islice(remaining, 1))
+            done = ahead.popleft().result()
+            ahead.extend(pool.submit(_run, chunk) for chunk in itertools.islice(chunks, 1))
+            yield from done
 
     try:
         yield results()
@@ -76,5 +81,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run(task: Any) -> Any:
-    return _function_here(task)
+def _run(chunk: Sequence[Any]) -> list[Any]:
+    return [_function_here(task) for task in chunk]
