@@ -18,15 +18,10 @@ Example:
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-from absl import flags
 
 from maxdl_tf import command_line
 from maxdl_tf.data_gen import ade20k, cityscapes, coco_instances, coco_panoptic, image_folders, label_pngs, shapes
-from maxdl_tf.errors import UserError
 
 CONVERTERS = {
     "coco_panoptic": coco_panoptic,
@@ -41,19 +36,12 @@ CONVERTERS = {
 
 def main(argv: list[str]) -> int:
     """Called only where the first argument names no converter."""
-    program = Path(argv[0]).name
     got = f"{argv[1]!r} is not a data set that it knows" if len(argv) > 1 else "no data set named"
-    choices = " or ".join(f"{program} {name}" for name in CONVERTERS)
-    raise UserError(f"{got}; say {choices}, or {program} --help")
+    raise command_line.choose_one_of(CONVERTERS, argv, got)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    argv = list(sys.argv if argv is None else argv)
-    if len(argv) > 1 and argv[1] in CONVERTERS:
-        converter = CONVERTERS[argv[1]]
-        command_line.run(converter.main, converter.FLAGS, [f"{argv[0]} {argv[1]}", *argv[2:]])
-    else:
-        command_line.run(main, flags.FlagValues(), argv, max_positional=len(argv))
+    command_line.run_one_of(CONVERTERS, main, argv)
 
 
 if __name__ == "__main__":

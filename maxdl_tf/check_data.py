@@ -15,34 +15,22 @@ Example:
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-from absl import flags
 
 from maxdl_tf import command_line
 from maxdl_tf.data_gen import check_coco_command, check_records_command
-from maxdl_tf.errors import UserError
 
 CHECKS = {"coco_panoptic": check_coco_command, "tfrecords": check_records_command}
 
 
 def main(argv: list[str]) -> int:
     """Called only where the first argument names no kind of data."""
-    program = Path(argv[0]).name
     got = f"{argv[1]!r} is no kind of data that it knows" if len(argv) > 1 else "no kind of data named"
-    choices = " or ".join(f"{program} {name}" for name in CHECKS)
-    raise UserError(f"{got}; say {choices}, or {program} --help")
+    raise command_line.choose_one_of(CHECKS, argv, got)
 
 
 def run(argv: Sequence[str] | None = None) -> None:
-    argv = list(sys.argv if argv is None else argv)
-    if len(argv) > 1 and argv[1] in CHECKS:
-        check = CHECKS[argv[1]]
-        command_line.run(check.main, check.FLAGS, [f"{argv[0]} {argv[1]}", *argv[2:]])
-    else:
-        command_line.run(main, flags.FlagValues(), argv, max_positional=len(argv))
+    command_line.run_one_of(CHECKS, main, argv)
 
 
 if __name__ == "__main__":

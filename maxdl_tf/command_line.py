@@ -35,7 +35,8 @@ import sys
 import tempfile
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -86,6 +87,33 @@ def run(
     except KeyboardInterrupt:
         print(f"\n{program}: interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def run_one_of(
+    commands: Mapping[str, Any],
+    main: Callable[[list[str]], int | None],
+    argv: Sequence[str] | None = None,
+) -> None:
+    """`run` for a program whose first argument names one of several commands, each with flags of its own.
+
+    Args:
+      commands: Modules by that name, each with `main` and `FLAGS`.
+      main: Called where it names none; its module's docstring is the program's help.
+      argv: Instead of `sys.argv`.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    command = commands.get(argv[1]) if len(argv) > 1 else None
+    if command:
+        run(command.main, command.FLAGS, [f"{argv[0]} {argv[1]}", *argv[2:]])
+    else:
+        run(main, flags.FlagValues(), argv, max_positional=len(argv))
+
+
+def choose_one_of(commands: Mapping[str, Any], argv: Sequence[str], got: str) -> UserError:
+    """What to raise where the first argument names no command; `got` is what it was instead."""
+    program = os.path.basename(argv[0])
+    choices = " or ".join(f"{program} {name}" for name in commands)
+    return UserError(f"{got}; say {choices}, or {program} --help")
 
 
 @contextlib.contextmanager
