@@ -266,10 +266,11 @@ def naming_bad_records(
 ) -> contextlib.AbstractContextManager[None]:
     """Inside of it, a record of these data sets that ends the run is a `UserError` that names it."""
     is_panoptic = experiment.task == experiment_pb2.Experiment.panoptic
+    read = pipeline.read_example if is_panoptic else classification.read_example
+    dataset_info = config.dataset_info_of(datasets[0])
 
     def parse(serialized: tf.Tensor) -> None:
-        read = pipeline.read_example if is_panoptic else classification.read_example
-        read(serialized, config.dataset_info_of(datasets[0]))
+        read(serialized, dataset_info)
 
     patterns = [pattern for options in datasets for pattern in options.file_pattern]
     return damaged_records.naming_bad_records(lambda: record_streams.matching_files(patterns), parse)
