@@ -66,7 +66,7 @@ def main(argv: list[str]) -> int:
     annotation_file = _ANNOTATION_FILE.value
     image_dir = storage.check_folder(_IMAGE_DIR.value, "--image_dir")
     panoptic_dir = storage.check_folder(_PANOPTIC_DIR.value or os.path.splitext(annotation_file)[0], "--panoptic_dir")
-    annotations = load_annotations(annotation_file, storage.read_file)
+    annotations = load_annotations(annotation_file)
     if _DATASET_INFO.value:
         info = config.load_dataset_info(_DATASET_INFO.value)
     else:
@@ -123,7 +123,7 @@ class Annotator:
         image = image_files.read_image(path)
         if image.size != size:
             raise UserError(size_mismatch(path, image.size, size))
-        segment_ids = read_panoptic_png(os.path.join(self.panoptic_dir, entry.png_name), size, storage.read_file)
+        segment_ids = read_panoptic_png(os.path.join(self.panoptic_dir, entry.png_name), size)
         label = self._label_map(entry, segment_ids)
         image_id = os.path.splitext(entry.file_name)[0]
         return AnnotatedImage(image.content, image.format, label, image_id)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from maxdl_tf import panoptic_ids
+from maxdl_tf import panoptic_ids, storage
 from maxdl_tf.errors import UserError
 
 _NAMED = 3  # Faults of one image, in one message.
@@ -52,34 +51,13 @@ class ImageAnnotation(NamedTuple):
     segments: list[dict[str, Any]]
 
 
-ReadFile = Callable[..., bytes]  # Takes a path.
-
-
-def read_local_file(path: str | os.PathLike) -> bytes:
-    """A file's content.
-
-    Raises:
-      UserError: If it cannot be read.
-    """
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def load_annotations(path: str | os.PathLike, read: ReadFile = read_local_file) -> Annotations:
+def load_annotations(path: str | os.PathLike) -> Annotations:
     """Reads a COCO panoptic JSON file with its images and categories.
-
-    Args:
-      path: Of the file.
-      read: Gives its bytes; another one reaches other file systems.
 
     Raises:
       UserError: If it cannot be read or does not have the format.
     """
-    content = _load(path, read)
+    content = _load(path)
     with _Format(path):
         annotations = _annotations_by_image(content["annotations"], path)
         images = [_image_entry(image, annotations.pop(image["id"], None)) for image in content["images"]]
@@ -90,9 +68,7 @@ def load_annotations(path: str | os.PathLike, read: ReadFile = read_local_file) 
         return Annotations(images, content["categories"])
 
 
-def load_results(
-    path: str | os.PathLike, read: ReadFile = read_local_file
-) -> tuple[dict[Any, ImageAnnotation], list[dict[str, Any]]]:
+def load_results(path: str | os.PathLike) -> tuple[dict[Any, ImageAnnotation], list[dict[str, Any]]]:
     """Reads a JSON file of predictions, of which only `annotations` is asked for.
 
     Returns:
@@ -101,21 +77,19 @@ def load_results(
     Raises:
       UserError: If it cannot be read or does not have the format.
     """
-    content = _load(path, read)
+    content = _load(path)
     with _Format(path):
         return _annotations_by_image(content["annotations"], path), list(content.get("categories") or [])
 
 
-def read_panoptic_png(
-    path: str | os.PathLike, size: tuple[int, int] | None = None, read: ReadFile = read_local_file
-) -> np.ndarray:
+def read_panoptic_png(path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
     """Segment ids, int32 [height, width], of a PNG of that size, or of any if it is None.
 
     Raises:
       UserError: If it cannot be read or decoded, is not RGB or has another size.
     """
     try:
-        with Image.open(io.BytesIO(read(path))) as image:
+        with Image.open(io.BytesIO(storage.read_file(path))) as image:
             if image.mode != "RGB":
                 raise UserError(
                     f"{path}: a PNG of mode {image.mode}; wanted RGB, where a segment's id is R + 256 G + 65536 B"
@@ -138,9 +112,9 @@ def some(faults: Sequence[Any]) -> str:
     return named if len(faults) <= _NAMED else f"{named}; and {len(faults) - _NAMED} more"
 
 
-def _load(path: str | os.PathLike, read: ReadFile) -> Any:
+def _load(path: str | os.PathLike) -> Any:
     try:
-        content = read(path)
+        content = storage.read_file(path)
     except UserError as error:
         raise UserError(f"cannot read {error}; check the path") from error
     try:
