@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from maxdl_tf.data_gen import check_report, check_summary, processes
+from maxdl_tf import processes
+from maxdl_tf.data_gen import check_report, check_summary
 from maxdl_tf.data_gen.check_findings import ERROR, ImageReport, Split, all_findings
 from maxdl_tf.errors import UserError
 from maxdl_tf.progress import Progress

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from maxdl_tf.data_gen.processes import results_in_order
 from maxdl_tf.errors import UserError
+from maxdl_tf.processes import results_in_order
 from maxdl_tf.progress import Progress
 
 

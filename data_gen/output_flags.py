@@ -6,8 +6,8 @@ from absl import flags
 
 from maxdl_tf import beam_pipeline
 from maxdl_tf.data.example_schema import LABEL_FORMATS
-from maxdl_tf.data_gen.processes import available_processes
 from maxdl_tf.data_gen.shard_output import Output
+from maxdl_tf.processes import available_processes
 
 
 def define(flag_values: flags.FlagValues, label_maps: bool = True) -> None:

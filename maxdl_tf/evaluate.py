@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from maxdl_tf import command_line
+from maxdl_tf import command_line, processes
 from maxdl_tf.errors import UserError
 from maxdl_tf.export_model import check_checkpoint_exists
 from maxdl_tf.progress import Progress
@@ -166,7 +166,7 @@ def _evaluate_predictions() -> None:
             comparisons = score_files.compare_all(
                 pairs,
                 with_masks=_MASK_AP.value,
-                num_processes=_NUM_PROCESSES.value or os.cpu_count() or 1,
+                num_processes=_NUM_PROCESSES.value or processes.available_processes(),
                 on_progress=progress.advance,
             )
         evaluation = dataset_evaluation.evaluate(comparisons, pairs.dataset_info, with_mask_ap=_MASK_AP.value)

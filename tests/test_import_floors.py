@@ -15,7 +15,7 @@ GROUPS = (
     {
         "protos": "protos",
         "basics": "maxdl_tf structs panoptic_ids keras_api errors new_folder storage beam_pipeline process_memory "
-        "progress html_page configs",
+        "processes progress html_page configs",
     },
     {"config": "config", "command_line": "command_line"},
     {"layers": "layers", "data": "data", "metrics": "metrics"},

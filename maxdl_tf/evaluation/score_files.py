@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.coco_pairs import CocoPairs
 from maxdl_tf.evaluation.comparison import Comparison, compare
 from maxdl_tf.evaluation.segment_map import to_label_maps
+from maxdl_tf.processes import results_in_order
 from maxdl_tf.structs import DatasetInfo
 
 _IMAGES_PER_PROCESS = 100  # For fewer a process is not worth its start.
@@ -32,16 +32,17 @@ def compare_all(
     Raises:
       UserError: A file cannot be read or contradicts its JSON, or masks are asked for and a segment has no score.
     """
-    task = _Task(pairs, with_masks)
+    task, images = _Task(pairs, with_masks), range(len(pairs.images))
     found = []
-    for comparison in _results(task, len(pairs.images), num_processes):
-        if with_masks and comparison.things is None:
-            raise UserError(
-                f"image {comparison.image_id}: a predicted segment has no score, which mask AP needs; add a `score` "
-                "to each of segments_info, or leave out --mask_ap"
-            )
-        found.append(comparison)
-        on_progress(1)
+    with results_in_order(task, images, min(num_processes, len(images) // _IMAGES_PER_PROCESS)) as comparisons:
+        for comparison in comparisons:
+            if with_masks and comparison.things is None:
+                raise UserError(
+                    f"image {comparison.image_id}: a predicted segment has no score, which mask AP needs; add a "
+                    "`score` to each of segments_info, or leave out --mask_ap"
+                )
+            found.append(comparison)
+            on_progress(1)
     return found
 
 
@@ -81,24 +82,3 @@ class _Task:
         entry = self._pairs.images[index]
         truth, prediction = self._pairs.read(entry)
         return compare(entry.image_id, truth, prediction, self._pairs.dataset_info, with_masks=self._with_masks)
-
-
-def _results(task: _Task, count: int, num_processes: int) -> Iterator[Comparison]:
-    num_processes = min(num_processes, count // _IMAGES_PER_PROCESS)
-    if num_processes < 2:
-        yield from map(task, range(count))
-        return
-    with multiprocessing.get_context("spawn").Pool(num_processes, _set_task, (task,)) as pool:
-        yield from pool.imap(_run_task, range(count), chunksize=4)
-
-
-_task_of_process: _Task | None = None
-
-
-def _set_task(task: _Task) -> None:
-    global _task_of_process
-    _task_of_process = task
-
-
-def _run_task(index: int) -> Comparison:
-    return _task_of_process(index)

@@ -59,9 +59,7 @@ def results_in_order(function: Callable[[Any], Any], tasks: Sequence[Any], proce
     try:
         yield results()
     except concurrent.futures.process.BrokenProcessPool as error:
-        raise UserError(
-            "a converting process was ended from outside, perhaps for lack of memory; try fewer --processes"
-        ) from error
+        raise UserError("a process was ended from outside, perhaps for lack of memory; try fewer processes") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
