@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import pickle
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -125,6 +124,4 @@ class _Worker:
     def __call__(self, name: str) -> None:
         chunk = pickle.loads(storage.read_file(f"{self._folder}/{name}.chunk"))
         answer = json.dumps(self._work(name, chunk)).encode()
-        partial = f"{self._folder}/{name}.{uuid.uuid4().hex}.partial"
-        storage.write_file(partial, answer)
-        storage.rename(partial, f"{self._folder}/{name}.answer")
+        storage.write_whole(f"{self._folder}/{name}.answer", answer)

@@ -18,9 +18,10 @@ import html
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
+
+from maxdl_tf import storage
 
 _NARROWEST_CAPTION = 200  # Pixels.
 _STYLE = """
@@ -59,11 +60,8 @@ def write_page(path: str | os.PathLike, title: str, *parts: Html) -> None:
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body><h1>{_text(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
     # A file's name need not be text; the bytes that are not are shown as escapes.
-    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-    partial.replace(path)
+    storage.write_whole(os.fspath(path), text.encode("utf-8", errors="backslashreplace"))
 
 
 def heading(text: str) -> Html:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -141,6 +142,17 @@ def write_file(path: str, content: bytes) -> None:
     else:
         with open(path, "wb") as file:
             file.write(content)
+
+
+def write_whole(path: str, content: bytes) -> None:
+    """Writes a file whole or not at all, even where two write it at once.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    write_file(partial, content)
+    rename(partial, path)
 
 
 @_raises_os_error

@@ -49,3 +49,10 @@ def test_errors_are_the_users_when_reading_and_oserrors_when_writing(root):
         storage.rename(f"{root}/none", f"{root}/x")
     with pytest.raises(UserError, match=r"--image_dir=.*none is not a folder"):
         storage.check_folder(f"{root}/none", "--image_dir")
+
+
+def test_a_file_is_written_whole_and_nothing_else_stays(root):
+    storage.write_whole(f"{root}/x", b"one")
+    storage.write_whole(f"{root}/x", b"two")
+    assert storage.list_folder(root) == ["x"]
+    assert storage.read_file(f"{root}/x") == b"two"

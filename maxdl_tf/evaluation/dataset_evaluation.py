@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from maxdl_tf import storage
 from maxdl_tf.evaluation.comparison import Comparison
 from maxdl_tf.evaluation.error_analysis import ErrorCost, ErrorCounts, error_costs
 from maxdl_tf.evaluation.threshold_sweep import sweep
@@ -62,10 +62,7 @@ class DatasetEvaluation:
         Raises:
           OSError: It cannot be written.
         """
-        temporary = f"{path}.tmp{os.getpid()}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(json.dumps(self.as_dict(), indent=2) + "\n")
-        os.replace(temporary, path)
+        storage.write_whole(path, (json.dumps(self.as_dict(), indent=2) + "\n").encode())
 
     def best(self, count: int) -> list[Comparison]:
         """The images of the largest PQ, the best one first; images without segments are left out."""

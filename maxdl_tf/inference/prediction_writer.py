@@ -157,5 +157,4 @@ class PredictionWriter:
 def _write_json(path: str, content: Any) -> None:
     # A file's name need not be text; the bytes that are not are written as JSON's escapes.
     text = json.dumps(content, ensure_ascii=False).encode("utf-8", errors="backslashreplace")
-    storage.write_file(f"{path}.partial", text)
-    storage.rename(f"{path}.partial", path)
+    storage.write_whole(path, text)
