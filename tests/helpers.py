@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
+from absl.testing import flagsaver
+
+from maxdl_tf import command_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -70,3 +75,15 @@ def command(module: str, *arguments, **environment) -> subprocess.CompletedProce
     )
     assert done.returncode == 0, f"maxdl_tf.{module} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def in_process(module, *arguments, program: str = "command") -> int:
+    """Exit status of a command, a module with `main` and `FLAGS`, in this process; its flags are reset afterwards."""
+    run = getattr(module, "run", None) or functools.partial(command_line.run, module.main, module.FLAGS)
+    saved = flagsaver.save_flag_values(module.FLAGS)
+    try:
+        with pytest.raises(SystemExit) as exit_, mock.patch.object(sys, "argv", [program, *map(str, arguments)]):
+            run()
+    finally:
+        flagsaver.restore_flag_values(saved, module.FLAGS)
+    return exit_.value.code or 0

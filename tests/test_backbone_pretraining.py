@@ -10,30 +10,18 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from PIL import Image
 
-from maxdl_tf import command_line, config, evaluate, export_model, predict
+from maxdl_tf import config, evaluate, export_model, predict
 from maxdl_tf.data.example_schema import encode_classified_example
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import DatasetInfo, SegmentClass
-from tests.helpers import REPOSITORY, command
+from tests.helpers import REPOSITORY, command, in_process
 from tests.training.test_loop import scalars
 
 COLORS = ((220, 40, 40), (40, 200, 40), (40, 40, 210))
 INFO = DatasetInfo("colors", tuple(SegmentClass(i, f"color {i}", False, (0, 0, 0), i) for i in (1, 2, 3)))
 STEPS = 60
-
-
-def in_process(module, *arguments) -> int:
-    """Exit status of a command in this process."""
-    saved = flagsaver.save_flag_values(module.FLAGS)
-    try:
-        with pytest.raises(SystemExit) as exit_:
-            command_line.run(module.main, module.FLAGS, ["command", *map(str, arguments)])
-    finally:
-        flagsaver.restore_flag_values(saved, module.FLAGS)
-    return exit_.value.code or 0
 
 
 def write_shards(path, seeds) -> None:

@@ -15,7 +15,7 @@ from maxdl_tf import config, evaluate, factory, trainer
 from maxdl_tf.data.example_schema import encode_example
 from tests.data import damaged_files
 from tests.data.data_servers import data_servers
-from tests.test_backbone_pretraining import in_process
+from tests.helpers import in_process
 from tests.training import fakes
 
 SKIP = "on_damaged_record: SKIP"

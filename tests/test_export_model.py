@@ -8,12 +8,11 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from PIL import Image
 
-from maxdl_tf import command_line, config, export_model, factory, panoptic_ids, predict
+from maxdl_tf import config, export_model, factory, panoptic_ids, predict
 from maxdl_tf.training.checkpoints import Checkpoints
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, in_process
 from tests.inference.color_network import INFO
 
 # Thresholds of 0, so that the untrained model sees something.
@@ -69,15 +68,7 @@ def exported(trained):
 
 
 def _run(module, **flags):
-    """Exit status of a command in this process."""
-    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    saved = flagsaver.save_flag_values(module.FLAGS)
-    try:
-        with pytest.raises(SystemExit) as exit_:
-            command_line.run(module.main, module.FLAGS, ["command", *arguments])
-    finally:
-        flagsaver.restore_flag_values(saved, module.FLAGS)
-    return exit_.value.code or 0
+    return in_process(module, *(part for name, value in flags.items() for part in (f"--{name}", value)))
 
 
 def test_the_export_says_what_it_did(trained, exported):

@@ -10,11 +10,10 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 
-from maxdl_tf import command_line, config, factory, import_checkpoint
+from maxdl_tf import config, factory, import_checkpoint
 from maxdl_tf.training.checkpoints import load_model_weights
-from tests.helpers import REPOSITORY, shared_golden, shared_path
+from tests.helpers import REPOSITORY, in_process, shared_golden, shared_path
 from tests.models.golden_models import golden_weights
 from tests.models.test_golden_models import OUTPUTS
 from tests.training.deeplab2_checkpoints import write_deeplab2_checkpoint
@@ -64,15 +63,7 @@ def _run(*arguments) -> subprocess.CompletedProcess:
 
 
 def _run_here(**flags) -> int:
-    """Exit status of the command in this process."""
-    arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
-    saved = flagsaver.save_flag_values(import_checkpoint.FLAGS)
-    try:
-        with pytest.raises(SystemExit) as exit_:
-            command_line.run(import_checkpoint.main, import_checkpoint.FLAGS, ["command", *arguments])
-    finally:
-        flagsaver.restore_flag_values(saved, import_checkpoint.FLAGS)
-    return exit_.value.code or 0
+    return in_process(import_checkpoint, *(part for name, value in flags.items() for part in (f"--{name}", value)))
 
 
 @pytest.fixture(scope="module")

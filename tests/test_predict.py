@@ -2,18 +2,16 @@ import json
 import os
 import subprocess
 import sys
-from unittest import mock
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 
 from maxdl_tf import panoptic_ids, predict
 from maxdl_tf.export import saved_model
 from maxdl_tf.inference import predictor as predictor_module
 from maxdl_tf.inference.predictor import Predictor
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, in_process
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
 
 
@@ -37,18 +35,8 @@ def photos(tmp_path_factory):
     return folder
 
 
-def _run(*arguments):
-    """Exit status of the command in this process."""
-    saved = flagsaver.save_flag_values(predict.FLAGS)
-    try:
-        with (
-            pytest.raises(SystemExit) as exit_,
-            mock.patch.object(sys, "argv", ["maxdl-predict", *map(str, arguments)]),
-        ):
-            predict.run()
-    finally:
-        flagsaver.restore_flag_values(saved, predict.FLAGS)
-    return exit_.value.code or 0
+def _run(*arguments) -> int:
+    return in_process(predict, *arguments, program="maxdl-predict")
 
 
 def _check_coco(output, images: int) -> dict:

@@ -6,16 +6,15 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 
 from maxdl_tf import predict
 from maxdl_tf.inference import beam_predict
 from tests.export.color_export import save_color_model
+from tests.helpers import in_process
 from tests.inference.color_network import BLUE, RED, striped_image
 
 needs_beam = pytest.mark.skipif(importlib.util.find_spec("apache_beam") is None, reason="Apache Beam is not installed")
@@ -36,17 +35,7 @@ def photos(tmp_path):
 
 
 def _run(*arguments) -> int:
-    """Exit status of the command in this process."""
-    saved = flagsaver.save_flag_values(predict.FLAGS)
-    try:
-        with (
-            pytest.raises(SystemExit) as exit_,
-            mock.patch.object(sys, "argv", ["maxdl-predict", *map(str, arguments)]),
-        ):
-            predict.run()
-    finally:
-        flagsaver.restore_flag_values(saved, predict.FLAGS)
-    return exit_.value.code or 0
+    return in_process(predict, *arguments, program="maxdl-predict")
 
 
 def _files(folder: Path) -> dict[str, bytes]:

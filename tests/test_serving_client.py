@@ -9,13 +9,13 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from PIL import Image
 
-from maxdl_tf import command_line, predict, serving_client
+from maxdl_tf import predict, serving_client
 from maxdl_tf.export import saved_model
 from maxdl_tf.inference.predictor import Predictor
 from tests.export.color_export import save_color_model
+from tests.helpers import in_process
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
 from tests.serving_stand_ins import GrpcStandIn, RestStandIn, Servable
 
@@ -59,22 +59,15 @@ def photos(tmp_path_factory):
     return folder
 
 
-def _run(main, flags, *arguments):
-    """Exit status of a command in this process."""
-    saved = flagsaver.save_flag_values(flags)
-    try:
-        with pytest.raises(SystemExit) as exit_:
-            command_line.run(main, flags, ["maxdl-command", *map(str, arguments)], max_positional=9)
-    finally:
-        flagsaver.restore_flag_values(saved, flags)
-    return exit_.value.code or 0
+def _run(module, *arguments) -> int:
+    return in_process(module, *arguments, program="maxdl-command")
 
 
 def _ask(protocol, address, export_dir, photos, output, *more):
     arguments = ("--server", address, "--model_name=colors", "--input", photos, "--output", output)
     table = f"{export_dir}/assets/dataset_info.textproto"
     rest = ("--rest",) * (protocol == "rest")
-    return _run(serving_client.main, serving_client.FLAGS, *arguments, "--dataset_info", table, *rest, *more)
+    return _run(serving_client, *arguments, "--dataset_info", table, *rest, *more)
 
 
 def _pixels(folder):
@@ -86,7 +79,7 @@ def predicted(export_dir, photos, tmp_path_factory):
     """What maxdl-predict writes."""
     output = tmp_path_factory.mktemp("predicted") / "out"
     arguments = ("--model", export_dir, "--input", photos, "--output", output)
-    assert _run(predict.main, predict.FLAGS, *arguments) == 0
+    assert _run(predict, *arguments) == 0
     return output
 
 

@@ -15,7 +15,7 @@ from maxdl_tf.data import example_features, example_schema
 from maxdl_tf.data_gen import check_records_command
 from maxdl_tf.structs import DatasetInfo, SegmentClass
 from tests.data import damaged_files
-from tests.test_backbone_pretraining import in_process
+from tests.helpers import in_process
 
 INFO = DatasetInfo("test", tuple(SegmentClass(i, f"class {i}", i < 3, (0, 0, 0), i) for i in (1, 2, 3)))
 LABEL = np.repeat([[0, 257, 258, 513], [3 * 256] * 4], 4, axis=0)

@@ -7,11 +7,11 @@ import io
 import numpy as np
 import pytest
 import tensorflow as tf
-from absl.testing import flagsaver
 from PIL import Image
 
-from maxdl_tf import command_line, config
+from maxdl_tf import config
 from maxdl_tf.data_gen import image_folders, shapes
+from tests.helpers import in_process
 
 
 def picture(seed: int, mode: str = "RGB") -> Image.Image:
@@ -37,14 +37,7 @@ def folders(tmp_path):
 def convert(folder, *flags, split="train"):
     """Exit status of the command in this process."""
     arguments = ["--image_dir", folder / "images", "--output_dir", folder / "out", "--processes=1", "--split", split]
-    saved = flagsaver.save_flag_values(image_folders.FLAGS)
-    try:
-        with pytest.raises(SystemExit) as exit_:
-            argv = ["maxdl-convert image_folders", *map(str, arguments), *flags]
-            command_line.run(image_folders.main, image_folders.FLAGS, argv)
-    finally:
-        flagsaver.restore_flag_values(saved, image_folders.FLAGS)
-    return exit_.value.code or 0
+    return in_process(image_folders, *arguments, *flags, program="maxdl-convert image_folders")
 
 
 def records(folder, split="train"):
