@@ -101,7 +101,10 @@ setup(
     ],
     python_requires=">=3.9,<3.14",
     # No generic top-level names in site-packages: data_gen/ and configs/ are installed inside maxdl_tf.
-    packages=[*find_packages(include=["maxdl_tf", "maxdl_tf.*"]), "maxdl_tf.data_gen", "maxdl_tf.configs"],
+    packages=[
+        *find_packages(include=["maxdl_tf", "maxdl_tf.*"]),
+        *(f"maxdl_tf.{name}" for name in find_packages(include=["data_gen", "data_gen.*", "configs"])),
+    ],
     package_dir={"maxdl_tf.data_gen": "data_gen", "maxdl_tf.configs": "configs"},
     package_data={"maxdl_tf.configs": ["**/*.textproto"]},
     install_requires=REQUIREMENTS,

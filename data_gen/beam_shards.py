@@ -10,9 +10,10 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maxdl_tf import beam_pipeline, command_line, storage
+from maxdl_tf import beam_pipeline, command_line
 from maxdl_tf.data_gen.shard_output import Output, shard_bounds
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 _STOP = "stop"  # A file: there was bad input, and the other workers need not begin another shard.
 

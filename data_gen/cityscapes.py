@@ -18,12 +18,13 @@ from pathlib import Path
 
 from absl import flags
 
-from maxdl_tf import config, storage
+from maxdl_tf import config
 from maxdl_tf.data_gen import file_pairs, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.file_pairs import FilePair
 from maxdl_tf.data_gen.label_maps import Numbering, check_size, read_gray_png, replace_values
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.structs import DatasetInfo
 
 DATASET_INFO_FILE = Path(__file__).resolve().parent.parent / "configs" / "datasets" / "cityscapes.textproto"

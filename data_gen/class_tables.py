@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from maxdl_tf import config, storage
-from maxdl_tf.data.category_table import distinct_color
+from maxdl_tf import config
+from maxdl_tf.class_table import distinct_color
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 

@@ -27,8 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from maxdl_tf import storage
-from maxdl_tf.data import category_table
+from maxdl_tf import class_table as category_table
 from maxdl_tf.data.coco_files import some
 from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.coco_instance_files import InstanceImage, load_instances
@@ -36,6 +35,7 @@ from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.instance_masks import CONTESTED, OVERLAPS, decode_mask, paint
 from maxdl_tf.data_gen.label_maps import Numbering, check_size, read_gray_png, replace_values
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.structs import DatasetInfo
 
 FLAGS = flags.FlagValues()

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from absl import flags
 
-from maxdl_tf import config, storage
-from maxdl_tf.data.category_table import dataset_info_of
+from maxdl_tf import config
+from maxdl_tf.class_table import dataset_info_of
 from maxdl_tf.data.coco_files import ImageEntry, load_annotations, read_panoptic_png, size_mismatch, some
 from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.label_maps import Numbering
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.structs import DatasetInfo
 
 FLAGS = flags.FlagValues()

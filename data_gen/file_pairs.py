@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maxdl_tf import storage
 from maxdl_tf.data.coco_files import some
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 

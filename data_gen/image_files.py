@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from maxdl_tf import storage
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 
 class ImageFile(NamedTuple):

@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from maxdl_tf import config, storage
+from maxdl_tf import config
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.structs import DatasetInfo
 
 EXAMPLES_PER_SHARD = 256

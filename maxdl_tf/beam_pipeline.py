@@ -18,8 +18,8 @@ from typing import Any
 
 from absl import flags
 
-from maxdl_tf import storage
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
 

@@ -165,7 +165,7 @@ def train(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
 
 def predict() -> dict[str, Any]:
     """What --mode predict prints."""
-    from maxdl_tf.inference import images
+    from maxdl_tf.files import images
 
     paths = images.find_all_images(_IMAGES.value)
     experiment = _experiment() if _CONFIG_FILE.value else None

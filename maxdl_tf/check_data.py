@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maxdl_tf import command_line
-from maxdl_tf.data_gen import check_coco_command, check_records_command
+from maxdl_tf.data_gen.checks import coco_command as check_coco_command
+from maxdl_tf.data_gen.checks import records_command as check_records_command
 
 CHECKS = {"coco_panoptic": check_coco_command, "tfrecords": check_records_command}
 

@@ -9,15 +9,15 @@ import tensorflow as tf
 
 from maxdl_tf import factory
 from maxdl_tf.data import classification, record_streams
-from maxdl_tf.inference import visualize
+from maxdl_tf.drawing import label_maps
+from maxdl_tf.evaluation.accuracy import Accuracy
+from maxdl_tf.evaluation.classification_evaluator import ClassificationEvaluator
 from maxdl_tf.layers.precision import computing_in
 from maxdl_tf.losses.classification import ClassificationLoss
-from maxdl_tf.metrics.accuracy import Accuracy
 from maxdl_tf.models.build import build_image_classifier
 from maxdl_tf.models.image_classifier import ImageClassifier
 from maxdl_tf.protos import experiment_pb2
 from maxdl_tf.structs import DatasetInfo
-from maxdl_tf.training.classification_eval import ClassificationEvaluator
 
 
 def build_model(
@@ -70,7 +70,7 @@ def build_evaluator(
     names = [dataset_info.by_id[class_id].name for class_id in dataset_info.class_order]
 
     def show(image_id: str, image: np.ndarray, truth: int, prediction: int) -> None:
-        show_picture(image_id, visualize.side_by_side([image], [f"{names[truth]}: {names[prediction]}"]))
+        show_picture(image_id, label_maps.side_by_side([image], [f"{names[truth]}: {names[prediction]}"]))
 
     return ClassificationEvaluator(
         strategy=strategy,

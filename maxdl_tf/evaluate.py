@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
     from maxdl_tf.evaluation.collector import Collector
     from maxdl_tf.evaluation.dataset_evaluation import DatasetEvaluation
+    from maxdl_tf.evaluation.panoptic_evaluator import EvaluatedImage
     from maxdl_tf.protos import experiment_pb2
     from maxdl_tf.structs import DatasetInfo
-    from maxdl_tf.training.eval_step import EvaluatedImage
 
 FLAGS = flags.FlagValues()
 _CONFIG_FILE = flags.DEFINE_string(
@@ -123,9 +123,8 @@ def main(argv: list[str]) -> None:
 
 
 def _check_flags() -> None:
-    from maxdl_tf import new_folder
     from maxdl_tf.evaluation import submission
-    from maxdl_tf.training import storage
+    from maxdl_tf.files import disk_space, new_folder
 
     kind, others = ("--predictions", _OF_CHECKPOINTS) if _PREDICTIONS.value else ("a checkpoint", _OF_PREDICTIONS)
     mixed = [f"--{name}" for name in others if FLAGS[name].value != FLAGS[name].default]
@@ -142,7 +141,7 @@ def _check_flags() -> None:
     elif _UNTRAINED.value == bool(_CHECKPOINT.value):
         raise UserError("give either --checkpoint or --untrained")
     for path in filter(None, (_JSON.value, _REPORT.value)):
-        storage.check_writable(os.path.dirname(path) or ".")
+        disk_space.check_writable(os.path.dirname(path) or ".")
     if _SUBMISSION.value:
         new_folder.check_new_folder(_SUBMISSION.value, "--submission")
         submission.results_name(_SUBMISSION_NAME.value)
@@ -191,7 +190,7 @@ def _say_submission(count: int) -> None:
 
 
 def _read_image(file_name: str) -> np.ndarray:
-    from maxdl_tf.inference import images
+    from maxdl_tf.files import images
 
     return images.read_image(os.path.join(_IMAGE_DIR.value, file_name))
 
@@ -202,18 +201,18 @@ def _picture(
     """Label maps over the image, and the image beside them; without one, the label maps alone."""
     import numpy as np
 
-    from maxdl_tf.inference import visualize
+    from maxdl_tf.drawing import label_maps
 
     below = np.full((*truth.shape, 3), 128, np.uint8) if image is None else image
-    pictures = [visualize.panoptic_picture(below, label_map, dataset_info) for label_map in (truth, prediction)]
+    pictures = [label_maps.panoptic_picture(below, label_map, dataset_info) for label_map in (truth, prediction)]
     if image is None:
-        return visualize.side_by_side(pictures, ["truth", "prediction"])
-    return visualize.side_by_side([image, *pictures], ["image", "truth", "prediction"])
+        return label_maps.side_by_side(pictures, ["truth", "prediction"])
+    return label_maps.side_by_side([image, *pictures], ["image", "truth", "prediction"])
 
 
 def _evaluate_checkpoint() -> None:
     from maxdl_tf import config
-    from maxdl_tf.training import storage
+    from maxdl_tf.files import disk_space
 
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     check_shards(experiment, "eval_dataset")
@@ -224,10 +223,11 @@ def _evaluate_checkpoint() -> None:
     if _CHECKPOINT.value:
         check_checkpoint_exists(_CHECKPOINT.value)
     if _PICTURES.value:
-        storage.check_writable(_PICTURES.value)
+        disk_space.check_writable(_PICTURES.value)
     with command_line.quiet_imports():
         from maxdl_tf import factory, tasks
-        from maxdl_tf.training import checkpoints, distribution, loop
+        from maxdl_tf.checkpoints import save_restore
+        from maxdl_tf.training import distribution, loop
 
     dataset_info = config.dataset_info_of(experiment.eval_dataset)
     task = tasks.task_of(experiment)
@@ -236,7 +236,7 @@ def _evaluate_checkpoint() -> None:
         model = task.build_model(experiment, dataset_info)
     step = 0
     if _CHECKPOINT.value:
-        step = checkpoints.load_model_weights(model, _CHECKPOINT.value, say=print).step
+        step = save_restore.load_model_weights(model, _CHECKPOINT.value, say=print).step
     num_pictures = _PICTURE_COUNT.value if _PICTURES.value else 0
     with _open_collector(dataset_info) if is_observed else contextlib.nullcontext() as collector:
         observe = {"observe": _observer(collector, dataset_info)} if is_observed else {}
@@ -255,7 +255,7 @@ def _evaluate_checkpoint() -> None:
             weights = f"{_CHECKPOINT.value}, step {step}" if _CHECKPOINT.value else "initial weights"
             _write_report(evaluation, {"experiment": experiment.name, "checkpoint": weights}, collector.pictures)
     elif is_panoptic:
-        from maxdl_tf.metrics.bootstrap import intervals_line, quality_intervals
+        from maxdl_tf.evaluation.bootstrap import intervals_line, quality_intervals
 
         figures["intervals"] = quality_intervals(result.image_counts, dataset_info)
         table = f"{table}\n{intervals_line(figures['intervals'])}"
@@ -304,7 +304,7 @@ def _write_report(evaluation: DatasetEvaluation, facts: Mapping[str, str], pictu
 
 
 def write_picture(image_id: str, picture: np.ndarray) -> None:
-    from maxdl_tf.inference import images
+    from maxdl_tf.files import images
 
     images.write_image(os.path.join(_PICTURES.value, f"{os.path.basename(image_id)}.png"), picture)
 

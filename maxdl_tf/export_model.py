@@ -89,18 +89,18 @@ def main(argv: list[str]) -> None:
         import tensorflow as tf
 
         from maxdl_tf import factory
+        from maxdl_tf.checkpoints import save_restore
         from maxdl_tf.export import saved_model
         from maxdl_tf.export.fold_batch_norm import fold_batch_norms
         from maxdl_tf.export.serving_model import ServingOptions
         from maxdl_tf.inference import segmenter
-        from maxdl_tf.training import checkpoints
     tf.config.set_visible_devices([], "GPU")
     saved_model.check_export_dir(_EXPORT_DIR.value)
     images = read_images(_VERIFY_IMAGES.value) if _VERIFY_IMAGES.value else None
     options = factory.inference_dataset(experiment)
     dataset_info = config.dataset_info_of(options)
     model = factory.build_model(experiment, dataset_info)
-    restored = checkpoints.load_model_weights(model, _CHECKPOINT.value)
+    restored = save_restore.load_model_weights(model, _CHECKPOINT.value)
     print(restored.report())
     model = segmenter.without_semantic_branch(model)
     report = saved_model.export_saved_model(
@@ -138,7 +138,7 @@ def min_agreement(wanted: float | None, weights: str) -> float:
 def read_images(pattern: str) -> dict[str, bytes]:
     """The contents of image files by path; UserError if there are none, or they are neither JPEG nor PNG."""
     from maxdl_tf.export import verification
-    from maxdl_tf.inference import images
+    from maxdl_tf.files import images
 
     contents = {}
     with command_line.user_errors(OSError):

@@ -15,23 +15,23 @@ import tensorflow as tf
 from google.protobuf.message import Message
 
 from maxdl_tf import config
+from maxdl_tf.checkpoints.save_restore import load_model_weights
 from maxdl_tf.data import classification, damaged_records, pipeline, record_streams, transforms
+from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
-from maxdl_tf.inference import visualize
+from maxdl_tf.evaluation.panoptic_evaluator import EvaluatedImage, PanopticEvaluator
+from maxdl_tf.evaluation.quality import PanopticQuality
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.segmenter import without_semantic_branch
 from maxdl_tf.layers.precision import computing_in
 from maxdl_tf.losses import assignment
-from maxdl_tf.losses.total import PanopticLoss
-from maxdl_tf.metrics.panoptic_quality import PanopticQuality
+from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_max_deeplab
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.models.variants import VARIANTS, Variant
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2, training_pb2
 from maxdl_tf.structs import DatasetInfo
-from maxdl_tf.training.checkpoints import load_model_weights
-from maxdl_tf.training.eval_step import EvaluatedImage, PanopticEvaluator
 from maxdl_tf.training.loss_scale import LossScale
 from maxdl_tf.training.optimizers import CreateOptimizer, Optimizers, PolySchedule, adam, radam_lookahead
 
@@ -311,8 +311,8 @@ def build_evaluator(
     """
 
     def show(image_id: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        pictures = [image, *(visualize.panoptic_picture(image, m, dataset_info) for m in (truth, prediction))]
-        show_picture(image_id, visualize.side_by_side(pictures, ["input", "truth", "prediction"]))
+        pictures = [image, *(label_maps.panoptic_picture(image, m, dataset_info) for m in (truth, prediction))]
+        show_picture(image_id, label_maps.side_by_side(pictures, ["input", "truth", "prediction"]))
 
     return PanopticEvaluator(
         strategy=strategy,

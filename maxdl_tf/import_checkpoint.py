@@ -57,8 +57,10 @@ _VERBOSE = flags.DEFINE_boolean("verbose", False, "Name all variables, not the f
 
 def main(argv: list[str]) -> None:
     del argv
-    from maxdl_tf import config, new_folder
-    from maxdl_tf.training import checkpoint_source, compact_names
+    from maxdl_tf import config
+    from maxdl_tf.checkpoints import compact_names
+    from maxdl_tf.checkpoints import source as checkpoint_source
+    from maxdl_tf.files import new_folder
 
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     new_folder.check_new_folder(_OUTPUT.value, "--output")
@@ -68,7 +70,7 @@ def main(argv: list[str]) -> None:
             import tensorflow as tf
 
             from maxdl_tf import factory
-            from maxdl_tf.training import deeplab2_import
+            from maxdl_tf.checkpoints import deeplab2_import
         tf.config.set_visible_devices([], "GPU")
         model = factory.build_model(experiment, config.dataset_info_of(factory.inference_dataset(experiment)))
         try:

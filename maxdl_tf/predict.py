@@ -34,7 +34,7 @@ from absl import flags
 
 from maxdl_tf import beam_pipeline, command_line
 from maxdl_tf.errors import UserError
-from maxdl_tf.inference.images import MAX_PIXELS
+from maxdl_tf.files.images import MAX_PIXELS
 from maxdl_tf.progress import Progress
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ beam_pipeline.define_flags(FLAGS, instead_of="this process")
 
 def main(argv: list[str]) -> int:
     from maxdl_tf import config
-    from maxdl_tf.inference import images, prediction_folder  # Still without TensorFlow.
+    from maxdl_tf.files import images
+    from maxdl_tf.inference import prediction_folder  # Still without TensorFlow.
 
     is_saved_model = _check_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     _check_runner(is_saved_model)

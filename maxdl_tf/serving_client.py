@@ -23,7 +23,7 @@ from absl import flags
 
 from maxdl_tf import command_line
 from maxdl_tf.errors import UserError
-from maxdl_tf.inference.images import MAX_PIXELS
+from maxdl_tf.files.images import MAX_PIXELS
 from maxdl_tf.progress import Progress
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ _OVERWRITE = flags.DEFINE_boolean(
 
 def main(argv: list[str]) -> int:
     from maxdl_tf import config
-    from maxdl_tf.inference import images, prediction_folder
+    from maxdl_tf.files import images
+    from maxdl_tf.inference import prediction_folder
 
     paths = images.find_all_images([*_INPUT.value, *argv[1:]])
     names = prediction_folder.output_names(paths)
@@ -147,7 +148,7 @@ class _ImageFailed(Exception):
 
 def _predict(model: ServedModel, path: str, max_pixels: int) -> tuple[np.ndarray, Prediction]:
     """The pixels of a file and what the server sees in them."""
-    from maxdl_tf.inference import images
+    from maxdl_tf.files import images
     from maxdl_tf.inference.servers import RequestError
 
     try:

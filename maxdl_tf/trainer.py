@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
+    from maxdl_tf.checkpoints.save_restore import Checkpoints
     from maxdl_tf.data.record_streams import DataService
     from maxdl_tf.models.max_deeplab import MaXDeepLab
     from maxdl_tf.protos import experiment_pb2
     from maxdl_tf.structs import DatasetInfo
-    from maxdl_tf.training.averages import WeightAverages
-    from maxdl_tf.training.checkpoints import Checkpoints
+    from maxdl_tf.training.ema import WeightAverages
     from maxdl_tf.training.loop import Plan
     from maxdl_tf.training.optimizers import Optimizers
     from maxdl_tf.training.train_step import Trainer
@@ -97,9 +97,9 @@ def main(argv: list[str]) -> int | None:
         import orbit
 
         from maxdl_tf import config, factory, tasks
+        from maxdl_tf.checkpoints.save_restore import Checkpoints
         from maxdl_tf.training import distribution, run_info
-        from maxdl_tf.training.averages import WeightAverages
-        from maxdl_tf.training.checkpoints import Checkpoints
+        from maxdl_tf.training.ema import WeightAverages
         from maxdl_tf.training.interruption import StopSignals
         from maxdl_tf.training.loop import Loop
         from maxdl_tf.training.train_step import StopTraining
@@ -176,8 +176,9 @@ def main(argv: list[str]) -> int | None:
 def load_and_check(trains: bool, evaluates: bool) -> experiment_pb2.Experiment:
     """The experiment; what can be found wrong without TensorFlow is found here, in a second."""
     from maxdl_tf import config
+    from maxdl_tf.files import disk_space
     from maxdl_tf.protos import training_pb2
-    from maxdl_tf.training import addons, storage
+    from maxdl_tf.training import addons
 
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     if trains and experiment.training.optimizer.kind == training_pb2.OptimizerOptions.radam_lookahead:
@@ -195,7 +196,7 @@ def load_and_check(trains: bool, evaluates: bool) -> experiment_pb2.Experiment:
         raise UserError(f"experiment {experiment.name!r} has no training.steps; say how long to train")
     if not trains and "://" not in _MODEL_DIR.value and not os.path.isdir(_MODEL_DIR.value):
         raise UserError(f"--model_dir {_MODEL_DIR.value} is not there; train first, or mend the path")
-    storage.check_writable(_MODEL_DIR.value)
+    disk_space.check_writable(_MODEL_DIR.value)
     return experiment
 
 
@@ -259,7 +260,7 @@ def restore_or_start(
     say: Callable[[str], None],
 ) -> int:
     """Puts weights into the model: model_dir's, else those of initial_checkpoint, else random; gives the step."""
-    from maxdl_tf.training.initial_weights import load_initial_weights
+    from maxdl_tf.checkpoints.initial_weights import load_initial_weights
 
     restored = checkpoints.restore_latest()
     if restored is not None:
@@ -277,13 +278,13 @@ def prepare_model_dir(experiment: experiment_pb2.Experiment, checkpoints: Checkp
     import tensorflow as tf
 
     from maxdl_tf import config
-    from maxdl_tf.training import storage
-    from maxdl_tf.training.checkpoints import checkpoint_paths
+    from maxdl_tf.checkpoints.save_restore import checkpoint_paths
+    from maxdl_tf.files import disk_space
 
     checkpoints.remove_leftovers()
     # A new checkpoint is complete before the oldest goes.
     missing = experiment.training.checkpoints_to_keep + 1 - len(checkpoint_paths(checkpoints.directory))
-    storage.check_space(checkpoints.directory, checkpoints.size, max(1, missing))
+    disk_space.check_space(checkpoints.directory, checkpoints.size, max(1, missing))
     with tf.io.gfile.GFile(os.path.join(checkpoints.directory, "experiment.textproto"), "w") as file:
         file.write(config.experiment_to_text(experiment))
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf import config, export_model, factory, panoptic_ids, predict
-from maxdl_tf.training.checkpoints import Checkpoints
+from maxdl_tf.checkpoints.save_restore import Checkpoints
 from tests.helpers import REPOSITORY, in_process
 from tests.inference.color_network import INFO
 

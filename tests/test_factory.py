@@ -7,8 +7,8 @@ import tensorflow as tf
 from google.protobuf import text_format
 
 from maxdl_tf import classification_factory, factory
+from maxdl_tf.checkpoints.save_restore import Checkpoints, load_model_weights
 from maxdl_tf.protos import experiment_pb2
-from maxdl_tf.training.checkpoints import Checkpoints, load_model_weights
 from tests.training import fakes
 
 _EXPERIMENT = """

@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf import config, factory, import_checkpoint
-from maxdl_tf.training.checkpoints import load_model_weights
+from maxdl_tf.checkpoints.save_restore import load_model_weights
+from tests.checkpoints.deeplab2_checkpoints import write_deeplab2_checkpoint
 from tests.helpers import REPOSITORY, in_process, shared_golden, shared_path
 from tests.models.golden_models import golden_weights
 from tests.models.test_golden_models import OUTPUTS
-from tests.training.deeplab2_checkpoints import write_deeplab2_checkpoint
 
 WIDTHS = {
     "s": """

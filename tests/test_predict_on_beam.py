@@ -120,7 +120,7 @@ def test_without_beam_the_extra_is_named(export_dir, photos, tmp_path, monkeypat
 
 
 def test_pixels_become_png_and_jpeg_alike_wherever_they_go(tmp_path):
-    from maxdl_tf.inference import images
+    from maxdl_tf.files import images
 
     pixels = np.random.default_rng(0).integers(0, 256, [9, 7, 3], dtype=np.uint8)
     for suffix in ("png", "jpg"):

@@ -20,8 +20,8 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf import config
+from maxdl_tf.checkpoints.save_restore import checkpoint_paths
 from maxdl_tf.data.example_schema import encode_example
-from maxdl_tf.training.checkpoints import checkpoint_paths
 from maxdl_tf.training.optimizers import PolySchedule
 from tests.helpers import REPOSITORY
 from tests.training import fakes

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from maxdl_tf import panoptic_ids, storage
+from maxdl_tf import panoptic_ids
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 _NAMED = 3  # Faults of one image, in one message.
 

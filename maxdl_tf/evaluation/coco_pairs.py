@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maxdl_tf.data.category_table import dataset_info_of
+from maxdl_tf.class_table import dataset_info_of
 from maxdl_tf.data.coco_files import (
     ImageAnnotation,
     ImageEntry,

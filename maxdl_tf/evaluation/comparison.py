@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maxdl_tf.evaluation.error_analysis import ErrorCounts, count_errors
-from maxdl_tf.evaluation.segment_map import SegmentInfo, SegmentMap
-from maxdl_tf.evaluation.threshold_sweep import JudgedSegments, judge
-from maxdl_tf.metrics.mask_ap import ImageThings, ThingMask, thing_masks
-from maxdl_tf.metrics.panoptic_counts import (
+from maxdl_tf.evaluation.errors import ErrorCounts, count_errors
+from maxdl_tf.evaluation.mask_ap import ImageThings, ThingMask, thing_masks
+from maxdl_tf.evaluation.matching import (
     PanopticCounts,
     PredictedSegments,
     TrueSegments,
@@ -19,6 +17,8 @@ from maxdl_tf.metrics.panoptic_counts import (
     match_segments,
     overlap_of,
 )
+from maxdl_tf.evaluation.segment_map import SegmentInfo, SegmentMap
+from maxdl_tf.evaluation.sweep import JudgedSegments, judge
 from maxdl_tf.structs import DatasetInfo
 
 

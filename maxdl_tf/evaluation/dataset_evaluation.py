@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maxdl_tf import storage
+from maxdl_tf.evaluation.bootstrap import intervals_line, quality_intervals
 from maxdl_tf.evaluation.comparison import Comparison
-from maxdl_tf.evaluation.error_analysis import ErrorCost, ErrorCounts, error_costs
-from maxdl_tf.evaluation.threshold_sweep import sweep
-from maxdl_tf.metrics.bootstrap import intervals_line, quality_intervals
-from maxdl_tf.metrics.mask_ap import MaskApResult, mask_ap
-from maxdl_tf.metrics.panoptic_counts import stack_counts
-from maxdl_tf.metrics.panoptic_quality import PanopticQualityResult, quality_of
+from maxdl_tf.evaluation.errors import ErrorCost, ErrorCounts, error_costs
+from maxdl_tf.evaluation.mask_ap import MaskApResult, mask_ap
+from maxdl_tf.evaluation.matching import stack_counts
+from maxdl_tf.evaluation.quality import PanopticQualityResult, quality_of
+from maxdl_tf.evaluation.sweep import sweep
+from maxdl_tf.files import storage
 from maxdl_tf.structs import DatasetInfo
 
 

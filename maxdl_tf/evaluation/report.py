@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from maxdl_tf.drawing.html_page import Html, bars, figure, gallery, heading, paragraph, table, write_page
 from maxdl_tf.evaluation.comparison import Comparison
 from maxdl_tf.evaluation.dataset_evaluation import DatasetEvaluation
-from maxdl_tf.evaluation.error_analysis import KINDS
-from maxdl_tf.html_page import Html, bars, figure, gallery, heading, paragraph, table, write_page
-from maxdl_tf.metrics.panoptic_quality import ClassQuality
+from maxdl_tf.evaluation.errors import KINDS
+from maxdl_tf.evaluation.quality import ClassQuality
 
 _GROUPS = ("all", "things", "stuff")
 _NOTHING = "-"

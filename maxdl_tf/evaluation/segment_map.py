@@ -9,7 +9,7 @@ import numpy as np
 
 from maxdl_tf import panoptic_ids
 from maxdl_tf.errors import UserError
-from maxdl_tf.metrics.panoptic_counts import different_ids
+from maxdl_tf.evaluation.matching import different_ids
 from maxdl_tf.structs import DatasetInfo
 
 

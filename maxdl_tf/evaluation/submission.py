@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maxdl_tf import new_folder, panoptic_ids
+from maxdl_tf import panoptic_ids
 from maxdl_tf.data.coco_files import load_results, read_panoptic_png
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.coco_pairs import PredictionFiles
+from maxdl_tf.evaluation.matching import different_ids
 from maxdl_tf.evaluation.segment_map import from_coco
-from maxdl_tf.metrics.panoptic_counts import different_ids
+from maxdl_tf.files import new_folder
 
 
 def results_name(name: str) -> str:

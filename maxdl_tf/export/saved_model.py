@@ -19,10 +19,10 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.export.serving_model import ServingModel, ServingOptions
 from maxdl_tf.export.verification import Agreement, Reference, verify
 from maxdl_tf.export.warm_up import write_warm_up_requests
+from maxdl_tf.files.new_folder import appears_when_complete, check_new_folder
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.new_folder import appears_when_complete, check_new_folder
 from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID, encode_label
 from maxdl_tf.structs import DatasetInfo
 

@@ -12,8 +12,9 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from maxdl_tf import beam_pipeline, storage
+from maxdl_tf import beam_pipeline
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.inference.predict_file import ImageTask, predict_file
 from maxdl_tf.inference.prediction_writer import ImageRecord, PictureWriter
 from maxdl_tf.inference.predictor import Predictor

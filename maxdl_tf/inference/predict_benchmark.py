@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from maxdl_tf import process_memory
 from maxdl_tf.data import transforms
-from maxdl_tf.inference import images, segments
+from maxdl_tf.files import images
+from maxdl_tf.inference import segments
 from maxdl_tf.inference.predictor import Prediction, Predictor
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.max_deeplab import MaXDeepLab

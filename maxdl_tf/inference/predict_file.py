@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf.drawing import feature_picture
 from maxdl_tf.errors import UserError
-from maxdl_tf.inference import feature_picture, images
+from maxdl_tf.files import images
 from maxdl_tf.inference.prediction_writer import ImageRecord, PictureWriter
 from maxdl_tf.inference.predictor import Prediction, Predictor
 from maxdl_tf.inference.score_filter import drop_unsure_segments

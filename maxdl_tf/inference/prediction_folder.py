@@ -13,8 +13,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from maxdl_tf import storage
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 ANNOTATION_FILE = "panoptic.json"
 INSTANCE_FILE = "instances.json"

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maxdl_tf import storage
-from maxdl_tf.inference import adapters, images, segments, visualize
+from maxdl_tf.drawing import label_maps
+from maxdl_tf.files import images, storage
+from maxdl_tf.inference import adapters, segments
 from maxdl_tf.inference.prediction_folder import (
     ANNOTATION_FILE,
     DIAGNOSIS_FILE,
@@ -64,8 +65,8 @@ class PictureWriter:
         png = f"{name}.png"
         self._write_picture(PANOPTIC_FOLDER, png, segments.coco_picture(prediction.label_map, self._info))
         if self._overlays:
-            picture = visualize.panoptic_picture(image, prediction.label_map, self._info)
-            picture = visualize.with_legend(picture, prediction.label_map, self._info)
+            picture = label_maps.panoptic_picture(image, prediction.label_map, self._info)
+            picture = label_maps.with_legend(picture, prediction.label_map, self._info)
             self._write_picture(OVERLAY_FOLDER, f"{name}.jpg", picture)
         height, width = prediction.label_map.shape
         segments_info = segments.coco_segments_info(prediction.segments, self._info)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.metrics.accuracy import rank_of_label
+from maxdl_tf.evaluation.accuracy import rank_of_label
 from maxdl_tf.structs import Figure
 
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.structs import Figure
-from maxdl_tf.training.averages import WeightAverages
+from maxdl_tf.training.ema import WeightAverages
 from maxdl_tf.training.optimizers import Optimizers
 
 

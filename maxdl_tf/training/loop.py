@@ -14,10 +14,10 @@ from typing import Any
 import orbit
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints
+from maxdl_tf.evaluation.evaluator import Evaluator, Result
 from maxdl_tf.progress import Progress, duration
-from maxdl_tf.training.averages import WeightAverages
-from maxdl_tf.training.checkpoints import DAMAGE, Checkpoints
-from maxdl_tf.training.evaluator import Evaluator, Result
+from maxdl_tf.training.ema import WeightAverages
 from maxdl_tf.training.train_step import StopTraining, Trainer
 from maxdl_tf.training.watchdog import Watchdog
 

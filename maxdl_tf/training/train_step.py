@@ -10,7 +10,7 @@ import orbit
 import tensorflow as tf
 
 from maxdl_tf.training import distribution, memory_estimate
-from maxdl_tf.training.averages import WeightAverages
+from maxdl_tf.training.ema import WeightAverages
 from maxdl_tf.training.graph_steps import GraphSteps, Loss, Tried
 from maxdl_tf.training.memory_estimate import MemoryEstimate
 from maxdl_tf.training.nonfinite import NonFiniteSteps

@@ -6,9 +6,9 @@ import json
 
 import numpy as np
 
-from maxdl_tf.data.category_table import dataset_info_of
+from maxdl_tf.class_table import dataset_info_of
 from maxdl_tf.data.coco_files import read_panoptic_png
-from maxdl_tf.metrics.panoptic_counts import different_ids
+from maxdl_tf.evaluation.matching import different_ids
 from maxdl_tf.structs import DatasetInfo, SegmentClass
 from tests.helpers import shared_path
 

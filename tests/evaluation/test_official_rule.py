@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from maxdl_tf.evaluation.comparison import compare
+from maxdl_tf.evaluation.matching import stack_counts
+from maxdl_tf.evaluation.quality import PanopticQuality, quality_of
 from maxdl_tf.evaluation.segment_map import from_coco
-from maxdl_tf.metrics.panoptic_counts import stack_counts
-from maxdl_tf.metrics.panoptic_quality import PanopticQuality, quality_of
 from tests.evaluation import pairs
 from tests.evaluation.official_rule import OfficialQuality
 

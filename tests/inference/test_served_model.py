@@ -4,7 +4,7 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf.data import example_schema
-from maxdl_tf.inference.images import read_image
+from maxdl_tf.files.images import read_image
 from maxdl_tf.inference.served_model import OUTPUTS, ServedModel, encoded_upright
 from maxdl_tf.inference.servers import RequestError
 from tests.inference.color_network import INFO, striped_image

@@ -7,8 +7,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
 from maxdl_tf.layers.batch_norm import BatchNorm
-from maxdl_tf.models.deeplab2_layout import published_name, variable_paths
 from tests.helpers import Golden
 
 # The reference's batch norm is the synchronized one: biased variances, in the moving statistics too.

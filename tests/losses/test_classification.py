@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.evaluation.accuracy import Accuracy
 from maxdl_tf.losses.classification import ClassificationLoss
-from maxdl_tf.metrics.accuracy import Accuracy
 
 LOGITS = np.random.default_rng(2).normal(size=(6, 12)).astype(np.float32)
 LABELS = np.array([0, 3, 7, 7, 1, 2], np.int32)

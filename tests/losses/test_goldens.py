@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from maxdl_tf.losses.assignment import scipy_assign
 from maxdl_tf.losses.matching import match
+from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.losses.target_masks import TargetMaskBuilder, flatten_pixels, sum_over_rows
-from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.structs import PanopticOutputs
 from tests.helpers import shared_golden
 from tests.losses.reference_quirks import crowd_gradient, reference_assign, square_assignment

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.layers.batch_norm import BatchNorm
+from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.losses.target_masks import TargetMaskBuilder
-from maxdl_tf.losses.total import PanopticLoss
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule
 from tests.helpers import shared_golden
 from tests.losses.reference_quirks import crowd_gradient, reference_assign

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.deeplab2_names import published_name
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.aspp import ASPP
-from maxdl_tf.models.deeplab2_layout import published_name
 from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticDecoder, SemanticHead
 from tests.helpers import shared_golden
 from tests.layers.golden_layers import check_golden, reference_norm

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.deeplab2_names import variable_paths
 from maxdl_tf.models.build import build_image_classifier, build_max_deeplab
-from maxdl_tf.models.deeplab2_layout import variable_paths
 from maxdl_tf.models.variants import VARIANTS
 
 # Stem, blocks of all stages, and what of the decoder is not called "extra" (architecture section 7).

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
 from maxdl_tf.models.build import build_max_deeplab
-from maxdl_tf.models.deeplab2_layout import published_name, variable_paths
 from maxdl_tf.models.variants import VARIANTS
 
 SMALL = replace(

@@ -13,7 +13,7 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import BatchNorm
 from maxdl_tf.layers.precision import computing_in
-from maxdl_tf.losses.total import PanopticLoss
+from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_image_classifier, build_max_deeplab
 from maxdl_tf.structs import DatasetInfo, PanopticOutputs, PanopticTargets, SegmentClass
 from tests.models.test_max_deeplab import SMALL

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.losses.assignment import tensorflow_assign
-from maxdl_tf.losses.total import PanopticLoss
+from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.training.nonfinite import NonFiniteSteps
 from tests.training import fakes
 from tests.training.test_train_step import CURVES, build, with_nan_in

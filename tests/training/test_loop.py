@@ -8,9 +8,9 @@ import orbit
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.metrics.panoptic_quality import PanopticQuality
+from maxdl_tf.checkpoints.save_restore import Checkpoints
+from maxdl_tf.evaluation.quality import PanopticQuality
 from maxdl_tf.training import loop
-from maxdl_tf.training.checkpoints import Checkpoints
 from maxdl_tf.training.loop import Plan
 from tests.training import fakes
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.save_restore import Checkpoints
 from maxdl_tf.layers.precision import computing_in
-from maxdl_tf.losses.total import PanopticLoss
-from maxdl_tf.training.checkpoints import Checkpoints
+from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.training.loss_scale import LossScale
 from maxdl_tf.training.nonfinite import NonFiniteLossError
 from tests.training import fakes

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.losses.total import PanopticLoss
+from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.training import memory_estimate
 from maxdl_tf.training.memory_estimate import MemoryEstimate, peak_of_results
 from tests.training import fakes

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.save_restore import Checkpoints, variables_by_key
 from maxdl_tf.errors import UserError
 from maxdl_tf.keras_api import keras
 from maxdl_tf.training import addons
-from maxdl_tf.training.checkpoints import Checkpoints, variables_by_key
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule, adam, kernels_of, radam_lookahead
 from tests.helpers import shared_golden
 from tests.training import fakes

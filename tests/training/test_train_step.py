@@ -12,10 +12,10 @@ import orbit
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.save_restore import Checkpoints
 from maxdl_tf.keras_api import keras
-from maxdl_tf.losses.total import PanopticLoss
-from maxdl_tf.training.averages import WeightAverages
-from maxdl_tf.training.checkpoints import Checkpoints
+from maxdl_tf.losses.panoptic import PanopticLoss
+from maxdl_tf.training.ema import WeightAverages
 from maxdl_tf.training.nonfinite import NonFiniteLossError, NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule
 from maxdl_tf.training.train_step import StopTraining, Trainer

@@ -1,0 +1,250 @@
+"""What maxdl-check-data found: as text for a terminal, as JSON, and as a web page with pictures."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from maxdl_tf.data_gen.checks.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING, Finding, Split, all_findings
+from maxdl_tf.drawing import html_page
+
+_CLASSES_SHOWN = 15  # On a terminal; the page and the JSON have all.
+_ON_PAGE = 100  # Findings of a kind; the JSON has all.
+_RED = np.array([255, 0, 40], np.float32)
+
+
+class Result(NamedTuple):
+    """All that a check found.
+
+    Attributes:
+      findings: The worst first.
+      summaries: From `check_summary.summary`, one for each split.
+    """
+
+    findings: list[Finding]
+    summaries: list[dict[str, Any]]
+
+    def count(self, severity: str) -> int:
+        return sum(finding.severity == severity for finding in self.findings)
+
+    def verdict(self) -> str:
+        """One line: how many of each severity."""
+        images = sum(summary["images"] for summary in self.summaries)
+        counts = [_number(self.count(severity), severity) for severity in SEVERITIES]
+        return f"{_number(images, 'image')}: {', '.join(counts[:-1])} and {counts[-1]}"
+
+    def by_kind(self) -> list[tuple[str, list[Finding]]]:
+        return [(kind, list(found)) for kind, found in itertools.groupby(self.findings, lambda finding: finding.kind)]
+
+
+def as_text(result: Result, shown: int) -> str:
+    """The report for a terminal.
+
+    Args:
+      result: What was found.
+      shown: Findings of each kind that are listed; notes are only counted.
+    """
+    lines = []
+    for kind, found in result.by_kind():
+        severity = KINDS[kind].severity
+        lines.append(f"{severity:8} {kind}: {len(found)}")
+        listed = found[: shown if severity != NOTE else 0]
+        lines += [f"    {finding.split}: {finding.place}: {finding.what}" for finding in listed]
+        if listed and len(found) > len(listed):
+            lines.append(f"    and {len(found) - len(listed)} more; --json FILE takes all")
+        if severity != NOTE:
+            lines.append(f"    to do: {KINDS[kind].fix}")
+    for summary in result.summaries:
+        lines += ["", *_summary_lines(summary)]
+    return "\n".join([*lines, "", result.verdict()])
+
+
+def _summary_lines(summary: dict[str, Any]) -> list[str]:
+    lines = [f"{summary['split']}"]
+    lines += [f"  {name:20} {value}" for name, value in _facts(summary)]
+    rows = [row for row in summary["classes"] if row["segments"] or row["crowds"]]
+    width = max([len(row["name"]) for row in rows[:_CLASSES_SHOWN]] + [5])
+    lines.append(f"  {'class':{width}}  {'kind':5}  {'images':>7}  {'segments':>8}  {'crowds':>6}  {'pixels %':>8}")
+    for row in rows[:_CLASSES_SHOWN]:
+        kind = "thing" if row["is_thing"] else "stuff"
+        figures = f"{row['images']:7}  {row['segments']:8}  {row['crowds']:6}  {100 * row['share']:8.2f}"
+        lines.append(f"  {row['name']:{width}}  {kind:5}  {figures}")
+    if len(rows) > _CLASSES_SHOWN:
+        lines.append(f"  and {len(rows) - _CLASSES_SHOWN} more classes; --json FILE takes all")
+    return lines
+
+
+def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """The figures of a split that are not about single classes."""
+    sizes, segments = summary["sizes"], summary["segments_per_image"]
+    height, width = sizes["height"], sizes["width"]
+    modes = ", ".join(f"{mode} {count}" for mode, count in summary["modes"].items()) or "none"
+    absent, present = summary["absent"], len(summary["classes"]) - len(summary["absent"])
+    some = ", ".join(absent[:6]) + (f" and {len(absent) - 6} more" if len(absent) > 6 else "")
+    return [
+        ("images", _number(summary["images"], "image")),
+        ("height", f"{height['least']} to {height['most']}, median {height['median']:g}"),
+        ("width", f"{width['least']} to {width['most']}, median {width['median']:g}"),
+        ("colors", modes),
+        (
+            "segments per image",
+            f"{segments['least']} to {segments['most']} ({segments['image_with_most']}), median "
+            f"{segments['median']:g}, 95 % have at most {segments['percentile_95']:g}",
+        ),
+        ("slots", f"{segments['num_slots']}; {segments['images_above_num_slots']} images have more segments"),
+        ("crowds", _number(summary["crowds"], "segment")),
+        ("void", f"{100 * summary['void']:.2f} % of the pixels"),
+        ("classes", f"{present} of {len(summary['classes'])} occur" + (f"; never: {some}" if absent else "")),
+    ]
+
+
+def as_dict(result: Result) -> dict[str, Any]:
+    """For JSON."""
+    return {
+        "errors": result.count(ERROR),
+        "warnings": result.count(WARNING),
+        "notes": result.count(NOTE),
+        "findings": [
+            {
+                "severity": finding.severity,
+                "kind": finding.kind,
+                "split": finding.split,
+                "file": finding.file,
+                "record": finding.record,
+                "segment": finding.segment,
+                "what": finding.what,
+                "fix": finding.fix,
+            }
+            for finding in result.findings
+        ],
+        "splits": result.summaries,
+    }
+
+
+def write_page(path: str, title: str, result: Result, figures: Sequence[tuple[np.ndarray, str]]) -> None:
+    """The report as a web page.
+
+    Args:
+      path: The HTML file.
+      title: Of the page.
+      result: What was found.
+      figures: uint8 [h, w, 3] and a line, of images with findings.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    parts = [html_page.paragraph(result.verdict())]
+    if result.findings:
+        rows = [(KINDS[kind].severity, kind, len(found), KINDS[kind].fix) for kind, found in result.by_kind()]
+        parts += [html_page.heading("What was found"), html_page.table(["", "kind", "findings", "to do"], rows)]
+    if figures:
+        parts.append(html_page.heading("Images with errors or warnings; what is wrong is red"))
+        parts.append(html_page.gallery(html_page.figure(pixels, caption) for pixels, caption in figures))
+    for summary in result.summaries:
+        parts += _summary_parts(summary)
+    for kind, found in result.by_kind():
+        parts.append(html_page.heading(f"{kind}: {KINDS[kind].severity}"))
+        rows = [(finding.split, finding.place, finding.what) for finding in found[:_ON_PAGE]]
+        parts.append(html_page.table(["split", "where", "what"], rows))
+        if len(found) > _ON_PAGE:
+            parts.append(html_page.paragraph(f"and {len(found) - _ON_PAGE} more; the JSON has all"))
+    html_page.write_page(path, title, *parts)
+
+
+def _summary_parts(summary: dict[str, Any]) -> list[html_page.Html]:
+    rows = [
+        (
+            row["name"],
+            "thing" if row["is_thing"] else "stuff",
+            row["images"],
+            row["segments"],
+            row["crowds"],
+            f"{100 * row['share']:.2f} %",
+        )
+        for row in summary["classes"]
+        if row["segments"] or row["crowds"]
+    ]
+    columns = ["class", "kind", "images", "segments", "crowds", "pixels"]
+    return [
+        html_page.heading(summary["split"]),
+        html_page.table(["", ""], _facts(summary)),
+        html_page.paragraph("Images by their number of segments:"),
+        html_page.bars(summary["segments_per_image"]["histogram"]),
+        html_page.table(columns, rows),
+    ]
+
+
+def pictures(
+    splits: Sequence[Split],
+    load: Callable[[Split, Any], tuple[np.ndarray | None, np.ndarray | None]],
+    count: int,
+) -> list[tuple[np.ndarray, str]]:
+    """Pictures of some images with errors or warnings: first one of each kind, then others.
+
+    Args:
+      splits: After the check.
+      load: Gives image, uint8 [h, w, 3], and id map, int [h, w], of an image's `source`; None for what cannot be read.
+      count: At most so many.
+    """
+    chosen, others, kinds = [], [], set()
+    order = {id(finding): rank for rank, finding in enumerate(all_findings(list(splits)))}
+    for split in splits:
+        for image in split.images:
+            serious = [finding for finding in image.findings if finding.severity != NOTE]
+            if serious and image.source is not None:
+                new = {finding.kind for finding in serious} - kinds
+                kinds |= new
+                (chosen if new else others).append((split, image, serious))
+    chosen.sort(key=lambda entry: min(order[id(finding)] for finding in entry[2]))
+    figures = []
+    for split, image, serious in [*chosen, *others]:
+        if len(figures) == count:
+            break
+        pixels, id_map = load(split, image.source)
+        picture = _picture(pixels, id_map, [finding.segment for finding in serious if finding.segment])
+        if picture is not None:
+            caption = "; ".join(f"{finding.kind}: {finding.what}" for finding in serious)
+            figures.append((picture, f"{split.name}: {image.name}: {caption}"))
+    return figures
+
+
+def _picture(pixels: np.ndarray | None, id_map: np.ndarray | None, faulty: list[int]) -> np.ndarray | None:
+    """The image beside its segments, over the image where the sizes agree; those named in `faulty` are red."""
+    from maxdl_tf.drawing import label_maps
+
+    parts = [] if pixels is None else [pixels]
+    if id_map is not None:
+        ids, places = np.unique(id_map, return_inverse=True)
+        places = places.reshape(id_map.shape)
+        colors = np.array([_color(rank) for rank in range(len(ids))], np.float32)
+        colors[ids == 0] = 0
+        colors[np.isin(ids, faulty)] = _RED
+        drawing = colors[places]
+        if pixels is not None and pixels.shape[:2] == id_map.shape:
+            weight = np.where(np.isin(ids, faulty), 0.75, 0.55).astype(np.float32)[places][..., np.newaxis]
+            drawing = weight * drawing + (1 - weight) * pixels
+        drawing[_borders(id_map)] = 255
+        parts.append(drawing.astype(np.uint8))
+    return label_maps.side_by_side(parts) if parts else None
+
+
+def _color(rank: int) -> tuple[float, ...]:
+    """Greens to violets, none of them red; a golden angle apart."""
+    import colorsys
+
+    return tuple(255 * part for part in colorsys.hsv_to_rgb(0.2 + 0.62 * (0.618034 * rank % 1), 0.5, 0.9))
+
+
+def _borders(id_map: np.ndarray) -> np.ndarray:
+    """bool [h, w]: pixels whose right or lower neighbor has another id."""
+    borders = np.zeros(id_map.shape, bool)
+    borders[:, :-1] |= id_map[:, :-1] != id_map[:, 1:]
+    borders[:-1] |= id_map[:-1] != id_map[1:]
+    return borders
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"

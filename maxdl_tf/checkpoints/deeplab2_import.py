@@ -1,0 +1,168 @@
+"""Weights from a checkpoint in DeepLab2's layout: all that the model has, or an error that names what differs.
+
+Variables are called here by their published names, such as `encoder/_stem/_conv1_bn_act/_conv/kernel`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from maxdl_tf.checkpoints.compare import Difference, Shape, compare
+from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
+from maxdl_tf.checkpoints.save_restore import (
+    DAMAGE,
+    KEY_SUFFIX,
+    Checkpoints,
+    is_of_model,
+    name_of,
+    reason_of,
+    shapes_by_key,
+)
+from maxdl_tf.checkpoints.source import CheckpointSource
+from maxdl_tf.checkpoints.variable_tree import variable_tree
+from maxdl_tf.errors import UserError
+from maxdl_tf.models.max_deeplab import MaXDeepLab
+
+_ENCODER = "encoder/"
+# Where the encoder lies in checkpoints that were written by TensorFlow's Model Garden.
+_ENCODER_IN_BACKBONE = "backbone/_encoder/"
+# Of the training, not of the model.
+_IGNORED = re.compile(r"(global_step$|save_counter$|optimizer/|backbone_optimizer/)|.*/\.OPTIMIZER_SLOT/")
+
+
+class ImportMismatch(UserError):
+    """The checkpoint is of another model.
+
+    Attributes:
+      difference: All variables that differ.
+    """
+
+    def __init__(self, message: str, difference: Difference):
+        super().__init__(message)
+        self.difference = difference
+
+
+class Imported(NamedTuple):
+    """What came of an import.
+
+    Attributes:
+      step: Global step of the checkpoint; 0 if it has none.
+      loaded: The variables that it gave.
+      initial: Those of the model that were allowed to be missing and keep their initial values.
+      left_out: Those of the checkpoint that are not the backbone's, where only that was wanted.
+      variables: The loaded and the initial ones, by their paths in a checkpoint of ours.
+    """
+
+    step: int
+    loaded: list[str]
+    initial: list[str]
+    left_out: list[str]
+    variables: dict[str, tf.Variable]
+
+
+def import_weights(
+    model: MaXDeepLab, source: CheckpointSource, *, backbone_only: bool = False, allow_missing: Collection[str] = ()
+) -> Imported:
+    """Gives a model the weights of a checkpoint in DeepLab2's layout.
+
+    Args:
+      model: Its variables exist.
+      source: The checkpoint.
+      backbone_only: Take just the model's `pretrained_variables`; what else the checkpoint has is left out.
+      allow_missing: Published items, such as `semantic_decoder`, whose variables may be missing from it.
+
+    Raises:
+      ImportMismatch: A variable is missing, has another shape, or belongs to another model; nothing has been changed.
+      UserError: `allow_missing` names nothing of the model, or the checkpoint is damaged.
+    """
+    by_path = variable_paths(model, "model")
+    paths = {published_name(path): path for path in by_path}
+    variables = {name: by_path[path] for name, path in paths.items()}
+    pretrained_ids = {id(variable) for variable in model.pretrained_variables}
+    pretrained = {name for name, variable in variables.items() if id(variable) in pretrained_ids}
+    wanted = {name: tuple(variables[name].shape) for name in sorted(pretrained if backbone_only else variables)}
+    for item in allow_missing:
+        if not any(_is_below(name, item) for name in wanted):
+            raise UserError(
+                f"--allow_missing {item} names nothing that is wanted, which is {', '.join(_items(wanted))}"
+            )
+    try:
+        reader = tf.train.load_checkpoint(source.prefix)
+        keys = _keys_by_name(reader)
+        left_out = [name for name in keys if backbone_only and name not in wanted and _may_stay(name, variables)]
+        found = {name: shape for name, (_, shape) in keys.items() if name not in left_out}
+        difference = compare(found, wanted)
+        initial = [name for name in difference.missing if any(_is_below(name, item) for item in allow_missing)]
+        difference = difference._replace(missing=[name for name in difference.missing if name not in initial])
+        if not difference.is_none:
+            advice = _advice(reader, difference, set(wanted) - pretrained)
+            raise ImportMismatch(f"{source.label} does not fit; {difference.summary()}; {advice}", difference)
+        loaded = [name for name in wanted if name in found]
+        for name in loaded:
+            variables[name].assign(reader.get_tensor(keys[name][0]))
+        step = _step(reader)
+    except DAMAGE as error:
+        raise UserError(f"{source.label} is damaged: {reason_of(error)}; download or copy it again") from error
+    return Imported(step, loaded, initial, sorted(left_out), {paths[name]: variables[name] for name in wanted})
+
+
+def save_imported(imported: Imported, directory: str) -> str:
+    """Writes the variables as a checkpoint of ours, `ckpt-STEP`, that holds these and no others; returns its prefix."""
+    tree = variable_tree({path.removeprefix("model/"): variable for path, variable in imported.variables.items()})
+    step = tf.Variable(imported.step, dtype=tf.int64, trainable=False)
+    return Checkpoints(directory, model=tree, global_step=step, keep=1).save()
+
+
+def _keys_by_name(reader: Any) -> dict[str, tuple[str, Shape]]:
+    """{published name: (key in the file, shape)} of what may be the model's."""
+    found = {name_of(key): (key, shape) for key, shape in shapes_by_key(reader).items() if key.endswith(KEY_SUFFIX)}
+    if not any(name.startswith(_ENCODER) for name in found):
+        found = {_moved(name): entry for name, entry in found.items()}
+    return {name: entry for name, entry in found.items() if not _IGNORED.match(name)}
+
+
+def _moved(name: str) -> str:
+    return _ENCODER + name.removeprefix(_ENCODER_IN_BACKBONE) if name.startswith(_ENCODER_IN_BACKBONE) else name
+
+
+def _may_stay(name: str, model_names: Collection[str]) -> bool:
+    """Whether a variable that is not the backbone's may be left out: it is known, or no part of the encoder."""
+    return name in model_names or not name.startswith((_ENCODER, _ENCODER_IN_BACKBONE))
+
+
+def _advice(reader: Any, difference: Difference, not_of_backbone: set[str]) -> str:
+    """What to do about a difference.
+
+    Args:
+      reader: Of the checkpoint.
+      difference: Not none.
+      not_of_backbone: Names that are wanted and not of the pretrained part.
+    """
+    if any(is_of_model(key) for key in shapes_by_key(reader)):
+        return "it is one of this package already, which all commands take as it is"
+    if not_of_backbone and not_of_backbone == set(difference.missing) and not difference.reshaped:
+        return "if it is of a backbone that was pretrained on ImageNet, add --backbone_only"
+    items = _items(difference.missing)
+    if items and not (difference.reshaped or difference.unexpected or "encoder" in items):
+        options = " ".join(f"--allow_missing {item}" for item in items)
+        return f"if these may keep their initial values, add {options}"
+    if difference.unexpected and _items(difference.unexpected)[0].startswith("semantic"):
+        return "it has a semantic branch; name a config that has one"
+    return "name a config of its variant and widths, with the classes that it was trained on"
+
+
+def _step(reader: Any) -> int:
+    key = "global_step" + KEY_SUFFIX
+    return int(reader.get_tensor(key)) if shapes_by_key(reader).get(key) == () else 0
+
+
+def _is_below(name: str, item: str) -> bool:
+    return f"{name}/".startswith(f"{item.rstrip('/')}/")
+
+
+def _items(names: Iterable[str]) -> list[str]:
+    return sorted({name.split("/")[0] for name in names})

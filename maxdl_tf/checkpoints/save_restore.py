@@ -1,0 +1,292 @@
+"""Saving and strictly restoring: all of the model comes back, or an error says what does not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from maxdl_tf.checkpoints.compare import compare
+from maxdl_tf.errors import UserError
+from maxdl_tf.keras_api import keras
+from maxdl_tf.training.ema import WeightAverages
+
+KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+SLOT = "/.OPTIMIZER_SLOT/"
+_PREFIX = "ckpt"
+_BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + KEY_SUFFIX)
+_BYTES_PER_NAME = 1000  # In a checkpoint's index and object graph, about.
+# What reading a damaged checkpoint raises: TensorFlow's reader turns some of its errors into Python's own.
+DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
+
+
+class CheckpointMismatch(UserError):
+    """The checkpoint is of another model than this one."""
+
+
+class Restored(NamedTuple):
+    """What came out of a checkpoint.
+
+    Attributes:
+      path: The checkpoint.
+      step: Global step that it was written at.
+      model_variables: How many variables of the model were restored: all that it has.
+      optimizer_variables: How many of the optimizers were: all, or 0 where they were not asked for.
+    """
+
+    path: str
+    step: int
+    model_variables: int
+    optimizer_variables: int
+
+    def report(self) -> str:
+        """One line for people."""
+        optimizers = f" and {self.optimizer_variables} of the optimizers" if self.optimizer_variables else ""
+        return (
+            f"restored all {self.model_variables} variables of the model{optimizers} from {self.path}, step {self.step}"
+        )
+
+
+class Checkpoints:
+    """The checkpoints of one model_dir, `ckpt-STEP`.
+
+    Args:
+      directory: Where they are; created by the first `save`.
+      model: The model; its variables exist.
+      global_step: int64 variable, counts the steps.
+      optimizers: By their names in the checkpoint; none where only evaluation is wanted.
+      averages: Of the model's weights. The model in a checkpoint is then the averaged one; what the training goes on
+        with lies beside it, as `trained_weights`.
+      keep: How many checkpoints stay; older ones are deleted.
+      writes: False in those workers of a multi-worker run that must take part in saving but write nothing that stays.
+      say: Gets one line on what is restored, and on what had to be passed over.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        model: tf.Module,
+        global_step: tf.Variable,
+        optimizers: Mapping[str, Any] | None = None,
+        averages: WeightAverages | None = None,
+        keep: int = 5,
+        writes: bool = True,
+        say: Callable[[str], None] = print,
+    ):
+        self.directory = directory
+        self._say = say
+        self._optimizers = dict(optimizers or {})
+        self._global_step = global_step
+        self._averages = averages
+        beside = {"trained_weights": averages} if averages is not None else {}
+        self._root = tf.train.Checkpoint(model=model, global_step=global_step, **self._optimizers, **beside)
+        self._keep = keep
+        self._writes = writes
+        self._manager: tf.train.CheckpointManager | None = None
+
+    @property
+    def size(self) -> int:
+        """Estimated bytes of one checkpoint."""
+        variables = variables_by_key(self._root).values()
+        tensors = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
+        return tensors + _BYTES_PER_NAME * len(variables)
+
+    def save(self) -> str:
+        """Writes `ckpt-STEP` and deletes what is too old. All workers must call it.
+
+        Raises:
+          UserError: The disk is full.
+        """
+        if self._manager is None:
+            if not self._writes:
+                self._thrown_away = tempfile.TemporaryDirectory(prefix="maxdl_worker_")
+            directory = self.directory if self._writes else self._thrown_away.name
+            self._manager = tf.train.CheckpointManager(
+                self._root, directory, max_to_keep=self._keep, checkpoint_name=_PREFIX
+            )
+        step = int(self._global_step.numpy())
+        try:
+            with contextlib.nullcontext() if self._averages is None else self._averages.in_model():
+                return self._manager.save(checkpoint_number=step)
+        except tf.errors.ResourceExhaustedError as error:
+            raise UserError(
+                f"cannot save step {step} in {self.directory}: {reason_of(error)}; make room, and start the same "
+                "command again to go on from the last checkpoint"
+            ) from error
+
+    def restore_latest(self) -> Restored | None:
+        """Restores the newest checkpoint of the directory that is complete; None if it has none at all.
+
+        One that a killed process or a full disk left incomplete is passed over, and `say` told so.
+
+        Raises:
+          CheckpointMismatch: The checkpoint does not fit, see `restore`.
+          UserError: There are checkpoints, but all of them are damaged.
+        """
+        paths = checkpoint_paths(self.directory)
+        for path in paths:
+            try:
+                return self.restore(path)
+            except DAMAGE as error:
+                self._say(f"checkpoint {path} is incomplete ({reason_of(error)}); trying the one before it")
+        if paths:
+            raise UserError(
+                f"none of the {len(paths)} checkpoints in {self.directory} can be read; delete them to start anew, or "
+                "take another --model_dir"
+            )
+        return None
+
+    def restore(self, path: str) -> Restored:
+        """Restores model, step and optimizers from one checkpoint.
+
+        Raises:
+          CheckpointMismatch: A variable is missing from it, has another shape, or is unknown here. Nothing has been
+            changed then.
+          tf.errors.OpError, IndexError, RuntimeError: Files missing or damaged; variables may have changed.
+        """
+        wanted = {key: v for key, v in variables_by_key(self._root).items() if key not in _BOOKKEEPING}
+        _require_same(path, wanted, whole=bool(self._optimizers))
+        status = self._root.restore(path)
+        status.assert_existing_objects_matched()
+        if self._averages is not None:
+            self._averages.swap()
+        if not self._optimizers:
+            status.expect_partial()  # The optimizers' part, and nothing else: the keys were compared above.
+        model_variables = sum(is_of_model(key) for key in wanted)
+        restored = Restored(
+            path,
+            int(self._global_step.numpy()),
+            model_variables,
+            len(wanted) - model_variables - 1,  # 1: the global step
+        )
+        self._say(restored.report())
+        return restored
+
+    def remove_leftovers(self) -> None:
+        """Deletes the temporary files that a process killed while it saved has left in the directory."""
+        if not tf.io.gfile.isdir(self.directory):
+            return
+        complete = {os.path.basename(path) for path in checkpoint_paths(self.directory)}
+        for name in tf.io.gfile.listdir(self.directory):
+            name = name.rstrip("/")
+            match = re.fullmatch(rf"({_PREFIX}-\d+)(_temp.*|\.data-.*|\.index\.tempstate.*)", name)
+            if match and (match.group(1) not in complete or ".data-" not in name):
+                path = os.path.join(self.directory, name)
+                (tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove)(path)
+
+
+def checkpoint_paths(directory: str) -> list[str]:
+    """The checkpoints whose index is in a directory, the newest (highest step) first.
+
+    The files are asked, not TensorFlow's list in the file `checkpoint`, which a crash may have left behind the truth.
+    """
+    steps = {}
+    for path in tf.io.gfile.glob(os.path.join(directory, f"{_PREFIX}-*.index")):
+        match = re.fullmatch(rf"{_PREFIX}-(\d+)\.index", os.path.basename(path))
+        if match:
+            steps[int(match.group(1))] = path.removesuffix(".index")
+    return [steps[step] for step in sorted(steps, reverse=True)]
+
+
+def load_model_weights(model: tf.Module, path: str, say: Callable[[str], None] = lambda line: None) -> Restored:
+    """Restores the model's variables alone from a checkpoint that `Checkpoints` wrote, all of them.
+
+    Args:
+      model: Its variables exist.
+      path: A checkpoint (`.../ckpt-1000`), or a directory, of which the newest complete one is taken.
+      say: Gets a line on what is restored, and on what had to be passed over.
+
+    Raises:
+      CheckpointMismatch: A variable is missing from it, has another shape, or is unknown here.
+      UserError: There is no checkpoint, or it cannot be read.
+    """
+    is_directory = tf.io.gfile.isdir(path)
+    checkpoints = Checkpoints(
+        path if is_directory else os.path.dirname(path),
+        model=model,
+        global_step=tf.Variable(0, dtype=tf.int64, trainable=False),
+        say=say,
+    )
+    if is_directory:
+        restored = checkpoints.restore_latest()
+        if restored is None:
+            raise UserError(f"no checkpoint in {path}; wanted files like {_PREFIX}-1000.index")
+        return restored
+    try:
+        return checkpoints.restore(path)
+    except DAMAGE as error:
+        raise UserError(f"cannot read the checkpoint {path}: {reason_of(error)}; check the path") from error
+
+
+def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
+    """All variables that `root` would save, slots of optimizers included, by their keys in the checkpoint's files."""
+    view = tf.train.TrackableView(root)
+    paths = {id(root): ""}
+    objects, queue = [], deque([root])
+    while queue:
+        parent = queue.popleft()
+        objects.append(parent)
+        for name, child in view.children(parent).items():
+            if id(child) not in paths:
+                paths[id(child)] = f"{paths[id(parent)]}/{name.replace('.', '..').replace('/', '.S')}".lstrip("/")
+                queue.append(child)
+    variables = [value for value in objects if isinstance(value, tf.Variable)]
+    by_key = {paths[id(variable)] + KEY_SUFFIX: variable for variable in variables}
+    # Only optimizers are asked: asking a distributed variable for an attribute makes it talk to the other workers.
+    for optimizer in (value for value in objects if isinstance(value, keras.optimizers.legacy.Optimizer)):
+        for slot in optimizer.get_slot_names():
+            for variable in variables:
+                if _has_slot(optimizer, variable, slot):
+                    key = f"{paths[id(variable)]}{SLOT}{paths[id(optimizer)]}/{slot}{KEY_SUFFIX}"
+                    by_key[key] = optimizer.get_slot(variable, slot)
+    return by_key
+
+
+def _has_slot(optimizer: Any, variable: tf.Variable, slot: str) -> bool:
+    # get_slot() raises where there is no such slot.
+    try:
+        return optimizer.get_slot(variable, slot) is not None
+    except KeyError:
+        return False
+
+
+def shapes_by_key(reader: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of all variables that `tf.train.load_checkpoint` found, slots included, but not TensorFlow's notes."""
+    shapes = reader.get_variable_to_shape_map()
+    return {key: tuple(shape) for key, shape in shapes.items() if key not in _BOOKKEEPING}
+
+
+def name_of(key: str) -> str:
+    """The object path that a key in a checkpoint's files stands for."""
+    return key.removesuffix(KEY_SUFFIX)
+
+
+def is_of_model(key: str) -> bool:
+    """Whether a key in a file of `Checkpoints` is that of a variable of the model."""
+    return key.startswith("model/") and SLOT not in key
+
+
+def _require_same(path: str, expected: Mapping[str, tf.Variable], whole: bool) -> None:
+    """Raises CheckpointMismatch unless the checkpoint, or else its part that is the model, has just these variables."""
+    shapes = shapes_by_key(tf.train.load_checkpoint(path))
+    found = {name_of(key): shape for key, shape in shapes.items() if whole or key in expected or is_of_model(key)}
+    wanted = {name_of(key): tuple(variable.shape) for key, variable in expected.items()}
+    difference = compare(found, wanted)
+    if not difference.is_none:
+        raise CheckpointMismatch(
+            f"checkpoint {path} does not fit this experiment; {difference.summary()}; use the config that it was "
+            "trained with, or start in an empty --model_dir"
+        )
+
+
+def reason_of(error: Exception) -> str:
+    """The reason for people, without the names of TensorFlow's operations."""
+    text = str(getattr(error, "message", error)).strip() or type(error).__name__
+    return re.sub(r"^\{\{.*?\}\} |\s*\[Op:\w+\].*$", "", text.splitlines()[0])

@@ -1,0 +1,145 @@
+"""Web pages that open from disk: one HTML file with its styles and pictures inside, no scripts, no network.
+
+    write_page(
+        "report.html",
+        "Panoptic quality",
+        heading("Classes"),
+        table(["class", "PQ"], [["person", "51.2"], ["sky", "88.0"]]),
+        gallery([figure(pixels, "best: 000000000139, PQ 91.0")]),
+    )
+
+Everything that is text is escaped here; only what these functions return is taken as HTML.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from maxdl_tf.files import storage
+
+_NARROWEST_CAPTION = 200  # Pixels.
+_STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #222; }
+h1 { font-size: 1.6em; } h2 { font-size: 1.25em; margin-top: 2em; }
+table { border-collapse: collapse; margin: 1em 0; }
+th, td { padding: .25em .8em; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+th { border-bottom: 2px solid #888; } .number { text-align: right; font-variant-numeric: tabular-nums; }
+.gallery { display: flex; flex-wrap: wrap; gap: 1em; }
+figure { margin: 0; max-width: 100%; } figure img { max-width: 100%; height: auto; display: block; }
+figcaption { font-size: .9em; color: #444; overflow-wrap: anywhere; }
+.bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .15em .8em; align-items: center; }
+.bars div { background: #4878a8; height: .9em; min-width: 1px; }
+@media (prefers-color-scheme: dark) {
+  body { background: #1b1b1b; color: #ddd; } th, td { border-color: #444; } figcaption { color: #aaa; }
+}
+"""
+
+
+_NUMBER = ' class="number"'
+
+
+class Html(str):
+    """Text that is HTML already."""
+
+
+def write_page(path: str | os.PathLike, title: str, *parts: Html) -> None:
+    """Writes a page whole or not at all.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    text = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n"
+        f"<body><h1>{_text(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
+    )
+    # A file's name need not be text; the bytes that are not are shown as escapes.
+    storage.write_whole(os.fspath(path), text.encode("utf-8", errors="backslashreplace"))
+
+
+def heading(text: str) -> Html:
+    return Html(f"<h2>{_text(text)}</h2>")
+
+
+def paragraph(text: str) -> Html:
+    return Html(f"<p>{_text(text)}</p>")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
+    """A table; what looks like a number, "51.2 %" too, is aligned to the right, as are the names of their columns.
+
+    Cells may be `Html`. Without names of columns, all of them empty, the table has no head.
+    """
+    rows = [list(row) for row in rows]
+    is_number = [any(_is_number(cell) for cell in column) for column in zip(*rows)] or [False] * len(columns)
+    names = "".join(f"<th{_NUMBER * right}>{_text(name)}</th>" for name, right in zip(columns, is_number))
+    head = f"<thead><tr>{names}</tr></thead>" if any(columns) else ""
+    body = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    return Html(f"<table>{head}<tbody>\n{body}\n</tbody></table>")
+
+
+def bars(values: Mapping[str, float], *, form: str = "{:g}") -> Html:
+    """Horizontal bars, the longest one for the largest value.
+
+    Args:
+      values: From 0, by what stands left of the bar.
+      form: How the value is written right of it.
+    """
+    longest = max([*values.values(), 1e-12])
+    rows = "".join(
+        f'<span>{_text(name)}</span><div style="width:{max(0.0, 100 * value / longest):.2f}%"></div>'
+        f'<span class="number">{_text(form.format(value))}</span>'
+        for name, value in values.items()
+    )
+    return Html(f'<div class="bars">{rows}</div>')
+
+
+def figure(pixels: np.ndarray, caption: str, *, longest_side: int = 480) -> Html:
+    """A picture with a line below it.
+
+    Args:
+      pixels: uint8 [height, width, 3], RGB.
+      caption: The line.
+      longest_side: In pixels; larger pictures are made smaller.
+    """
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((longest_side, longest_side))
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=85)
+    data = base64.b64encode(file.getvalue()).decode()
+    return Html(
+        f'<figure style="width:{max(picture.width, _NARROWEST_CAPTION)}px">'
+        f'<img src="data:image/jpeg;base64,{data}" width="{picture.width}" height="{picture.height}" '
+        f'alt="{_text(caption)}"><figcaption>{_text(caption)}</figcaption></figure>'
+    )
+
+
+def gallery(figures: Iterable[Html]) -> Html:
+    """Figures side by side."""
+    return Html(f'<div class="gallery">{"".join(figures)}</div>')
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, Html):
+        return f"<td>{value}</td>"
+    return f"<td{_NUMBER * _is_number(value)}>{_text(value)}</td>"
+
+
+def _is_number(value: object) -> bool:
+    text = str(value)
+    if text == "-":  # A figure that there is not.
+        return True
+    return text.removesuffix("%").strip().lstrip("+-").replace(",", "").replace(".", "", 1).isdigit()
+
+
+def _text(text: object) -> str:
+    return html.escape(str(text))

@@ -1,1 +1,0 @@
-"""Panoptic quality and its relatives."""

@@ -1,0 +1,68 @@
+"""The full S and L have the published variables, name by name and shape by shape."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
+from maxdl_tf.models.build import build_max_deeplab
+from maxdl_tf.models.variants import VARIANTS
+from tests.helpers import shared_path
+
+# Drop path's keep probabilities, block by block (architecture section 3).
+KEEPS = {
+    "s": [1.0] * 8 + [0.85] * 6 + [0.8] * 2 + [0.8] + [1.0] * 2,
+    "l": [1.0] * 4
+    + [0.95] * 3
+    + [0.9] * 6
+    + [0.85] * 3
+    + [0.8] * 2
+    + [0.9, 0.95, 0.9, 0.8]
+    + [0.8] * 3
+    + [0.9] * 3
+    + [0.95] * 3
+    + [0.9] * 3
+    + [0.8] * 3
+    + [0.9] * 3
+    + [0.95] * 3,
+}
+
+
+def _keeps(model) -> list[float]:
+    """Of all blocks; a transformer has its block's."""
+    keeps = []
+    for stage in (*model.backbone.stages.values(), *model.decoder.stages.values()):
+        for name, block in stage.blocks.items():
+            keeps.append(block.drop_path.keep)
+            if name in stage.transformers:
+                transformer = stage.transformers[name]
+                for branch in (transformer.memory_drop_path, transformer.ffn_drop_path, transformer.pixel_drop_path):
+                    assert branch.keep == block.drop_path.keep
+    return keeps
+
+
+@pytest.mark.parametrize(("name", "crop", "parameters"), [("s", 641, 61_900_200), ("l", 1025, 450_763_880)])
+def test_variables(name, crop, parameters):
+    # In a graph of its own the variables have shapes and names but no memory.
+    with tf.Graph().as_default():
+        model = build_max_deeplab(VARIANTS[name], num_classes=133, num_semantic_channels=134, crop_size=(crop, crop))
+    assert _keeps(model) == pytest.approx(KEEPS[name])
+    lines = shared_path("reference", f"deeplab2_{name}_variables.txt").read_text().splitlines()
+    published = {key: (shape, kind) for key, shape, kind in (line.split("\t") for line in lines)}
+    ours = {published_name(path): variable for path, variable in variable_paths(model, "model").items()}
+    assert sorted(ours) == sorted(published)
+    for key, variable in ours.items():
+        shape, kind = published[key]
+        assert (str(tuple(variable.shape)), variable.trainable) == (shape, kind == "trainable"), key
+
+    without_semantic = [v for key, v in ours.items() if v.trainable and not key.startswith("semantic_")]
+    assert sum(int(np.prod(variable.shape)) for variable in without_semantic) == parameters
+
+    # The groups of the two learning rates. L's list was made at widths at which stage 2 starts without a projection.
+    lines = shared_path("reference", f"lr_groups_{name}.txt").read_text().splitlines()
+    rates = {key: rate for rate, key, _ in (line.split("\t") for line in lines)}
+    trainable = {key for key, variable in ours.items() if variable.trainable}
+    assert all(key.startswith("encoder/_stage2/_block1/_shortcut/") for key in trainable - set(rates))
+    backbone = {id(variable) for variable in model.backbone_variables}
+    for key, rate in rates.items():
+        assert (id(ours[key]) in backbone) == (rate == "0.1x"), key

@@ -1,0 +1,174 @@
+"""All of the model comes back, or an error says what does not; a half-written checkpoint is passed over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.checkpoints.save_restore import (
+    CheckpointMismatch,
+    Checkpoints,
+    checkpoint_paths,
+    load_model_weights,
+    variables_by_key,
+)
+from maxdl_tf.errors import UserError
+from maxdl_tf.training.optimizers import Optimizers, PolySchedule
+from tests.training import fakes
+
+
+class _Run:
+    """Model, optimizers and step counter of a run, filled with numbers that depend on `seed`."""
+
+    def __init__(self, directory, seed, *, keep=5, with_optimizers=True, **model_arguments):
+        self.said: list[str] = []
+        self.model = fakes.FakeModel(**model_arguments)
+        self.step = tf.Variable(0, dtype=tf.int64)
+        self.optimizers = Optimizers(self.model, PolySchedule(1e-3, steps=10), backbone_multiplier=0.1)
+        self.checkpoints = Checkpoints(
+            str(directory),
+            model=self.model,
+            global_step=self.step,
+            optimizers=self.optimizers.by_name if with_optimizers else None,
+            keep=keep,
+            say=self.said.append,
+        )
+        random = np.random.default_rng(seed)
+        for variable in (*self.model.variables, *self._slots()):
+            variable.assign(random.normal(size=variable.shape))
+
+    def _slots(self):
+        return [v for v in self.optimizers.slot_variables if v.dtype.is_floating]
+
+    def save(self, step):
+        self.step.assign(step)
+        return self.checkpoints.save()
+
+    def values(self, slots=True):
+        return [v.numpy() for v in (*self.model.variables, *(self._slots() if slots else ()))]
+
+
+def assert_equal_values(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_model_slots_and_step_come_back(tmp_path):
+    old, new = _Run(tmp_path, seed=1), _Run(tmp_path, seed=2)
+    path = old.save(7)
+    assert os.path.basename(path) == "ckpt-7"
+    restored = new.checkpoints.restore_latest()
+    assert_equal_values(new.values(), old.values())
+    assert int(new.step) == restored.step == 7
+    assert restored.model_variables == len(old.model.variables)
+    assert new.said == [restored.report()] and str(len(old.model.variables)) in new.said[0]
+
+
+def test_the_keys_that_are_compared_are_those_in_the_file(tmp_path):
+    run = _Run(tmp_path, seed=1)
+    in_file = set(tf.train.load_checkpoint(run.save(1)).get_variable_to_shape_map())
+    ours = set(variables_by_key(run.checkpoints._root))
+    assert in_file - ours == {"_CHECKPOINTABLE_OBJECT_GRAPH"} and ours <= in_file
+
+
+def test_the_size_is_known_before_it_is_written(tmp_path):
+    run = _Run(tmp_path, seed=1)
+    expected = run.checkpoints.size
+    run.save(1)
+    assert 0.5 * expected < sum(path.stat().st_size for path in tmp_path.glob("ckpt-1.*")) < expected
+
+
+def test_evaluation_and_initial_weights_leave_the_optimizers_in_the_file(tmp_path):
+    old = _Run(tmp_path, seed=1)
+    path = old.save(3)
+    evaluation = _Run(tmp_path, seed=2, with_optimizers=False)
+    assert evaluation.checkpoints.restore_latest().optimizer_variables == 0
+    assert_equal_values(evaluation.values(slots=False), old.values(slots=False))
+    for name in (path, str(tmp_path)):
+        model = fakes.FakeModel()
+        assert load_model_weights(model, name).path == path
+        assert_equal_values([v.numpy() for v in model.variables], old.values(slots=False))
+
+
+def test_another_shape_is_named_and_nothing_is_changed(tmp_path):
+    _Run(tmp_path, seed=1).save(3)
+    wider = _Run(tmp_path, seed=2, slots=fakes.SLOTS + 1, with_optimizers=False)
+    before = wider.values()
+    with pytest.raises(CheckpointMismatch, match=r"model/masks/kernel \(3, 3, 16, 6\) instead of \(3, 3, 16, 7\)"):
+        wider.checkpoints.restore_latest()
+    assert_equal_values(wider.values(), before)
+
+
+@pytest.mark.parametrize(("extra_in_file", "complaint"), [(True, "in it but unknown here"), (False, "missing from it")])
+def test_a_variable_too_many_or_too_few_is_named(tmp_path, extra_in_file, complaint):
+    old, new = (_Run(tmp_path, seed, with_optimizers=False) for seed in (1, 2))
+    (old if extra_in_file else new).model.extra = tf.Variable([1.0], name="extra")
+    old.save(3)
+    with pytest.raises(CheckpointMismatch, match=f"1 variables are {complaint}: model/extra;"):
+        new.checkpoints.restore_latest()
+
+
+@pytest.mark.parametrize("damage", ["no data", "half the data", "a wrong byte", "half the index", "empty index"])
+def test_an_incomplete_checkpoint_is_passed_over(tmp_path, damage):
+    old = _Run(tmp_path, seed=1)
+    old.save(3)
+    values = old.values()
+    old.model.variables[0].assign_add(tf.ones_like(old.model.variables[0]))
+    path = old.save(6)
+    data, index = Path(path + ".data-00000-of-00001"), Path(path + ".index")
+    if damage == "no data":
+        data.unlink()
+    elif damage == "half the data":
+        data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    elif damage == "a wrong byte":
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 255
+        data.write_bytes(content)
+    else:
+        index.write_bytes(index.read_bytes()[: index.stat().st_size // 2] if damage == "half the index" else b"")
+
+    new = _Run(tmp_path, seed=2)
+    assert new.checkpoints.restore_latest().step == 3
+    assert_equal_values(new.values(), values)
+    assert "ckpt-6 is incomplete" in new.said[0] and "ckpt-3" in new.said[1]
+
+
+def test_only_damaged_checkpoints_are_an_error_and_none_at_all_is_not(tmp_path):
+    run = _Run(tmp_path, seed=1)
+    assert run.checkpoints.restore_latest() is None
+    Path(run.save(3) + ".data-00000-of-00001").unlink()
+    with pytest.raises(UserError, match="none of the 1 checkpoints"):
+        _Run(tmp_path, seed=2).checkpoints.restore_latest()
+    with pytest.raises(UserError, match="no checkpoint in"):
+        load_model_weights(fakes.FakeModel(), str(tmp_path / ".."))
+    with pytest.raises(UserError, match="cannot read the checkpoint"):
+        load_model_weights(fakes.FakeModel(), str(tmp_path / "ckpt-4"))
+
+
+def test_old_checkpoints_go_and_a_restarted_run_counts_them_too(tmp_path):
+    run = _Run(tmp_path, seed=1, keep=2)
+    for step in (1, 2, 3):
+        run.save(step)
+    assert [os.path.basename(p) for p in checkpoint_paths(str(tmp_path))] == ["ckpt-3", "ckpt-2"]
+    run = _Run(tmp_path, seed=1, keep=2)
+    for step in (4, 10):
+        run.save(step)
+    assert [os.path.basename(p) for p in checkpoint_paths(str(tmp_path))] == ["ckpt-10", "ckpt-4"]
+
+
+def test_leftovers_of_a_killed_save_go_and_nothing_else(tmp_path):
+    run = _Run(tmp_path, seed=1)
+    run.save(3)
+    (tmp_path / "ckpt-6_temp").mkdir()
+    (tmp_path / "ckpt-6_temp" / "part-00000-of-00001.index").write_bytes(b"x")
+    (tmp_path / "ckpt-6.data-00000-of-00001").write_bytes(b"x")
+    (tmp_path / "ckpt-notes.txt").write_text("keep me")
+    before = {"checkpoint", "ckpt-3.index", "ckpt-3.data-00000-of-00001", "ckpt-notes.txt"}
+    run.checkpoints.remove_leftovers()
+    assert set(os.listdir(tmp_path)) == before
+    assert _Run(tmp_path, seed=2).checkpoints.restore_latest().step == 3

@@ -1,0 +1,110 @@
+import numpy as np
+import pytest
+
+from maxdl_tf.drawing import label_maps
+from maxdl_tf.structs import DatasetInfo, SegmentClass
+
+INFO = DatasetInfo(
+    "toy",
+    (
+        SegmentClass(1, "person", True, (220, 20, 60), 1),
+        SegmentClass(2, "cat", True, (0, 0, 0), 17),
+        SegmentClass(7, "sky", False, (70, 130, 180), 187),
+    ),
+)
+SKY = 7 * 256
+
+
+def _gray(shape, value=128):
+    return np.full((*shape, 3), value, np.uint8)
+
+
+def test_stuff_has_its_class_color_and_things_of_a_class_differ():
+    labels = np.full((40, 60), SKY)
+    labels[:20, :20], labels[:20, 20:40] = 257, 258
+    picture = label_maps.panoptic_picture(_gray(labels.shape), labels, INFO)
+    inside = {
+        name: picture[row, column].astype(int) for name, row, column in (("a", 9, 9), ("b", 9, 30), ("sky", 33, 9))
+    }
+    opacity = label_maps.OPACITY
+    np.testing.assert_allclose(inside["sky"], np.array([70, 130, 180]) * opacity + 128 * (1 - opacity), atol=1)
+    np.testing.assert_allclose(inside["a"], np.array([220, 20, 60]) * opacity + 128 * (1 - opacity), atol=1)
+    assert np.abs(inside["a"] - inside["b"]).max() > 20
+
+
+@pytest.mark.parametrize("class_id", [1, 2])
+def test_consecutive_instances_are_told_apart_even_of_a_black_class(class_id):
+    labels = [class_id * 256 + instance for instance in range(1, 31)]
+    colors = label_maps.segment_colors(labels, INFO)
+    for first, second in zip(labels, labels[1:]):
+        assert np.abs(np.subtract(colors[first], colors[second])).max() >= 20
+    for color in colors.values():
+        assert min(color) >= 0 and max(color) <= 255
+
+
+def test_neighbors_are_separated_by_a_white_line_one_pixel_wide():
+    labels = np.full((20, 20), SKY)
+    labels[:, 10:] = 257
+    picture = label_maps.panoptic_picture(_gray((20, 20)), labels, INFO)
+    white = (picture == 255).all(-1)
+    assert white[:, 10].all() and white.sum() == 20
+
+
+def test_large_pictures_are_made_in_bands_that_nobody_sees():
+    """Every row as by the formula, and stripes run on where one band ends."""
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 256, (2 * label_maps._BAND_ROWS + 40, 24, 3), np.uint8)
+    labels = np.where(np.arange(24) < 12, SKY, 0) * np.ones((image.shape[0], 1), int)
+    picture = label_maps.panoptic_picture(image, labels, INFO)
+    sky = image[:, :12] * 0.4 + np.array([70, 130, 180]) * 0.6
+    np.testing.assert_allclose(picture[:, :12], sky, atol=0.51)
+    rows, columns = np.indices(labels.shape)
+    void = image * 0.4 + 70.0 * ((rows + columns) % label_maps.HATCH_PERIOD < 2)[..., np.newaxis]
+    np.testing.assert_allclose(picture[:, 13:], np.minimum(void, 255)[:, 13:], atol=0.51)
+
+
+def test_void_is_darker_than_the_image_and_striped():
+    labels = np.zeros((64, 64), int)
+    picture = label_maps.panoptic_picture(_gray((64, 64)), labels, INFO)[..., 0].astype(int)
+    values, counts = np.unique(picture, return_counts=True)
+    assert len(values) == 2 and counts[0] > 3 * counts[1]  # Stripes are the brighter and the smaller part.
+    assert values[0] < 64 and values[1] < 128
+
+
+def test_an_unknown_class_or_another_size_is_an_error():
+    with pytest.raises(ValueError, match="label 1281 is of class 5"):
+        label_maps.panoptic_picture(_gray((4, 4)), np.full((4, 4), 1281), INFO)
+    with pytest.raises(ValueError, match="of one size"):
+        label_maps.panoptic_picture(_gray((4, 5)), np.full((4, 4), 257), INFO)
+
+
+def test_side_by_side_keeps_every_picture_below_its_title():
+    pictures = [_gray((30, 50), 200), _gray((60, 20), 10)]
+    row = label_maps.side_by_side(pictures, ["truth", "prediction"], gap=4)
+    top = label_maps.LINE_HEIGHT
+    assert row.shape == (top + 60, 50 + 4 + 20, 3)
+    np.testing.assert_array_equal(row[top : top + 30, :50], pictures[0])
+    np.testing.assert_array_equal(row[top:, 54:], pictures[1])
+    assert row[:top, :50].max() > 150 and row[:top, 54:].max() > 150  # Something is written there.
+    np.testing.assert_array_equal(label_maps.side_by_side(pictures[:1]), pictures[0])
+    with pytest.raises(ValueError, match="1 titles for 2 pictures"):
+        label_maps.side_by_side(pictures, ["truth"])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 400)])
+def test_the_legend_stands_beside_an_unchanged_picture(size):
+    labels = np.full(size, SKY)
+    labels[0, 0] = 257
+    picture = label_maps.panoptic_picture(_gray(size), labels, INFO)
+    legend = label_maps.with_legend(picture, labels, INFO)
+    np.testing.assert_array_equal(legend[: size[0], : size[1]], picture)
+    right = legend[:, size[1] :].reshape(-1, 3).tolist()
+    assert [220, 20, 60] in right
+    assert ([70, 130, 180] in right) == (size != (1, 1))
+
+
+def test_the_legend_lists_classes_by_area_with_the_number_of_things():
+    labels = np.full((10, 10), SKY)
+    labels[0, :3] = (257, 258, 0)
+    rows = label_maps._legend_rows(labels, INFO)
+    assert [text for text, _ in rows] == ["sky", "person x 2", "(void)"]

@@ -1,0 +1,60 @@
+"""Intervals by drawing images anew, against a loop that draws and measures."""
+
+import numpy as np
+import pytest
+
+from maxdl_tf.evaluation.bootstrap import intervals_line, quality_intervals
+from maxdl_tf.evaluation.matching import PanopticCounts
+from maxdl_tf.evaluation.quality import quality_of
+from maxdl_tf.structs import DatasetInfo, SegmentClass
+
+INFO = DatasetInfo("few", tuple(SegmentClass(i, str(i), i <= 2, (0, 0, 0), i) for i in range(1, 5)))
+
+
+def draw_counts(rng, images):
+    tp, fp, fn = (rng.poisson(rate, (images, 5)) * (np.arange(5) > 0) for rate in (1.5, 0.5, 0.7))
+    rare = rng.random(images) < 0.9  # Class 4 is in a tenth of the images.
+    for field in (tp, fp, fn):
+        field[rare, 4] = 0
+    return PanopticCounts(tp * rng.uniform(0.5, 1, (images, 5)), tp, fp, fn)
+
+
+def test_as_a_loop_over_drawn_data_sets():
+    rng = np.random.default_rng(0)
+    counts = draw_counts(rng, 30)
+    qualities = []
+    for _ in range(4000):
+        chosen = rng.integers(0, 30, 30)
+        qualities.append(quality_of(PanopticCounts(*(field[chosen] for field in counts)), INFO))
+    found = quality_intervals(counts, INFO, samples=4000)
+    for group in ("all", "things", "stuff"):
+        for name in ("pq", "sq", "rq"):
+            want = np.percentile([getattr(getattr(quality, group), name) for quality in qualities], [2.5, 97.5])
+            np.testing.assert_allclose(found[group][name], want, atol=0.02)
+            assert found[group][name][0] < getattr(getattr(quality_of(counts, INFO), group), name)
+
+
+def test_more_images_narrow_the_interval_and_a_seed_repeats_it():
+    rng = np.random.default_rng(1)
+    widths = []
+    for images in (25, 400):
+        counts = draw_counts(rng, images)
+        low, high = quality_intervals(counts, INFO)["things"]["pq"]
+        widths.append(high - low)
+        assert low <= quality_of(counts, INFO).things.pq <= high
+        assert quality_intervals(counts, INFO) == quality_intervals(counts, INFO)
+        assert quality_intervals(counts, INFO) != quality_intervals(counts, INFO, seed=1)
+    assert widths[1] == pytest.approx(widths[0] / 4, rel=0.4)  # As the square root of the number.
+
+
+def test_equal_images_leave_no_doubt():
+    counts = PanopticCounts(*(np.tile(np.array([0, 3, 0, 1, 0]) * scale, (10, 1)) for scale in (0.8, 1, 1, 0)))
+    intervals = quality_intervals(counts, INFO)
+    assert intervals["things"]["pq"] == pytest.approx((0.8 / 1.5,) * 2)
+    assert intervals["stuff"]["sq"] == pytest.approx((0.8, 0.8))
+    assert intervals_line(intervals).endswith("all 53.3 to 53.3, things 53.3 to 53.3, stuff 53.3 to 53.3")
+
+
+def test_no_images():
+    empty = PanopticCounts(*(np.zeros((0, 5)) for _ in range(4)))
+    assert quality_intervals(empty, INFO)["all"]["pq"] == (0.0, 0.0)
