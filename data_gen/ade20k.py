@@ -28,6 +28,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen import class_tables, file_pairs, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.class_tables import ClassName
 from maxdl_tf.data_gen.examples import AnnotatedImage
@@ -36,7 +37,6 @@ from maxdl_tf.data_gen.first_pass import gather
 from maxdl_tf.data_gen.label_maps import Numbering, check_size, read_gray_png, read_png, replace_values
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.structs import DatasetInfo
 
 NUM_CLASSES = 150
 _FOLDERS = {"train": "training", "val": "validation"}

@@ -18,14 +18,14 @@ from pathlib import Path
 
 from absl import flags
 
-from maxdl_tf import config
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen import file_pairs, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.file_pairs import FilePair
 from maxdl_tf.data_gen.label_maps import Numbering, check_size, read_gray_png, replace_values
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.structs import DatasetInfo
 
 DATASET_INFO_FILE = Path(__file__).resolve().parent.parent / "configs" / "datasets" / "cityscapes.textproto"
 _INSTANCE_DIVISOR = 1000  # Of instanceIds: label id * 1000 + instance from 0; smaller values are label ids alone.
@@ -53,7 +53,7 @@ def main(argv: list[str]) -> int:
     pairs = find_images(_CITYSCAPES_DIR.value, output.split)
     if not output.skip_bad_input:
         file_pairs.check_pairs(pairs)
-    info = config.load_dataset_info(_DATASET_INFO.value)
+    info = class_table.load(_DATASET_INFO.value)
     annotator = Annotator(info, _CROWD_AS_IGNORE.value)
     print(shard_writer.write_shards(pairs, annotator.annotate, info, output))
     return 0

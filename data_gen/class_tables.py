@@ -8,11 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from maxdl_tf import config
-from maxdl_tf.class_table import distinct_color
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo, SegmentClass, distinct_color
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 
 class ClassName(NamedTuple):
@@ -99,8 +98,8 @@ def table_of(
 
 def table_of_earlier_split(output_dir: str) -> DatasetInfo | None:
     """The class table that an earlier conversion left in the output folder: its splits must agree on one."""
-    path = f"{output_dir}/{config.DATASET_INFO_FILE}"
-    return config.load_dataset_info(path) if storage.exists(path) else None
+    path = f"{output_dir}/{class_table.FILE_NAME}"
+    return class_table.load(path) if storage.exists(path) else None
 
 
 def parse_numbers(values: Sequence[str], flag: str) -> frozenset[int]:

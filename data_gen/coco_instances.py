@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from maxdl_tf import class_table as category_table
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.coco_files import some
 from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.coco_instance_files import InstanceImage, load_instances
@@ -36,7 +37,6 @@ from maxdl_tf.data_gen.instance_masks import CONTESTED, OVERLAPS, decode_mask, p
 from maxdl_tf.data_gen.label_maps import Numbering, check_size, read_gray_png, replace_values
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.structs import DatasetInfo
 
 FLAGS = flags.FlagValues()
 _IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images.", required=True, flag_values=FLAGS)
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
     table = build_table(
         categories, {number: row.name for number, row in stuff.items()}, _BACKGROUND.value, _ANNOTATION_FILE.value
     )
-    info = category_table.dataset_info_of(table.categories, _ANNOTATION_FILE.value, name, _LABEL_DIVISOR.value)
+    info = class_table.from_categories(table.categories, _ANNOTATION_FILE.value, name, _LABEL_DIVISOR.value)
     annotator = Annotator(
         image_dir,
         os.path.basename(_ANNOTATION_FILE.value),

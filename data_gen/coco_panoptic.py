@@ -17,15 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 from absl import flags
 
-from maxdl_tf import config
-from maxdl_tf.class_table import dataset_info_of
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo, from_categories
 from maxdl_tf.data.coco_files import ImageEntry, load_annotations, read_panoptic_png, size_mismatch, some
 from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.label_maps import Numbering
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.structs import DatasetInfo
 
 FLAGS = flags.FlagValues()
 _IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder of the images.", required=True, flag_values=FLAGS)
@@ -69,10 +68,10 @@ def main(argv: list[str]) -> int:
     panoptic_dir = storage.check_folder(_PANOPTIC_DIR.value or os.path.splitext(annotation_file)[0], "--panoptic_dir")
     annotations = load_annotations(annotation_file)
     if _DATASET_INFO.value:
-        info = config.load_dataset_info(_DATASET_INFO.value)
+        info = class_table.load(_DATASET_INFO.value)
     else:
         name = class_tables.dataset_name(_DATASET_NAME.value, output.folder)
-        info = dataset_info_of(annotations.categories, annotation_file, name, _LABEL_DIVISOR.value)
+        info = from_categories(annotations.categories, annotation_file, name, _LABEL_DIVISOR.value)
     name = os.path.basename(annotation_file)
     annotator = Annotator(image_dir, panoptic_dir, name, info, treat_crowd_as_ignore=_CROWD_AS_IGNORE.value)
     images = only(_ONLY.value, annotations.images) if _ONLY.value else annotations.images

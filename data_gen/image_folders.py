@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 from absl import flags
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.examples import ClassifiedImage
 from maxdl_tf.errors import UserError
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 FLAGS = flags.FlagValues()
 _IMAGE_DIR = flags.DEFINE_string(
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     images = find_images(folder, classes)
     # A shard of few classes would make batches of few classes.
     random.Random(0).shuffle(images)
-    info = dataset_info_of(classes, class_tables.dataset_name(_DATASET_NAME.value, output.folder))
+    info = table_of_folders(classes, class_tables.dataset_name(_DATASET_NAME.value, output.folder))
     print(shard_writer.write_shards(images, read_classified, info, output))
     return 0
 
@@ -80,7 +80,7 @@ def find_images(folder: Path, classes: list[str]) -> list[LabeledFile]:
     return images
 
 
-def dataset_info_of(classes: list[str], name: str) -> DatasetInfo:
+def table_of_folders(classes: list[str], name: str) -> DatasetInfo:
     """The class table: ids from 1."""
     rows = (SegmentClass(number, label, False, (0, 0, 0), number) for number, label in enumerate(classes, start=1))
     return DatasetInfo(name, tuple(rows))

@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data.coco_files import some
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 
 class Numbering:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from absl import flags
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen import class_tables, file_pairs, image_files, output_flags, shard_writer
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.file_pairs import FilePair
@@ -33,7 +34,6 @@ from maxdl_tf.data_gen.first_pass import gather
 from maxdl_tf.data_gen.label_maps import Numbering, check_size, read_png, replace_values
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.structs import DatasetInfo
 
 CODINGS = ("class_instance", "class", "instance")
 _CHANNEL_DIVISOR = 2**16  # In channels: instance = green + 256 blue.

@@ -22,11 +22,11 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from maxdl_tf import command_line, config, panoptic_ids
+from maxdl_tf import class_table, command_line, panoptic_ids
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen import output_flags, shard_writer
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.errors import UserError
-from maxdl_tf.structs import DatasetInfo
 
 DATASET_INFO_FILE = Path(__file__).resolve().parent.parent / "configs" / "datasets" / "shapes.textproto"
 
@@ -89,7 +89,7 @@ def main(argv: list[str]) -> int:
 @functools.cache
 def dataset_info() -> DatasetInfo:
     """The class table of what is drawn here."""
-    return config.load_dataset_info(str(DATASET_INFO_FILE))
+    return class_table.load(str(DATASET_INFO_FILE))
 
 
 def largest_thing(label: np.ndarray) -> str:

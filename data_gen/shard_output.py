@@ -11,10 +11,10 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from maxdl_tf import config
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.structs import DatasetInfo
 
 EXAMPLES_PER_SHARD = 256
 _LARGEST_SHARD_COUNT = 99999
@@ -64,7 +64,7 @@ class Output:
 
     @property
     def dataset_info_file(self) -> str:
-        return f"{self.folder}/{config.DATASET_INFO_FILE}"
+        return f"{self.folder}/{class_table.FILE_NAME}"
 
     def shard_names(self, num_tasks: int) -> list[str]:
         """The names of all shards.
@@ -136,7 +136,7 @@ def prepare(dataset_info: DatasetInfo, output: Output) -> None:
         )
     table = output.dataset_info_file
     if storage.exists(table):
-        difference = _difference(config.load_dataset_info(table), dataset_info)
+        difference = _difference(class_table.load(table), dataset_info)
         if difference:
             raise UserError(
                 f"{table} does not agree with this split: {difference}; choose another --output_dir, or pass "
@@ -153,8 +153,8 @@ def publish(dataset_info: DatasetInfo, names: list[str], output: Output) -> None
       OSError: If that fails.
     """
     if not storage.exists(output.dataset_info_file):
-        staged = f"{output.staging}/{config.DATASET_INFO_FILE}"
-        storage.write_file(staged, config.dataset_info_to_text(dataset_info).encode())
+        staged = f"{output.staging}/{class_table.FILE_NAME}"
+        storage.write_file(staged, class_table.to_text(dataset_info).encode())
         storage.rename(staged, output.dataset_info_file)
     for outdated in output.existing_shards():
         storage.remove_file(f"{output.folder}/{outdated}")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from maxdl_tf import command_line
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen import beam_shards
 from maxdl_tf.data_gen.examples import Example, make_record
 from maxdl_tf.data_gen.shard_output import Output, Report, prepare, publish, shard_bounds
@@ -21,7 +22,6 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 from maxdl_tf.processes import results_in_order
 from maxdl_tf.progress import Progress
-from maxdl_tf.structs import DatasetInfo
 
 
 def write_shards(

@@ -86,14 +86,13 @@ def main(argv: list[str]) -> None:
 
 def count(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
     """What --mode count prints."""
-    from maxdl_tf import config
 
     with command_line.quiet_imports():
-        from maxdl_tf import factory, tasks
+        from maxdl_tf import class_table, factory, tasks
         from maxdl_tf.models import complexity
 
     options = factory.inference_dataset(experiment)
-    dataset_info = config.dataset_info_of(options)
+    dataset_info = class_table.of_dataset(options)
     crop_size = factory.crop_size(options)
 
     def build_model():
@@ -105,7 +104,6 @@ def count(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
 
 def train(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
     """What --mode train prints."""
-    from maxdl_tf import config
 
     if not experiment.HasField("train_dataset") or not experiment.training.steps:
         raise UserError(f"experiment {experiment.name!r} trains nothing: set train_dataset and training.steps")
@@ -114,14 +112,14 @@ def train(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
         import orbit
         import tensorflow as tf
 
-        from maxdl_tf import factory
+        from maxdl_tf import class_table, factory
         from maxdl_tf.data import synthetic
         from maxdl_tf.losses import assignment
         from maxdl_tf.training import distribution, step_benchmark
         from maxdl_tf.training.train_step import Trainer
 
     options = experiment.train_dataset
-    dataset_info = config.dataset_info_of(options)
+    dataset_info = class_table.of_dataset(options)
     strategy = distribution.create_strategy("one_device")
     with strategy.scope():
         model = factory.build_model(experiment, dataset_info, for_training=True)

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf import factory
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import classification, record_streams
 from maxdl_tf.drawing import label_maps
 from maxdl_tf.evaluation.accuracy import Accuracy
@@ -17,7 +18,6 @@ from maxdl_tf.losses.classification import ClassificationLoss
 from maxdl_tf.models.build import build_image_classifier
 from maxdl_tf.models.image_classifier import ImageClassifier
 from maxdl_tf.protos import experiment_pb2
-from maxdl_tf.structs import DatasetInfo
 
 
 def build_model(

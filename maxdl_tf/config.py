@@ -16,10 +16,8 @@ from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage, textproto
 from maxdl_tf.protos import dataset_pb2, experiment_pb2
-from maxdl_tf.structs import DatasetInfo, SegmentClass
-
-DATASET_INFO_FILE = "dataset_info.textproto"
 
 _MAX_BASES = 10
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[A-Za-z_]\w*|[{}<>:]|\n""")
@@ -55,11 +53,11 @@ def load_experiment(
     sources = _with_bases(path, keep_unset_placeholders)
     experiment = experiment_pb2.Experiment()
     for source in sources:
-        _merge(experiment, _parse(source, experiment_pb2.Experiment()))
+        _merge(experiment, textproto.parse(source.text, experiment_pb2.Experiment(), source.name))
     for number, override in enumerate(overrides, start=1):
         source = _Source("--override" if len(overrides) == 1 else f"--override number {number}", override)
         sources.append(source)
-        _merge(experiment, _parse(source, experiment_pb2.Experiment()))
+        _merge(experiment, textproto.parse(source.text, experiment_pb2.Experiment(), source.name))
     experiment.ClearField("base")
     if not experiment.name:
         experiment.name = os.path.splitext(os.path.basename(path))[0]
@@ -72,78 +70,7 @@ def experiment_to_text(experiment: experiment_pb2.Experiment) -> str:
     return text_format.MessageToString(experiment)
 
 
-def dataset_info_of(options: dataset_pb2.DatasetOptions) -> DatasetInfo:
-    """The class table that belongs to a data set: `num_classes`, the file it names, or the one beside its shards."""
-    if options.num_classes:
-        numbers = range(1, options.num_classes + 1)
-        classes = tuple(SegmentClass(number, str(number), False, (0, 0, 0), number) for number in numbers)
-        return DatasetInfo(f"{options.num_classes} classes", classes)
-    if options.dataset_info:
-        return load_dataset_info(options.dataset_info)
-    path = os.path.join(os.path.dirname(options.file_pattern[0]), DATASET_INFO_FILE)
-    if not os.path.exists(path) and "://" not in path:
-        raise UserError(
-            f"no class table: {path} does not exist and the data set names no dataset_info; convert the data with "
-            "maxdl-convert, which writes one, or set dataset_info"
-        )
-    return load_dataset_info(path)
-
-
-def load_dataset_info(path: str) -> DatasetInfo:
-    """Reads a DatasetInfo textproto.
-
-    Raises:
-      UserError: With file and line, if it cannot be read or makes no sense.
-    """
-    return parse_dataset_info(_read(path), path)
-
-
-def parse_dataset_info(text: str, name: str = "dataset info") -> DatasetInfo:
-    """A DatasetInfo textproto's content; `name` is what to call it in complaints."""
-    message = _parse(_Source(name, text), dataset_pb2.DatasetInfo())
-    classes = []
-    for entry in message.segment_class:
-        if not entry.id or not entry.name:
-            raise UserError(f"{name}: a segment_class lacks its id or its name: {text_format.MessageToString(entry)!r}")
-        color = (entry.color.red, entry.color.green, entry.color.blue)
-        classes.append(SegmentClass(entry.id, entry.name, entry.is_thing, color, entry.source_id or entry.id))
-    try:
-        return DatasetInfo(message.name, tuple(classes), message.label_divisor, message.ignore_label)
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from error
-
-
-def dataset_info_to_text(info: DatasetInfo) -> str:
-    """The inverse of `parse_dataset_info`."""
-    message = dataset_pb2.DatasetInfo(name=info.name, label_divisor=info.label_divisor, ignore_label=info.ignore_label)
-    for entry in info.classes:
-        red, green, blue = entry.color
-        message.segment_class.add(
-            id=entry.id,
-            name=entry.name,
-            is_thing=entry.is_thing,
-            color=dataset_pb2.Color(red=red, green=green, blue=blue),
-            source_id=entry.source_id,
-        )
-    return text_format.MessageToString(message)
-
-
 # --- reading and merging ---
-
-
-def _read(path: str) -> str:
-    """The text of a file, on this machine or wherever tf.io.gfile reaches."""
-    try:
-        if "://" in path:
-            import tensorflow as tf
-
-            with tf.io.gfile.GFile(path) as file:
-                return file.read()
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except Exception as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-        raise UserError(f"cannot read {path}: {reason}; check the path") from error
 
 
 def _with_bases(path: str, keep_unset_placeholders: bool) -> list[_Source]:
@@ -152,10 +79,10 @@ def _with_bases(path: str, keep_unset_placeholders: bool) -> list[_Source]:
     while path:
         if len(sources) == _MAX_BASES:
             raise UserError(f"{path}: more than {_MAX_BASES} bases on end; does a file name itself as its base?")
-        source = _Source(path, _read(path))
+        source = _Source(path, storage.read_text(path))
         source = source._replace(text=_resolve_placeholders(source, keep_unset_placeholders))
         sources.insert(0, source)
-        experiment = _parse(source, experiment_pb2.Experiment())
+        experiment = textproto.parse(source.text, experiment_pb2.Experiment(), source.name)
         path = os.path.join(os.path.dirname(path), experiment.base) if experiment.base else ""
     return sources
 
@@ -178,16 +105,6 @@ def _resolve_placeholders(source: _Source, keep_unset: bool) -> str:
         return line if line.lstrip().startswith("#") else _PLACEHOLDER.sub(value_of, line)
 
     return "\n".join(resolve(number, line) for number, line in enumerate(source.text.split("\n"), start=1))
-
-
-def _parse(source: _Source, message: Message) -> Message:
-    try:
-        return text_format.Parse(source.text, message)
-    except text_format.ParseError as error:
-        line = error.GetLine()
-        reason = re.sub(r"^\d+:\d+ : ", "", str(error))
-        where = f"{source.name}:{line}" if line else source.name
-        raise UserError(f"{where}: {reason}") from error
 
 
 def _merge(below: Message, above: Message) -> None:

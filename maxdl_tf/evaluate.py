@@ -39,11 +39,11 @@ from maxdl_tf.progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
+    from maxdl_tf.class_table import DatasetInfo
     from maxdl_tf.evaluation.collector import Collector
     from maxdl_tf.evaluation.dataset_evaluation import DatasetEvaluation
     from maxdl_tf.evaluation.panoptic_evaluator import EvaluatedImage
     from maxdl_tf.protos import experiment_pb2
-    from maxdl_tf.structs import DatasetInfo
 
 FLAGS = flags.FlagValues()
 _CONFIG_FILE = flags.DEFINE_string(
@@ -225,11 +225,11 @@ def _evaluate_checkpoint() -> None:
     if _PICTURES.value:
         disk_space.check_writable(_PICTURES.value)
     with command_line.quiet_imports():
-        from maxdl_tf import factory, tasks
+        from maxdl_tf import class_table, factory, tasks
         from maxdl_tf.checkpoints import save_restore
         from maxdl_tf.training import distribution, loop
 
-    dataset_info = config.dataset_info_of(experiment.eval_dataset)
+    dataset_info = class_table.of_dataset(experiment.eval_dataset)
     task = tasks.task_of(experiment)
     strategy = distribution.create_strategy(_STRATEGY.value)
     with strategy.scope():

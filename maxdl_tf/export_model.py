@@ -88,7 +88,7 @@ def main(argv: list[str]) -> None:
     with command_line.quiet_imports():
         import tensorflow as tf
 
-        from maxdl_tf import factory
+        from maxdl_tf import class_table, factory
         from maxdl_tf.checkpoints import save_restore
         from maxdl_tf.export import saved_model
         from maxdl_tf.export.fold_batch_norm import fold_batch_norms
@@ -98,7 +98,7 @@ def main(argv: list[str]) -> None:
     saved_model.check_export_dir(_EXPORT_DIR.value)
     images = read_images(_VERIFY_IMAGES.value) if _VERIFY_IMAGES.value else None
     options = factory.inference_dataset(experiment)
-    dataset_info = config.dataset_info_of(options)
+    dataset_info = class_table.of_dataset(options)
     model = factory.build_model(experiment, dataset_info)
     restored = save_restore.load_model_weights(model, _CHECKPOINT.value)
     print(restored.report())

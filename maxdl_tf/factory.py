@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import Message
 
-from maxdl_tf import config
+from maxdl_tf import class_table
 from maxdl_tf.checkpoints.save_restore import load_model_weights
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import classification, damaged_records, pipeline, record_streams, transforms
 from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
@@ -31,7 +32,6 @@ from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.models.variants import VARIANTS, Variant
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2, training_pb2
-from maxdl_tf.structs import DatasetInfo
 from maxdl_tf.training.loss_scale import LossScale
 from maxdl_tf.training.optimizers import CreateOptimizer, Optimizers, PolySchedule, adam, radam_lookahead
 
@@ -169,7 +169,7 @@ def build_predictor(experiment: experiment_pb2.Experiment, checkpoint: str | Non
       UserError: The checkpoint is not there, or of another model.
     """
     options = inference_dataset(experiment)
-    dataset_info = config.dataset_info_of(options)
+    dataset_info = class_table.of_dataset(options)
     model = build_model(experiment, dataset_info)
     if checkpoint:
         load_model_weights(model, checkpoint)
@@ -267,7 +267,7 @@ def naming_bad_records(
     """Inside of it, a record of these data sets that ends the run is a `UserError` that names it."""
     is_panoptic = experiment.task == experiment_pb2.Experiment.panoptic
     read = pipeline.read_example if is_panoptic else classification.read_example
-    dataset_info = config.dataset_info_of(datasets[0])
+    dataset_info = class_table.of_dataset(datasets[0])
 
     def parse(serialized: tf.Tensor) -> None:
         read(serialized, dataset_info)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from maxdl_tf import command_line
+from maxdl_tf import class_table, command_line
 from maxdl_tf.errors import UserError
 from maxdl_tf.files.images import MAX_PIXELS
 from maxdl_tf.progress import Progress
@@ -80,14 +80,13 @@ _OVERWRITE = flags.DEFINE_boolean(
 
 
 def main(argv: list[str]) -> int:
-    from maxdl_tf import config
     from maxdl_tf.files import images
     from maxdl_tf.inference import prediction_folder
 
     paths = images.find_all_images([*_INPUT.value, *argv[1:]])
     names = prediction_folder.output_names(paths)
     prediction_folder.check_output(_OUTPUT.value, _OVERWRITE.value)
-    dataset_info = config.load_dataset_info(_DATASET_INFO.value)
+    dataset_info = class_table.load(_DATASET_INFO.value)
     with command_line.quiet_imports():
         from maxdl_tf.inference import served_model, servers
         from maxdl_tf.inference.prediction_writer import PredictionWriter

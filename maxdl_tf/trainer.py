@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from maxdl_tf import command_line
+from maxdl_tf import class_table, command_line
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluate import check_shards
 
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
     from maxdl_tf.checkpoints.save_restore import Checkpoints
+    from maxdl_tf.class_table import DatasetInfo
     from maxdl_tf.data.record_streams import DataService
     from maxdl_tf.models.max_deeplab import MaXDeepLab
     from maxdl_tf.protos import experiment_pb2
-    from maxdl_tf.structs import DatasetInfo
     from maxdl_tf.training.ema import WeightAverages
     from maxdl_tf.training.loop import Plan
     from maxdl_tf.training.optimizers import Optimizers
@@ -96,7 +96,7 @@ def main(argv: list[str]) -> int | None:
     with command_line.quiet_imports():
         import orbit
 
-        from maxdl_tf import config, factory, tasks
+        from maxdl_tf import class_table, factory, tasks
         from maxdl_tf.checkpoints.save_restore import Checkpoints
         from maxdl_tf.training import distribution, run_info
         from maxdl_tf.training.ema import WeightAverages
@@ -104,7 +104,7 @@ def main(argv: list[str]) -> int | None:
         from maxdl_tf.training.loop import Loop
         from maxdl_tf.training.train_step import StopTraining
 
-    dataset_info = config.dataset_info_of(experiment.train_dataset if trains else experiment.eval_dataset)
+    dataset_info = class_table.of_dataset(experiment.train_dataset if trains else experiment.eval_dataset)
     task = tasks.task_of(experiment)
     strategy = distribution.create_strategy(_STRATEGY.value, _TPU.value)
     writes = distribution.is_chief(strategy)
@@ -187,7 +187,7 @@ def load_and_check(trains: bool, evaluates: bool) -> experiment_pb2.Experiment:
     for name, wanted in (("train_dataset", trains), ("eval_dataset", evaluates)):
         if wanted:
             check_shards(experiment, name)
-            class_tables[name] = config.dataset_info_of(getattr(experiment, name))
+            class_tables[name] = class_table.of_dataset(getattr(experiment, name))
     if len({(table.classes, table.label_divisor, table.ignore_label) for table in class_tables.values()}) > 1:
         raise UserError("train_dataset and eval_dataset have different class tables; they must be equal")
     if trains and _DATA_SERVICE.value:

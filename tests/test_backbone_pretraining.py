@@ -12,10 +12,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import config, evaluate, export_model, predict
+from maxdl_tf import class_table, config, evaluate, export_model, predict
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data.example_schema import encode_classified_example
 from maxdl_tf.errors import UserError
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 from tests.helpers import REPOSITORY, command, in_process
 from tests.training.test_loop import scalars
 
@@ -41,7 +41,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("colors")
     write_shards(folder / "train.tfrecord", range(60))
     write_shards(folder / "val.tfrecord", range(100, 121))
-    (folder / config.DATASET_INFO_FILE).write_text(config.dataset_info_to_text(INFO))
+    (folder / class_table.FILE_NAME).write_text(class_table.to_text(INFO))
     (folder / "experiment.textproto").write_text(
         f"""
         task: classification
@@ -104,7 +104,7 @@ def test_a_table_of_numbers_goes_without_a_file(trained, tmp_path):
     folder, _ = trained
     path = str(folder / "experiment.textproto")
     experiment = config.load_experiment(path, ["train_dataset { num_classes: 1000 }"])
-    info = config.dataset_info_of(experiment.train_dataset)
+    info = class_table.of_dataset(experiment.train_dataset)
     assert info.class_order == tuple(range(1, 1001)) and info.by_id[1000].name == "1000" and not info.thing_ids
     for overrides, complaint in (
         (["train_dataset { num_classes: 0 }"], "num_classes 0: must be at least 1"),

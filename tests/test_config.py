@@ -2,7 +2,7 @@
 
 import pytest
 
-from maxdl_tf import config
+from maxdl_tf import class_table, config
 from maxdl_tf.errors import UserError
 
 GOOD = """\
@@ -102,7 +102,7 @@ def test_a_bad_override_is_named_as_such(write):
 
 
 def test_a_missing_file_is_one_line():
-    with pytest.raises(UserError, match=r"cannot read no/such.textproto: No such file"):
+    with pytest.raises(UserError, match=r"no/such.textproto: there is no such file"):
         config.load_experiment("no/such.textproto")
 
 
@@ -114,26 +114,26 @@ segment_class { id: 2 name: "sky" }
 
 
 def test_dataset_info_round_trip():
-    info = config.parse_dataset_info(INFO)
+    info = class_table.parse(INFO)
     assert info.class_order == (1, 2)
     assert (info.by_id[1].source_id, info.by_id[2].source_id) == (7, 2)
     assert info.by_id[1].color == (255, 0, 0)
     assert info.num_semantic_channels == 3
-    assert config.parse_dataset_info(config.dataset_info_to_text(info)) == info
+    assert class_table.parse(class_table.to_text(info)) == info
 
 
 def test_dataset_info_must_make_sense():
     with pytest.raises(UserError, match=r"table: .*\[1\] occur more than once"):
-        config.parse_dataset_info(INFO.replace("id: 2", "id: 1"), "table")
+        class_table.parse(INFO.replace("id: 2", "id: 1"), "table")
     with pytest.raises(UserError, match="lacks its id"):
-        config.parse_dataset_info(INFO.replace("id: 2", ""), "table")
+        class_table.parse(INFO.replace("id: 2", ""), "table")
     with pytest.raises(UserError, match="ignore_label 2 is also"):
-        config.parse_dataset_info(INFO + "ignore_label: 2", "table")
+        class_table.parse(INFO + "ignore_label: 2", "table")
 
 
 def test_dataset_info_lies_beside_the_shards(write, tmp_path):
     experiment = config.load_experiment(write(GOOD))
     with pytest.raises(UserError, match="convert the data with maxdl-convert"):
-        config.dataset_info_of(experiment.train_dataset)
-    write(INFO, config.DATASET_INFO_FILE)
-    assert config.dataset_info_of(experiment.train_dataset).name == "two"
+        class_table.of_dataset(experiment.train_dataset)
+    write(INFO, class_table.FILE_NAME)
+    assert class_table.of_dataset(experiment.train_dataset).name == "two"

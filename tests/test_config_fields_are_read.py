@@ -14,7 +14,7 @@ from google.protobuf import descriptor, text_format
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2
 from tests.helpers import REPOSITORY
 
-READ_BY_COMMANDS = ("maxdl_tf/trainer.py", "maxdl_tf/evaluate.py", "maxdl_tf/config.py")
+READ_BY_COMMANDS = ("maxdl_tf/class_table.py", "maxdl_tf/trainer.py", "maxdl_tf/evaluate.py", "maxdl_tf/config.py")
 
 
 class Recorder:
@@ -78,11 +78,11 @@ def experiment(tmp_path):
 
 
 def test_every_field_is_read(experiment):
-    from maxdl_tf import classification_factory, config, factory
+    from maxdl_tf import class_table, classification_factory, factory
 
     seen = set()
     recorder = Recorder(experiment, seen)
-    info = config.dataset_info_of(recorder.train_dataset)
+    info = class_table.of_dataset(recorder.train_dataset)
     model = factory.build_model(recorder, info)
     factory.build_loss(recorder, info)
     classification_factory.build_loss(recorder, info)

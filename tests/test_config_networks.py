@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from maxdl_tf import config
+from maxdl_tf import class_table
 from maxdl_tf.protos import experiment_pb2, training_pb2
 from tests.helpers import REPOSITORY
 from tests.test_configs import CONFIGS, NAMES, datasets_of, every_config, load
@@ -48,9 +48,9 @@ def without_repetition(key):
 
 def network_key(experiment) -> tuple:
     """Equal for experiments with the same network."""
-    from maxdl_tf import factory
+    from maxdl_tf import class_table, factory
 
-    classes = config.dataset_info_of(factory.training_dataset(experiment)).class_order
+    classes = class_table.of_dataset(factory.training_dataset(experiment)).class_order
     return experiment.task, repr(factory.build_variant(experiment.model)), classes
 
 
@@ -72,11 +72,11 @@ def step_key(experiment) -> tuple:
 
 def build_network(experiment):
     """The model, without memory for its weights."""
-    from maxdl_tf import factory, tasks
+    from maxdl_tf import class_table, factory, tasks
     from tests.abstract_variables import abstract_variables
 
     with abstract_variables():
-        dataset_info = config.dataset_info_of(factory.training_dataset(experiment))
+        dataset_info = class_table.of_dataset(factory.training_dataset(experiment))
         return tasks.task_of(experiment).build_model(experiment, dataset_info)
 
 
@@ -108,14 +108,14 @@ def unmoved_by_a_step(experiment) -> list[str]:
     """Traces a training step; names of variables of the model and slots of the optimizers that it does not write."""
     import tensorflow as tf
 
-    from maxdl_tf import factory, tasks
+    from maxdl_tf import class_table, factory, tasks
     from maxdl_tf.training.train_step import Trainer
     from tests.abstract_variables import abstract_variables
 
     model = build_network(experiment)
     with abstract_variables():
         optimizers = factory.build_optimizers(experiment, model)
-        dataset_info = config.dataset_info_of(experiment.train_dataset)
+        dataset_info = class_table.of_dataset(experiment.train_dataset)
         trainer = Trainer(
             strategy=tf.distribute.get_strategy(),
             model=model,
@@ -183,16 +183,16 @@ def test_the_network_is_as_large_as_the_table_says(path):
     parameters, slots = parameters_and_slots(experiment)
     assert parameters == table_of_experiments()[NAMES[CONFIGS.index(path)]][0]
     # The postprocessor numbers a class's instances by their slots.
-    assert slots < config.dataset_info_of(experiment.train_dataset).label_divisor
+    assert slots < class_table.of_dataset(experiment.train_dataset).label_divisor
 
 
 @without_repetition(network_and_crop_key)
 def count(experiment):
-    from maxdl_tf import factory, tasks
+    from maxdl_tf import class_table, factory, tasks
     from maxdl_tf.models import complexity
 
     dataset = factory.inference_dataset(experiment)
-    dataset_info = config.dataset_info_of(dataset)
+    dataset_info = class_table.of_dataset(dataset)
     return complexity.measure(
         lambda: tasks.task_of(experiment).build_model(experiment, dataset_info), factory.crop_size(dataset)
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from maxdl_tf import config
+from maxdl_tf import class_table, config
 from maxdl_tf.protos import experiment_pb2
 from tests.helpers import REPOSITORY
 
@@ -75,7 +75,7 @@ def test_shows_only_what_it_changes(path):
 @every_config
 def test_class_tables_are_found(path):
     experiment = load(path)
-    tables = [config.dataset_info_of(dataset) for dataset in datasets_of(experiment)]
+    tables = [class_table.of_dataset(dataset) for dataset in datasets_of(experiment)]
     assert tables and all(table == tables[0] for table in tables)
 
 
@@ -85,4 +85,4 @@ def test_class_tables_are_found_wherever_the_configs_are_installed(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     for name in ("ablations/loss_6_semantic", "overfit_4_images"):
         experiment = load(installed / "coco" / f"{name}.textproto")
-        assert len(config.dataset_info_of(experiment.train_dataset).classes) == 133
+        assert len(class_table.of_dataset(experiment.train_dataset).classes) == 133

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maxdl_tf import config, panoptic_ids
+from maxdl_tf import class_table, panoptic_ids
 from tests.helpers import REPOSITORY, command
 
 CONFIG_FILE = REPOSITORY / "configs" / "custom" / "max_deeplab_tiny_257.textproto"
@@ -48,7 +48,7 @@ def test_pictures_and_label_pngs_become_a_served_model(folder):
         paths = ("--image_dir", folder / "images" / split, "--label_dir", folder / "labels" / split)
         command("data_gen.convert", "label_pngs", *paths, "--split", split, "--output_dir", shards)
 
-    table = config.load_dataset_info(str(shards / "dataset_info.textproto"))
+    table = class_table.load(str(shards / "dataset_info.textproto"))
     assert [(row.id, row.name, row.is_thing) for row in table.classes] == [
         (1, "class_1", False),
         (2, "class_2", True),

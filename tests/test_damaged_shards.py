@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import config, evaluate, factory, trainer
+from maxdl_tf import class_table, evaluate, factory, trainer
 from maxdl_tf.data.example_schema import encode_example
 from tests.data import damaged_files
 from tests.data.data_servers import data_servers
@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
     damaged_files.flip_data(tmp_path / "train-0.tfrecord", 1)
     damaged_files.flip_length(tmp_path / "train-1.tfrecord", 2)
     damaged_files.cut_off(tmp_path / "train-1.tfrecord")
-    (tmp_path / config.DATASET_INFO_FILE).write_text(config.dataset_info_to_text(fakes.DATASET_INFO))
+    (tmp_path / class_table.FILE_NAME).write_text(class_table.to_text(fakes.DATASET_INFO))
     dataset = f'{{ file_pattern: "{tmp_path}/train-*.tfrecord" crop_size: {fakes.SIZE} batch_size: 4 }}'
     (tmp_path / "experiment.textproto").write_text(
         f"""
@@ -153,7 +153,7 @@ def test_training_on_batches_of_a_data_service(folder, capfd):
 
 
 def test_shards_may_lie_wherever_tensorflow_reads(folder, capfd):
-    for name in ("train-0.tfrecord", "train-1.tfrecord", config.DATASET_INFO_FILE):
+    for name in ("train-0.tfrecord", "train-1.tfrecord", class_table.FILE_NAME):
         tf.io.gfile.copy(str(folder / name), f"ram://shards/{name}", overwrite=True)
     assert _evaluate(folder, f'eval_dataset {{ file_pattern: "ram://shards/train-*.tfrecord" {SKIP} }}') == 0
     assert "ram://shards/train-1.tfrecord: record 5 at" in capfd.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import config, export_model, factory, panoptic_ids, predict
+from maxdl_tf import class_table, config, export_model, factory, panoptic_ids, predict
 from maxdl_tf.checkpoints.save_restore import Checkpoints
 from tests.helpers import REPOSITORY, in_process
 from tests.inference.color_network import INFO
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     """Has experiment.textproto and its class table."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "experiment.textproto").write_text(EXPERIMENT)
-    (folder / config.DATASET_INFO_FILE).write_text(config.dataset_info_to_text(INFO))
+    (folder / class_table.FILE_NAME).write_text(class_table.to_text(INFO))
     return folder
 
 

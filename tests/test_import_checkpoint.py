@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf import config, factory, import_checkpoint
+from maxdl_tf import class_table, config, factory, import_checkpoint
 from maxdl_tf.checkpoints.save_restore import load_model_weights
 from tests.checkpoints.deeplab2_checkpoints import write_deeplab2_checkpoint
 from tests.helpers import REPOSITORY, in_process, shared_golden, shared_path
@@ -94,7 +94,7 @@ def test_an_imported_checkpoint_gives_the_numbers_of_deeplab2(tmp_path, publishe
     assert os.listdir(output.parent) == [name]
 
     experiment = config.load_experiment(config_file)
-    dataset_info = config.dataset_info_of(experiment.eval_dataset)
+    dataset_info = class_table.of_dataset(experiment.eval_dataset)
     model = factory.build_model(experiment, dataset_info)
     assert load_model_weights(model, str(output)).model_variables == count
     outputs = model(tf.constant(golden["in/image"], tf.float32), training=False)

@@ -29,7 +29,7 @@ COMMANDS = next(number for number, groups in enumerate(FLOORS) if ["commands"] i
 
 # Modules that only some may import: built objects are handed down, protos and options stay above.
 RESERVED = {
-    "maxdl_tf.protos": {"config", "factory", "data_gen", "commands", "demo"},
+    "maxdl_tf.protos": {"maxdl_tf", "config", "factory", "data_gen", "commands", "demo"},
     "maxdl_tf.config": {"factory", "data_gen", "commands", "demo"},
     "maxdl_tf.command_line": {"data_gen", "commands", "demo"},
     "tensorflow_addons": {"training"},
@@ -41,9 +41,7 @@ NEVER = {"tensorflow_text", "tensorflow_datasets", "tensorflow_hub", "cv2", "pan
 EXCEPTIONS = {
     ("maxdl_tf.checkpoints.save_restore", "maxdl_tf.training.ema"): "the type of an argument",
     ("maxdl_tf.losses.classification", "maxdl_tf.evaluation.accuracy"): "the number of guesses that both count",
-    ("maxdl_tf.export.saved_model", "maxdl_tf.config"): "writes the class table beside the model, as a textproto",
     ("maxdl_tf.export.warm_up", "maxdl_tf.protos.serving_log_pb2"): "messages of TensorFlow Serving, no options",
-    ("maxdl_tf.inference.predictor", "maxdl_tf.config"): "reads the class table that lies beside a SavedModel",
     ("maxdl_tf.export.saved_model", "maxdl_tf.inference.segmenter"): "exports the very function that Predictor runs",
     ("maxdl_tf.export.serving_model", "maxdl_tf.inference.segmenter"): "traces that function",
 }

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import config
+from maxdl_tf import class_table
 from maxdl_tf.checkpoints.save_restore import checkpoint_paths
 from maxdl_tf.data.example_schema import encode_example
 from maxdl_tf.training.optimizers import PolySchedule
@@ -32,7 +32,7 @@ STEPS_PER_CHECKPOINT = 10
 
 # The real command with a network of three layers.
 _WITH_FAKE_MODEL = """
-from maxdl_tf import factory, trainer
+from maxdl_tf import class_table, factory, trainer
 from tests.training import fakes
 factory.build_model = lambda *arguments, **options: fakes.FakeModel()
 trainer.run()
@@ -63,7 +63,7 @@ def config_file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("experiment")
     write_shards(folder / "train.tfrecord", 16)
     write_shards(folder / "val.tfrecord", 5)
-    (folder / config.DATASET_INFO_FILE).write_text(config.dataset_info_to_text(fakes.DATASET_INFO))
+    (folder / class_table.FILE_NAME).write_text(class_table.to_text(fakes.DATASET_INFO))
     path = folder / "rectangles.textproto"
     path.write_text(
         f"""

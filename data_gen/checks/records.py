@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import example_features, example_schema, record_files
 from maxdl_tf.data_gen.checks import pictures as check_pictures
 from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, SegmentFacts, Split
-from maxdl_tf.structs import DatasetInfo
 
 _SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\..+)?")
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from maxdl_tf import command_line, config
+from maxdl_tf import class_table, command_line
 from maxdl_tf.data import example_schema, record_files
 from maxdl_tf.data_gen.checks import flags as check_flags
 from maxdl_tf.data_gen.checks import pictures as check_pictures
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     patterns = _FILE_PATTERN.value
     files = [_matching(pattern) for pattern in patterns]
     folder = os.path.dirname(patterns[0])
-    info = config.load_dataset_info(_DATASET_INFO.value or os.path.join(folder, config.DATASET_INFO_FILE))
+    info = class_table.load(_DATASET_INFO.value or os.path.join(folder, class_table.FILE_NAME))
     names = [_split_name(pattern) for pattern in patterns]
     if len(set(names)) < len(names):
         names = list(patterns)

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import classification_transforms, example_schema, record_streams, transforms
-from maxdl_tf.structs import DatasetInfo, Tensor
+from maxdl_tf.structs import Tensor
 
 
 class ClassificationBatch(NamedTuple):

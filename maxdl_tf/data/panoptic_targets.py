@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from maxdl_tf.structs import DatasetInfo, PanopticTargets, Tensor
+from maxdl_tf.class_table import DatasetInfo
+from maxdl_tf.structs import PanopticTargets, Tensor
 
 
 def panoptic_targets(

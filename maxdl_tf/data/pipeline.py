@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import example_schema, record_streams, transforms
 from maxdl_tf.data.panoptic_targets import panoptic_targets
-from maxdl_tf.structs import DatasetInfo, PanopticTargets, Tensor
+from maxdl_tf.structs import PanopticTargets, Tensor
 
 
 class TrainBatch(NamedTuple):

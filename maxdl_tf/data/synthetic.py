@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.panoptic_targets import panoptic_targets
 from maxdl_tf.data.pipeline import TrainBatch
-from maxdl_tf.structs import DatasetInfo
 
 _BLOCKS = 6  # On each side of an image; as many segments as a COCO image has, about.
 _SEGMENTS = 12

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from maxdl_tf.structs import DatasetInfo
+from maxdl_tf.class_table import DatasetInfo
 
 OPACITY = 0.6  # Of a segment's color over the image.
 HATCH_PERIOD = 10  # Pixels between the stripes of void.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.matching import PanopticCounts
-from maxdl_tf.structs import DatasetInfo
 
 _SAMPLES_AT_ONCE = 256  # Of which the counts are in memory together.
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from maxdl_tf.class_table import dataset_info_of
+from maxdl_tf.class_table import DatasetInfo, from_categories
 from maxdl_tf.data.coco_files import (
     ImageAnnotation,
     ImageEntry,
@@ -18,7 +18,6 @@ from maxdl_tf.data.coco_files import (
 )
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.segment_map import SegmentMap, from_coco
-from maxdl_tf.structs import DatasetInfo
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,7 @@ def open_pairs(files: PredictionFiles, annotations: str, panoptic_dir: str | Non
             f"{files.json} has no prediction of {len(missing)} of {len(images)} images: {some(missing)}; predict all "
             "images of the annotations"
         )
-    info = dataset_info_of(truth.categories, annotations, Path(annotations).stem)
+    info = from_categories(truth.categories, annotations, Path(annotations).stem)
     known = {entry.image_id for entry in truth.images}
     extra = [image_id for image_id in results if image_id not in known]
     return CocoPairs(images, results, truth_pngs, files.pngs, info, extra)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.comparison import Comparison, compare
 from maxdl_tf.evaluation.segment_map import from_label_map
 from maxdl_tf.evaluation.submission import SubmissionWriter, category_ids
-from maxdl_tf.structs import DatasetInfo
 
 Picture = Callable[[], np.ndarray]  # Gives uint8 [h, w, 3]; called only for images that are shown.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.errors import ErrorCounts, count_errors
 from maxdl_tf.evaluation.mask_ap import ImageThings, ThingMask, thing_masks
 from maxdl_tf.evaluation.matching import (
@@ -19,7 +20,6 @@ from maxdl_tf.evaluation.matching import (
 )
 from maxdl_tf.evaluation.segment_map import SegmentInfo, SegmentMap
 from maxdl_tf.evaluation.sweep import JudgedSegments, judge
-from maxdl_tf.structs import DatasetInfo
 
 
 class Comparison(NamedTuple):

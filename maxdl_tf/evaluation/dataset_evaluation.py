@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.bootstrap import intervals_line, quality_intervals
 from maxdl_tf.evaluation.comparison import Comparison
 from maxdl_tf.evaluation.errors import ErrorCost, ErrorCounts, error_costs
@@ -16,7 +17,6 @@ from maxdl_tf.evaluation.matching import stack_counts
 from maxdl_tf.evaluation.quality import PanopticQualityResult, quality_of
 from maxdl_tf.evaluation.sweep import sweep
 from maxdl_tf.files import storage
-from maxdl_tf.structs import DatasetInfo
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.matching import Matching, PanopticCounts
 from maxdl_tf.evaluation.quality import PanopticQualityResult, quality_of
-from maxdl_tf.structs import DatasetInfo
 
 KINDS = ("missed", "false", "wrong class", "bad mask", "rough mask")
 _MIN_IOU = 0.1  # Below it two segments have nothing to do with each other.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.structs import DatasetInfo
+from maxdl_tf.class_table import DatasetInfo
 
 
 class GraphCounts(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maxdl_tf.structs import DatasetInfo
+from maxdl_tf.class_table import DatasetInfo
 
 _AREAS = ("all", "small", "medium", "large")
 

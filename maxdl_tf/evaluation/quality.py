@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.matching import (
     PanopticCounts,
     PredictedSegments,
@@ -15,7 +16,6 @@ from maxdl_tf.evaluation.matching import (
     overlap_of,
     stack_counts,
 )
-from maxdl_tf.structs import DatasetInfo
 
 
 @dataclass(frozen=True)

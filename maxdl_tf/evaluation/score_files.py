@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.coco_files import size_mismatch
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.coco_pairs import CocoPairs
 from maxdl_tf.evaluation.comparison import Comparison, compare
 from maxdl_tf.evaluation.segment_map import to_label_maps
 from maxdl_tf.processes import results_in_order
-from maxdl_tf.structs import DatasetInfo
 
 _IMAGES_PER_PROCESS = 100  # For fewer a process is not worth its start.
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.matching import different_ids
-from maxdl_tf.structs import DatasetInfo
 
 
 class SegmentInfo(NamedTuple):

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.matching import Matching, PanopticCounts
 from maxdl_tf.evaluation.quality import quality_of
-from maxdl_tf.structs import DatasetInfo
 
 THRESHOLDS = tuple(step / 20 for step in range(20))
 

@@ -14,7 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 import maxdl_tf
-from maxdl_tf import config
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.export.serving_model import ServingModel, ServingOptions
 from maxdl_tf.export.verification import Agreement, Reference, verify
@@ -24,7 +25,6 @@ from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID, encode_label
-from maxdl_tf.structs import DatasetInfo
 
 EXPORT_INFO_FILE = "export_info.json"
 _DEFAULT_OPTIONS = ServingOptions()
@@ -104,7 +104,7 @@ def export_saved_model(
             segmenter,
             dataset_info.void,
             options,
-            _write(os.path.join(assets, config.DATASET_INFO_FILE), config.dataset_info_to_text(dataset_info)),
+            _write(os.path.join(assets, class_table.FILE_NAME), class_table.to_text(dataset_info)),
             _write(os.path.join(assets, EXPORT_INFO_FILE), json.dumps(info, indent=2) + "\n"),
         )
         say(f"writing {export_dir}")

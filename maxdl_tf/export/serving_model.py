@@ -63,7 +63,7 @@ class ServingModel(tf.Module):
       segmenter: What is exported.
       void: The value of void pixels in panoptic maps.
       options: What the signatures take and give.
-      dataset_info_path: File of the class table, `config.parse_dataset_info` reads it; becomes an asset.
+      dataset_info_path: File of the class table, `class_table.parse` reads it; becomes an asset.
       export_info_path: JSON file with the versions and the origin of the weights; becomes an asset.
 
     Attributes:

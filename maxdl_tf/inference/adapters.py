@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.predictor import Prediction
-from maxdl_tf.structs import DatasetInfo
 
 
 def to_coco_instances(prediction: Prediction, image_id: int | str, dataset_info: DatasetInfo) -> list[dict]:

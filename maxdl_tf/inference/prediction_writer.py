@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.drawing import label_maps
 from maxdl_tf.files import images, storage
 from maxdl_tf.inference import adapters, segments
@@ -22,7 +23,6 @@ from maxdl_tf.inference.prediction_folder import (
     prepare_output,
 )
 from maxdl_tf.inference.predictor import Prediction
-from maxdl_tf.structs import DatasetInfo
 
 
 class ImageRecord(NamedTuple):

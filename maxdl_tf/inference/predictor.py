@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf import config
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.segment_table import OUTPUT_NAMES, SegmentTable
@@ -18,7 +19,7 @@ from maxdl_tf.inference.segments import Segment, segments_of
 from maxdl_tf.layers.resize import size_at_stride
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs
+from maxdl_tf.structs import PanopticOutputs
 
 
 class Prediction(NamedTuple):
@@ -111,7 +112,7 @@ class Predictor:
             raise UserError(
                 f"{path}: a SavedModel, but not one that this version's maxdl-export wrote; export with maxdl-export"
             )
-        dataset_info = config.load_dataset_info(loaded.dataset_info.asset_path.numpy().decode())
+        dataset_info = class_table.load(loaded.dataset_info.asset_path.numpy().decode())
         signature = loaded.signatures["image_tensor"]
 
         def segment(image: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:

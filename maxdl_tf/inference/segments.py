@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.inference.segment_table import SegmentTable
 from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID
-from maxdl_tf.structs import DatasetInfo
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import io
 import numpy as np
 from PIL import Image
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.example_schema import encode_image_example
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.predictor import Prediction
 from maxdl_tf.inference.segment_table import OUTPUT_NAMES, SegmentTable
 from maxdl_tf.inference.segments import segments_of
 from maxdl_tf.inference.servers import RequestError, Server
-from maxdl_tf.structs import DatasetInfo
 
 INPUT_OF_SIGNATURE = {"serving_default": "image_bytes", "image_tensor": "image", "tf_example": "examples"}
 OUTPUTS = ("panoptic_map", "image_size", *OUTPUT_NAMES)

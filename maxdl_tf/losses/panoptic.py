@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.losses import assignment
 from maxdl_tf.losses.assignment import Assign
 from maxdl_tf.losses.instance_discrimination import instance_discrimination_loss
@@ -15,7 +16,7 @@ from maxdl_tf.losses.pq_style import class_term, dice_term
 from maxdl_tf.losses.reduction import weighted_mean
 from maxdl_tf.losses.semantic import semantic_loss
 from maxdl_tf.losses.target_masks import TargetMaskBuilder, TargetMasks, flatten_pixels, sum_over_rows
-from maxdl_tf.structs import DatasetInfo, Figure, PanopticOutputs, PanopticTargets
+from maxdl_tf.structs import Figure, PanopticOutputs, PanopticTargets
 
 _SIMILARITY = {"product": tf.multiply, "sum": tf.add}
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.structs import DatasetInfo, PanopticTargets
+from maxdl_tf.class_table import DatasetInfo
+from maxdl_tf.structs import PanopticTargets
 
 _OUTPUT_STRIDE = 4
 

@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 from maxdl_tf.models.mask_competition import STRIDE, MaskCompetition
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs, PanopticPrediction
+from maxdl_tf.structs import PanopticOutputs, PanopticPrediction
 
 _DROPPED_LOGIT = -99999.0
 # Rows of the result that are worked on at a time: all slots' logits of a 1025 x 1025 image would be half a gigabyte.

@@ -9,11 +9,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import classification
 from maxdl_tf.data.classification_transforms import ASPECT_RANGE, evaluation_transform, train_transform
 from maxdl_tf.data.example_schema import encode_classified_example
 from maxdl_tf.data.transforms import Augmentation
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 # Ids with a gap, and not in order: what the network is taught is the place in class_order.
 INFO = DatasetInfo("test", tuple(SegmentClass(i, f"class {i}", False, (0, 0, 0), i) for i in (7, 1, 3)))

@@ -10,11 +10,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import example_schema, pipeline, record_streams
 from maxdl_tf.data.panoptic_targets import panoptic_targets
 from maxdl_tf.data.transforms import Augmentation
 from maxdl_tf.errors import UserError
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 INFO = DatasetInfo("test", tuple(SegmentClass(i, f"class {i}", i < 3, (0, 0, 0), i) for i in (1, 2, 3, 4)))
 CROP = (33, 49)

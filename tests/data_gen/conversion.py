@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import config
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import example_schema
 from maxdl_tf.data_gen import convert
-from maxdl_tf.structs import DatasetInfo
 
 
 def run_convert(name: str, *arguments) -> int:
@@ -50,7 +50,7 @@ def read_converted(folder: Path, split: str = "train") -> Converted:
         image_id = example.image_id.numpy().decode()
         assert image_id not in labels
         labels[image_id], images[image_id] = example.label.numpy(), example.image.numpy()
-    return Converted(config.load_dataset_info(str(folder / config.DATASET_INFO_FILE)), labels, images)
+    return Converted(class_table.load(str(folder / class_table.FILE_NAME)), labels, images)
 
 
 def save_image(path: Path, height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from maxdl_tf import config
+from maxdl_tf import class_table
 from maxdl_tf.data_gen import cityscapes
 from tests.data_gen.conversion import complaint, read_converted, run_convert, save_image, save_map
 
@@ -48,7 +48,7 @@ def test_groups_are_crowds_if_so_wished(root, tmp_path):
 
 
 def test_the_table_has_the_19_classes_in_the_order_of_train_ids():
-    info = config.load_dataset_info(str(cityscapes.DATASET_INFO_FILE))
+    info = class_table.load(str(cityscapes.DATASET_INFO_FILE))
     label_ids = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
     assert [row.source_id for row in info.classes] == label_ids
     assert info.thing_ids == tuple(range(12, 20))

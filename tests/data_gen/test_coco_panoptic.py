@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import config, panoptic_ids
+from maxdl_tf import class_table, panoptic_ids
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import example_schema
 from maxdl_tf.data_gen import coco_panoptic, convert, shapes
 from maxdl_tf.errors import UserError
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 from tests.helpers import REPOSITORY, shared_golden, shared_path
 
 CATEGORIES = [
@@ -56,7 +56,7 @@ class Dataset:
 
     def annotate(self, **options):
         annotations = coco_panoptic.load_annotations(self.annotation_file)
-        info = coco_panoptic.dataset_info_of(annotations.categories, self.annotation_file, "test", **options)
+        info = class_table.from_categories(annotations.categories, self.annotation_file, "test", **options)
         annotator = coco_panoptic.Annotator(self.images, self.pngs, self.annotation_file.name, info)
         return [annotator.annotate(entry) for entry in annotations.images]
 
@@ -79,7 +79,7 @@ def _convert(*arguments) -> int:
 def test_labels_equal_the_reference(crowd_ignored):
     folder = shared_path("reference", "golden", "i_coco")
     file = folder / "annotations" / "panoptic_val2017.json"
-    info = config.load_dataset_info(str(REPOSITORY / "configs" / "datasets" / "coco_panoptic.textproto"))
+    info = class_table.load(str(REPOSITORY / "configs" / "datasets" / "coco_panoptic.textproto"))
     annotator = coco_panoptic.Annotator(folder / "val2017", file.with_suffix(""), file.name, info, crowd_ignored)
     (annotated,) = [annotator.annotate(entry) for entry in coco_panoptic.load_annotations(file).images]
     wanted = shared_golden("i_coco_example")[f"label_crowd_ignored_{int(crowd_ignored)}"]
@@ -94,7 +94,7 @@ def test_real_data_survives_conversion(tmp_path, name, images, split):
     file = shared_path("data", name, "annotations", f"panoptic_{split}.json")
     flags = [f"--image_dir={image_dir}", f"--annotation_file={file}", f"--output_dir={tmp_path}", "--split=val"]
     assert _convert("coco_panoptic", *flags, "--processes=1", "--num_shards=2") == 0
-    info = config.load_dataset_info(str(tmp_path / "dataset_info.textproto"))
+    info = class_table.load(str(tmp_path / "dataset_info.textproto"))
     content = json.loads(file.read_text())
     annotation_of = {Path(annotation["file_name"]).stem: annotation for annotation in content["annotations"]}
     seen = set()
@@ -122,7 +122,7 @@ def test_real_data_survives_conversion(tmp_path, name, images, split):
 
 
 def test_ids_are_ranks_of_category_ids_and_colors_are_made_where_missing(dataset):
-    info = coco_panoptic.dataset_info_of(CATEGORIES, dataset.annotation_file, "test")
+    info = class_table.from_categories(CATEGORIES, dataset.annotation_file, "test")
     assert [(row.id, row.name, row.is_thing, row.source_id) for row in info.classes] == [
         (1, "dog", True, 7),
         (2, "cat", True, 9),
@@ -293,7 +293,7 @@ def test_drawn_shapes_survive_the_way_through_coco_files(tmp_path):
         content["annotations"].append({"image_id": index, "file_name": f"{index}.png", "segments_info": segments})
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     annotations = coco_panoptic.load_annotations(tmp_path / "panoptic.json")
-    info = coco_panoptic.dataset_info_of(annotations.categories, tmp_path, "shapes")
+    info = class_table.from_categories(annotations.categories, tmp_path, "shapes")
     assert isinstance(info, DatasetInfo) and info.classes[0] == SegmentClass(1, "disk", True, info.classes[0].color, 10)
     annotator = coco_panoptic.Annotator(folders["images"], folders["panoptic"], "panoptic.json", info)
     for entry, (image, label) in zip(annotations.images, drawings):

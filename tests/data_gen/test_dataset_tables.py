@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from maxdl_tf import config
-from maxdl_tf.data_gen import coco_panoptic
+from maxdl_tf import class_table
 from tests.helpers import REPOSITORY, shared_path
 
 TABLES = REPOSITORY / "configs" / "datasets"
@@ -23,12 +22,12 @@ TABLES = REPOSITORY / "configs" / "datasets"
 )
 def test_equals_the_category_list_of_the_data(table, annotations):
     path = shared_path("data", *annotations.split("/"))
-    made = coco_panoptic.dataset_info_of(json.loads(path.read_text())["categories"], path, table)
-    assert config.load_dataset_info(str(TABLES / f"{table}.textproto")) == made
+    made = class_table.from_categories(json.loads(path.read_text())["categories"], path, table)
+    assert class_table.load(str(TABLES / f"{table}.textproto")) == made
 
 
 def test_coco_has_80_things_and_53_stuff_classes_numbered_as_in_the_reference():
-    info = config.load_dataset_info(str(TABLES / "coco_panoptic.textproto"))
+    info = class_table.load(str(TABLES / "coco_panoptic.textproto"))
     assert info.thing_ids == tuple(range(1, 81))
     assert info.stuff_ids == tuple(range(81, 134))
     assert (info.by_id[1].name, info.by_id[80].source_id, info.by_id[133].source_id) == ("person", 90, 200)
@@ -38,4 +37,4 @@ def test_coco_has_80_things_and_53_stuff_classes_numbered_as_in_the_reference():
 @pytest.mark.parametrize("path", sorted(TABLES.glob("*.textproto")), ids=lambda path: path.stem)
 def test_every_table_introduces_itself(path):
     assert path.read_text().startswith("# ")
-    assert config.load_dataset_info(str(path)).name == path.stem
+    assert class_table.load(str(path)).name == path.stem

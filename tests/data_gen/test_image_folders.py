@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import config
+from maxdl_tf import class_table
 from maxdl_tf.data_gen import image_folders, shapes
 from tests.helpers import in_process
 
@@ -61,7 +61,7 @@ def test_labels_count_from_1_in_alphabetical_order(folders, capsys):
         assert features["image/class/text"].bytes_list.value[:] == [class_name.encode()]
         assert features["image/height"].int64_list.value[:] == [20]
         assert features["image/width"].int64_list.value[:] == [30]
-    info = config.load_dataset_info(str(folders / "out" / "dataset_info.textproto"))
+    info = class_table.load(str(folders / "out" / "dataset_info.textproto"))
     assert [(row.id, row.name, row.is_thing) for row in info.classes] == [
         (1, "ant", False),
         (2, "cat", False),

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf import config
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import example_schema
 from maxdl_tf.data_gen import shapes, shard_writer
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.shard_output import Output
 from maxdl_tf.errors import UserError
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 THING, STUFF = SegmentClass(1, "thing", True, (1, 2, 3), 7), SegmentClass(2, "stuff", False, (0, 0, 0), 9)
 INFO = DatasetInfo("test", (THING, STUFF))
@@ -69,7 +69,7 @@ def test_tasks_keep_their_order_and_all_arrive(tmp_path):
     report = shard_writer.write_shards(range(10), Annotate(), INFO, Output(str(tmp_path), "train", num_shards=3))
     assert _ids(tmp_path) == [[f"image_{i}" for i in shard] for shard in (range(3), range(3, 6), range(6, 10))]
     assert (report.written, report.num_shards, report.skipped) == (10, 3, [])
-    assert config.load_dataset_info(str(tmp_path / "dataset_info.textproto")) == INFO
+    assert class_table.load(str(tmp_path / "dataset_info.textproto")) == INFO
 
 
 def test_bad_input_ends_the_conversion_and_leaves_nothing(tmp_path):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.drawing import label_maps
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 INFO = DatasetInfo(
     "toy",

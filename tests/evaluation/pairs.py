@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 
-from maxdl_tf.class_table import dataset_info_of
+from maxdl_tf.class_table import DatasetInfo, SegmentClass, from_categories
 from maxdl_tf.data.coco_files import read_panoptic_png
 from maxdl_tf.evaluation.matching import different_ids
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 from tests.helpers import shared_path
 
 # Things 1, 2, 3, stuff 4, 5; category ids are ten times the class ids.
@@ -84,7 +83,7 @@ def real_truth(data_set, split):
         (read_panoptic_png(annotations / f"panoptic_{split}" / found["file_name"]), found["segments_info"], found)
         for found in content["annotations"]
     ]
-    return dataset_info_of(content["categories"], path, data_set), images
+    return from_categories(content["categories"], path, data_set), images
 
 
 def perturbed(rng, ids, segments, categories):

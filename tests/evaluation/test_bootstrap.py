@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.evaluation.bootstrap import intervals_line, quality_intervals
 from maxdl_tf.evaluation.matching import PanopticCounts
 from maxdl_tf.evaluation.quality import quality_of
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 INFO = DatasetInfo("few", tuple(SegmentClass(i, str(i), i <= 2, (0, 0, 0), i) for i in range(1, 5)))
 

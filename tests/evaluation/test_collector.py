@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation import dataset_evaluation
 from maxdl_tf.evaluation.collector import Collector
@@ -15,7 +16,6 @@ from maxdl_tf.evaluation.quality import PanopticQuality
 from maxdl_tf.evaluation.segment_map import from_coco, from_label_map, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
 from maxdl_tf.panoptic_ids import color_to_id
-from maxdl_tf.structs import DatasetInfo
 from tests.evaluation import pairs
 
 # Void is 6 here, so that 0 is no class.

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.evaluation.graph_counts import count_in_graph
 from maxdl_tf.evaluation.quality import PanopticQuality
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 # Things 1 and 4, stuff 2; void is 5.
 INFO = DatasetInfo(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.evaluation.mask_ap import ImageThings, ThingMask, mask_ap, thing_masks
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 INFO = DatasetInfo("few", tuple(SegmentClass(i, f"class {i}", i <= 2, (0, 0, 0), i) for i in range(1, 4)))
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.evaluation import matching as panoptic_counts
 from maxdl_tf.evaluation.quality import PanopticQuality
 from maxdl_tf.panoptic_ids import color_to_id
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 from tests.helpers import own_golden, shared_path
 
 COCO = DatasetInfo("coco", tuple(SegmentClass(i, str(i), i <= 80, (0, 0, 0), i) for i in range(1, 134)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from maxdl_tf import config
+from maxdl_tf import class_table
 from maxdl_tf.export.serving_model import ServingModel, ServingOptions
 from maxdl_tf.export.warm_up import write_warm_up_requests
 from maxdl_tf.inference.segmenter import ImageSegmenter
@@ -17,8 +17,8 @@ def save_color_model(path: Path, **options) -> Path:
     """Writes it to a folder, with these `ServingOptions`; returns the folder."""
     assets = path.parent / f"assets_of_{path.name}"
     assets.mkdir(parents=True)
-    dataset_info, export_info = assets / config.DATASET_INFO_FILE, assets / "export_info.json"
-    dataset_info.write_text(config.dataset_info_to_text(INFO))
+    dataset_info, export_info = assets / class_table.FILE_NAME, assets / "export_info.json"
+    dataset_info.write_text(class_table.to_text(INFO))
     export_info.write_text("{}")
     segmenter = ImageSegmenter(ColorNetwork(), postprocessor(), CROP_SIZE, score_map=options.get("score_maps", False))
     model = ServingModel(segmenter, INFO.void, ServingOptions(**options), str(dataset_info), str(export_info))

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from maxdl_tf import config
+from maxdl_tf import class_table
 from maxdl_tf.errors import UserError
 from maxdl_tf.export import saved_model
 from maxdl_tf.export.serving_model import ServingOptions
@@ -61,7 +61,7 @@ def test_the_saved_model_predicts_what_the_model_does(exported, size):
 
 def test_the_class_table_and_the_origin_travel_with_it(exported):
     assets = os.path.join(exported.path, "assets")
-    assert config.load_dataset_info(os.path.join(assets, "dataset_info.textproto")) == INFO
+    assert class_table.load(os.path.join(assets, "dataset_info.textproto")) == INFO
     with open(os.path.join(assets, "export_info.json")) as file:
         info = json.load(file)
     assert (info["checkpoint"], info["tensorflow"], info["crop_size"]) == ("ckpt-7", tf.__version__, list(CROP_SIZE))

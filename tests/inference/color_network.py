@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.keras_api import keras
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs, SegmentClass
+from maxdl_tf.structs import PanopticOutputs
 
 CROP_SIZE = (97, 129)
 INFO = DatasetInfo(

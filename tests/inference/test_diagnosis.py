@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.inference import diagnosis
 from maxdl_tf.inference.diagnosis import REASONS, Loss
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.score_filter import drop_unsure_segments
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs, SegmentClass
+from maxdl_tf.structs import PanopticOutputs
 from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor, striped_image
 
 SIDE, STRIDED = 65, 17

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.inference import segments
 from maxdl_tf.inference.segment_table import SegmentTable
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 
 
 def _info(label_divisor=256, ignore_label=0):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs, PanopticTargets, SegmentClass
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
+from maxdl_tf.structs import PanopticOutputs, PanopticTargets
 from tests.helpers import Golden
 
 GOLDEN_OUTPUTS = (

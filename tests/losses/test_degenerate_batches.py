@@ -3,9 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data.panoptic_targets import panoptic_targets
 from maxdl_tf.losses.panoptic import PanopticLoss
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs, SegmentClass
+from maxdl_tf.structs import PanopticOutputs
 
 SIZE, OUTPUT_SIZE, BATCH_SIZE, SLOTS, MAX_THINGS, CHANNELS = 65, 17, 2, 7, 12, 8
 BATCHES = 200

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import BatchNorm
 from maxdl_tf.layers.precision import computing_in
 from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_image_classifier, build_max_deeplab
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs, PanopticTargets, SegmentClass
+from maxdl_tf.structs import PanopticOutputs, PanopticTargets
 from tests.models.test_max_deeplab import SMALL
 
 POLICIES = {"mixed_bfloat16": tf.bfloat16, "mixed_float16": tf.float16}

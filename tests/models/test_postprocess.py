@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs, SegmentClass
+from maxdl_tf.structs import PanopticOutputs
 from tests.helpers import shared_golden
 
 COCO = DatasetInfo("coco", tuple(SegmentClass(i, str(i), i <= 80, (0, 0, 0), i) for i in range(1, 134)))

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.keras_api import keras
-from maxdl_tf.structs import DatasetInfo, PanopticOutputs, PanopticTargets, SegmentClass
+from maxdl_tf.structs import PanopticOutputs, PanopticTargets
 
 SIZE = 33
 SLOTS = 6

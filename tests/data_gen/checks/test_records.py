@@ -10,10 +10,10 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import config
+from maxdl_tf import class_table
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import example_features, example_schema
 from maxdl_tf.data_gen.checks import records_command as check_records_command
-from maxdl_tf.structs import DatasetInfo, SegmentClass
 from tests.data import damaged_files
 from tests.helpers import in_process
 
@@ -41,7 +41,7 @@ def _write(path, examples) -> None:
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / config.DATASET_INFO_FILE).write_text(config.dataset_info_to_text(INFO))
+    (tmp_path / class_table.FILE_NAME).write_text(class_table.to_text(INFO))
     for shard in range(2):
         _write(tmp_path / f"train-0000{shard}-of-00002.tfrecord", [_example(3 * shard + i) for i in range(3)])
     _write(tmp_path / "val-00000-of-00001.tfrecord", [_example(10, label_format="raw"), _example(11)])
@@ -142,10 +142,10 @@ def test_slots_and_the_page(folder):
 def test_what_cannot_be_checked_is_one_line_and_status_2(folder, capsys):
     for arguments, words in (
         ({"patterns": ["test-*"]}, "matches no file"),
-        ({"patterns": ["train-*"]}, "cannot read"),
+        ({"patterns": ["train-*"]}, "there is no such file"),
     ):
         if "train-*" in arguments["patterns"]:
-            (folder / config.DATASET_INFO_FILE).unlink()
+            (folder / class_table.FILE_NAME).unlink()
         assert _check(folder, **arguments) == (2, set())
         said = capsys.readouterr().err.splitlines()
         assert len(said) == 1 and words in said[0]
