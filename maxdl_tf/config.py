@@ -7,19 +7,24 @@ file itself, any other name is an environment variable. Every complaint names th
 
 from __future__ import annotations
 
+import difflib
+import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from google.protobuf import text_format
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
+from maxdl_tf import configs
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage, textproto
 from maxdl_tf.protos import dataset_pb2, experiment_pb2
 
 _MAX_BASES = 10
+_SUFFIX = ".textproto"
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[A-Za-z_]\w*|[{}<>:]|\n""")
 _PLACEHOLDER = re.compile(r"\$\{(\w*)\}")
 
@@ -37,7 +42,7 @@ def load_experiment(
     """Reads, merges and validates an experiment.
 
     Args:
-      path: The textproto's file.
+      path: Path of a textproto, or name of a packaged experiment, such as `shapes/max_deeplab_tiny_81`.
       overrides: Textproto fragments merged over it in turn, such as `training { steps: 100 }`. A repeated field
         replaces the one below it.
       keep_unset_placeholders: Leave `${NAME}` as it stands where there is no such environment variable, for uses that
@@ -50,6 +55,7 @@ def load_experiment(
       UserError: With file and line, if a file is missing, a field is unknown, a placeholder has no value or a
         value is out of range.
     """
+    path = find_experiment(path)
     sources = _with_bases(path, keep_unset_placeholders)
     experiment = experiment_pb2.Experiment()
     for source in sources:
@@ -68,6 +74,55 @@ def load_experiment(
 def experiment_to_text(experiment: experiment_pb2.Experiment) -> str:
     """The experiment as a textproto that `load_experiment` reads back."""
     return text_format.MessageToString(experiment)
+
+
+def fields_to_text(fields: Mapping[str, Any]) -> str:
+    """An override from nested dictionaries: {"training": {"steps": 100}} becomes `training { steps: 100 }`.
+
+    A repeated field takes a list, or a single value. Enums are strings.
+
+    Raises:
+      UserError: A field is unknown, or a dictionary is missing where a field has fields.
+    """
+    return _fields_to_text(fields, experiment_pb2.Experiment.DESCRIPTOR, "")
+
+
+def _fields_to_text(fields: Mapping[str, Any], message: Descriptor, path: str) -> str:
+    if not isinstance(fields, Mapping):
+        raise UserError(f"{path} {fields!r}: wanted a dictionary of its fields, {', '.join(message.fields_by_name)}")
+    parts = []
+    for name, value in fields.items():
+        field = message.fields_by_name.get(name)
+        inner = f"{path}.{name}".lstrip(".")
+        if field is None:
+            raise UserError(f"{inner} is not a field; wanted one of {', '.join(message.fields_by_name)}")
+        if field.message_type:
+            parts.append(f"{name} {{ {_fields_to_text(value, field.message_type, inner)} }}")
+            continue
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            is_quoted = isinstance(item, str) and not field.enum_type
+            parts.append(f"{name}: {json.dumps(item) if is_quoted or isinstance(item, bool) else item}")
+    return " ".join(parts)
+
+
+def find_experiment(path: str) -> str:
+    """The file of an experiment: `path` itself if it exists, else the packaged experiment of that name.
+
+    Raises:
+      UserError: Neither exists.
+    """
+    if storage.is_remote(path) or os.path.exists(path):
+        return path
+    root = os.path.dirname(configs.__file__)
+    files = {name.removesuffix(_SUFFIX): os.path.join(root, name) for name in storage.find_files(root, (_SUFFIX,))}
+    packaged = files.get(path.removesuffix(_SUFFIX))
+    if packaged:
+        return packaged
+    close = difflib.get_close_matches(path.removesuffix(_SUFFIX).removeprefix("configs/"), files, n=1)
+    raise UserError(
+        f"{path}: there is no such file and no packaged experiment of this name; "
+        + (f"did you mean {close[0]}?" if close else "check the path")
+    )
 
 
 # --- reading and merging ---

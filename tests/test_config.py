@@ -106,6 +106,38 @@ def test_a_missing_file_is_one_line():
         config.load_experiment("no/such.textproto")
 
 
+def test_a_packaged_experiment_is_found_by_its_name_unless_there_is_such_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "shapes/max_deeplab_tiny_81"
+    packaged = config.load_experiment(name, keep_unset_placeholders=True)
+    assert packaged.name == "max_deeplab_tiny_81"
+    assert config.find_experiment(name + ".textproto") == config.find_experiment(name)
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / name).write_text(GOOD)
+    assert config.find_experiment(name) == name
+    with pytest.raises(UserError, match=r"tiny_18: there is no such file .* did you mean shapes/max_deeplab_tiny_81\?"):
+        config.find_experiment("configs/shapes/max_deeplab_tiny_18")
+
+
+def test_fields_as_dictionaries_are_an_override(write):
+    fields = {
+        "name": 'a "b"',
+        "model": {"recompute": "all", "semantic_branch": False},
+        "train_dataset": {"crop_size": 33, "file_pattern": ["x", "y"]},
+        "training": {"optimizer": {"learning_rate": 1e-5}},
+    }
+    experiment = config.load_experiment(write(GOOD), [config.fields_to_text(fields)])
+    assert experiment.name == 'a "b"'
+    assert experiment.model.recompute == experiment.model.all and not experiment.model.semantic_branch
+    assert (list(experiment.train_dataset.crop_size), list(experiment.train_dataset.file_pattern)) == ([33], ["x", "y"])
+    assert experiment.training.optimizer.learning_rate == pytest.approx(1e-5)
+    assert experiment.training.steps == 50
+    with pytest.raises(UserError, match=r"^training.stepz is not a field; wanted one of steps, "):
+        config.fields_to_text({"training": {"stepz": 1}})
+    with pytest.raises(UserError, match=r"^model 'tiny': wanted a dictionary of its fields, variant, "):
+        config.fields_to_text({"model": "tiny"})
+
+
 INFO = """\
 name: "two"
 segment_class { id: 1 name: "disk" is_thing: true color { red: 255 } source_id: 7 }
