@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 Tensor = Any  # A tf.Tensor; TensorFlow is not imported here so that data_gen's workers stay light.
+OUTPUT_STRIDE = 4  # Pixels of the input for each position of mask logits and pixel features, in both directions.
 
 
 class PanopticTargets(NamedTuple):
@@ -65,14 +66,10 @@ class PanopticPrediction(NamedTuple):
     Attributes:
       panoptic: int32 [batch, height, width], class id * label_divisor + instance; instance is the
         slot's number from 1 for things, 0 for stuff.
-      semantic: int32 [batch, height, width], class of each pixel's best slot, no threshold applied.
-      instance: int32 [batch, height, width], number of each pixel's best slot, from 1.
-      instance_score: float32 [batch, height, width], the pixel's confidence in its slot.
-      semantic_score: float32 [batch, height, width], the slot's confidence in its class.
+      instance_score: float32 [batch, height, width], the pixel's confidence in its slot; meaningless where void.
+      semantic_score: float32 [batch, height, width], the slot's confidence in its class; meaningless where void.
     """
 
     panoptic: Tensor
-    semantic: Tensor
-    instance: Tensor
     instance_score: Tensor
     semantic_score: Tensor

@@ -12,6 +12,7 @@ import tensorflow as tf
 from maxdl_tf.data import transforms
 from maxdl_tf.evaluation.evaluator import Evaluator
 from maxdl_tf.evaluation.quality import PanopticQuality
+from maxdl_tf.structs import PanopticOutputs, PanopticPrediction
 
 # Takes an image's id, the image uint8 [h, w, 3], and truth and prediction int [h, w] at its size.
 Show = Callable[[str, np.ndarray, np.ndarray, np.ndarray], None]
@@ -42,7 +43,7 @@ class PanopticEvaluator(Evaluator):
     Args:
       strategy: The model was made in its scope. Each replica evaluates its part of a batch.
       model: `model(images, training=False) -> PanopticOutputs`.
-      postprocess: `postprocess(outputs, (height, width)) -> PanopticPrediction`.
+      postprocess: `postprocess(outputs) -> PanopticPrediction`; runs on the host of a TPU.
       batches: `EvaluationBatch`es of all images, once; not distributed.
       new_metric: Makes an empty accumulator.
       show: Called with the first images and what became of them, for pictures.
@@ -64,7 +65,8 @@ class PanopticEvaluator(Evaluator):
     ):
         super().__init__(strategy=strategy, batches=batches, new_metric=new_metric)
         self._model = model
-        self._postprocess = postprocess
+        is_tpu = isinstance(strategy, tf.distribute.TPUStrategy)
+        self._postprocess = functools.partial(_on_host, postprocess) if is_tpu else postprocess
         self._show = show
         self._num_shown = num_shown if show else 0
         self._observe = observe
@@ -75,7 +77,7 @@ class PanopticEvaluator(Evaluator):
         With the confidences of pixels in masks and in classes after them where somebody observes.
         """
         outputs = self._model(images, training=False)
-        prediction = self._postprocess(outputs, (images.shape[1], images.shape[2]))
+        prediction = self._postprocess(outputs)
         if self._observe is None:
             return prediction.panoptic
         return prediction.panoptic, prediction.instance_score, prediction.semantic_score
@@ -102,6 +104,12 @@ class PanopticEvaluator(Evaluator):
             if self._observe:
                 scores = _scores(prediction, resized_size, *(confidence[place] for confidence in confidences))
                 self._observe(EvaluatedImage(image_id.decode(), truth, raw_prediction, scores, example))
+
+
+def _on_host(postprocess: Callable, outputs: PanopticOutputs) -> PanopticPrediction:
+    """Called on a TPU: XLA cannot compile the post-processing."""
+    outputs = PanopticOutputs(None, outputs.mask_logits, outputs.class_logits, semantic_logits=None)
+    return tf.compat.v1.tpu.outside_compilation(postprocess, outputs)
 
 
 def _at_size_in_crop(image, resized_size, truth, prediction) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.data import transforms
 from maxdl_tf.errors import UserError
+from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticOutputs
@@ -69,18 +69,17 @@ class Reference:
     """
 
     def __init__(self, model: MaXDeepLab, postprocessor: Postprocessor, crop_size: tuple[int, int]):
+        segmenter = ImageSegmenter(model, postprocessor, crop_size)
+
         @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
         def network_outputs(image):
-            padded, _ = transforms.evaluation_transform(image, crop_size)
-            outputs = model(padded[tf.newaxis], training=False)
+            outputs = segmenter.network_outputs(image)
             return {"mask_logits": outputs.mask_logits, "class_logits": outputs.class_logits}
 
         @tf.function(autograph=False)
         def label_map(mask_logits, class_logits, image_size):
             outputs = PanopticOutputs(None, mask_logits, class_logits, None)
-            panoptic = postprocessor(outputs, crop_size).panoptic[0]
-            height, width = tf.unstack(transforms.resized_size(image_size, crop_size))
-            return transforms.resize_labels(panoptic[:height, :width], image_size)
+            return segmenter.segment_outputs(outputs, image_size).panoptic
 
         self._network_outputs, self._label_map, self._void = network_outputs, label_map, postprocessor.void
 

@@ -16,10 +16,10 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.inference.segment_table import OUTPUT_NAMES, SegmentTable
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.inference.segments import Segment, segments_of
-from maxdl_tf.layers.resize import size_at_stride
+from maxdl_tf.layers.resize import input_size, size_at_stride
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.structs import PanopticOutputs
+from maxdl_tf.structs import OUTPUT_STRIDE, PanopticOutputs
 
 
 class Prediction(NamedTuple):
@@ -160,8 +160,8 @@ class Predictor:
         pixel, logits, mask = (
             output[0].numpy() for output in (outputs.pixel_feature, outputs.mask_logits, outputs.mask_embedding)
         )
-        crop_size = tuple(4 * (side - 1) + 1 for side in pixel.shape[:2])
-        height, width = size_at_stride(transforms.resized_size(image.shape[:2], crop_size).numpy(), 4)
+        resized_size = transforms.resized_size(image.shape[:2], input_size(outputs.pixel_feature)).numpy()
+        height, width = size_at_stride(resized_size, OUTPUT_STRIDE)
         return Features(pixel[:height, :width], logits[:height, :width].argmax(axis=-1).astype(np.int32), mask)
 
 

@@ -46,7 +46,7 @@ def segment_table(slot_map: SlotMap, image_size: tf.Tensor) -> SegmentTable:
     num_slots = slot_map.label.shape[0]
     map_size = tf.shape(slot_map.slot)
     rows, columns = (_Repeats.of(map_size[axis], image_size[axis]) for axis in (0, 1))
-    pixel = tf.where((slot_map.slot >= 0) & (rows.count[:, tf.newaxis] > 0) & (columns.count > 0))
+    pixel = tf.where((slot_map.void_reason == 0) & (rows.count[:, tf.newaxis] > 0) & (columns.count > 0))
     slot = tf.gather_nd(slot_map.slot, pixel)
     confidence = tf.cast(tf.gather_nd(slot_map.confidence, pixel), tf.float64)
     row, column = tf.unstack(pixel, axis=1)

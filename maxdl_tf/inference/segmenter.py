@@ -63,15 +63,13 @@ class ImageSegmenter:
     def segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> ImagePrediction:
         """What is seen in an image of `image_size`, int32 [2] (height, width), by the network's outputs for it."""
         visible = tf.unstack(transforms.resized_size(image_size, self.crop_size))
-        slot_map = self._postprocessor.read_image(outputs, self.crop_size, visible)
-        slot, is_void = tf.maximum(slot_map.slot, 0), slot_map.slot < 0
-        panoptic = tf.where(is_void, self._postprocessor.void, tf.gather(slot_map.label, slot))
+        slot_map = self._postprocessor.slot_map(outputs, visible)
         score = None
         if self._score_map:
-            score = tf.where(is_void, 0.0, slot_map.confidence * tf.gather(slot_map.class_confidence, slot))
-            score = transforms.resize_labels(score, image_size)
+            score = slot_map.confidence * tf.gather(slot_map.class_confidence, slot_map.slot)
+            score = transforms.resize_labels(tf.where(slot_map.void_reason == 0, score, 0.0), image_size)
         return ImagePrediction(
-            panoptic=transforms.resize_labels(panoptic, image_size),
+            panoptic=transforms.resize_labels(self._postprocessor.label_map(slot_map), image_size),
             segments=segment_table(slot_map, image_size),
             score=score,
         )

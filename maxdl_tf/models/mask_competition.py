@@ -1,8 +1,10 @@
-"""Which slot wins each pixel of one image, with as little work on its way as the answer allows.
+"""Which slot wins each pixel of one image, computed with as little work as the answer allows.
 
-The maps are those of `Postprocessor`, pixel by pixel. Three things are left out, because they cannot change them:
-masks of slots that are not kept, as far as none of their pixels can win; everything but the maximum of the other slots
-that are not kept; and the padding on the right and below, as long as nobody asks for its pixels.
+Three shortcuts leave the answer as it is:
+
+- Masks that win no pixel are not resized, unless their slots are kept.
+- Slots that are not kept take part with their maximum only; no softmax is taken over them.
+- Padding at the right and at the bottom is left out until its pixels are requested.
 """
 
 from __future__ import annotations
@@ -11,51 +13,53 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-STRIDE = 4  # From mask logits to the network's input.
-_BAND_CELLS = 4  # Rows of logits that are resized at a time: 16 rows of pixels.
-_ROUNDING = 1e-5  # By which interpolation may miss its bounds, relative to the logits.
+from maxdl_tf.structs import OUTPUT_STRIDE
+
+_BAND_CELLS = 4  # Rows of logits that are resized at a time, 16 rows of pixels: full maps of all slots are too large.
+_ROUNDING = 1e-5  # Rounding of interpolation beyond its bounds, relative to the logits.
 
 
 class Winners(NamedTuple):
-    """What the mask logits say of the pixels of a rectangle; all [height, width].
+    """The slots of a rectangle of pixels.
 
     Attributes:
-      slot: int32, the best of the kept slots.
-      confidence: float32, its probability among the kept slots.
-      won: bool, whether no slot that was dropped has a greater logit there.
+      slot: int32 [height, width], the slot with the greatest mask logit.
+      confidence: float32 [height, width], the greatest probability in a softmax over the kept slots. Where `slot` is
+        kept, this is its own probability.
     """
 
     slot: tf.Tensor
     confidence: tf.Tensor
-    won: tf.Tensor
 
 
 class MaskCompetition:
-    """The masks of one image, of which rectangles can be read.
+    """The masks of one image at the size of the network's input, evaluated for one rectangle at a time.
+
+    Not for XLA: the number of kept slots is known only when it runs.
 
     Args:
-      mask_logits: float32 [height / 4, width / 4, slots].
-      kept: bool [slots].
+      mask_logits: float32 [height / 4, width / 4, slots], of known shape.
+      kept: bool [slots], the slots that may own pixels. Where another slot wins, nobody owns the pixel.
     """
 
     def __init__(self, mask_logits: tf.Tensor, kept: tf.Tensor):
         self._low_height, self._low_width, num_slots = mask_logits.shape
         self._any_kept = tf.reduce_any(kept)
-        # Where there is none, one is taken that changes nothing: the kernels want a slot at least.
+        # The kernels need at least one slot in each group; a stand-in never wins.
         first = tf.one_hot(0, num_slots, on_value=True, off_value=False)
         self._kept = tf.where(tf.cond(self._any_kept, lambda: kept, lambda: first))[:, 0]
         rivals = tf.where(~kept & _may_win(mask_logits))[:, 0]
-        rivals = tf.cond(tf.size(rivals) > 0, lambda: rivals, lambda: self._kept[:1])
+        self._rivals = tf.cond(tf.size(rivals) > 0, lambda: rivals, lambda: self._kept[:1])
         self._kept_logits = tf.gather(mask_logits, self._kept, axis=-1)
-        self._rival_logits = tf.gather(mask_logits, rivals, axis=-1)
+        self._rival_logits = tf.gather(mask_logits, self._rivals, axis=-1)
 
     def winners(
-        self, height: tf.Tensor, width: tf.Tensor, top: tf.Tensor | int = 0, left: tf.Tensor | int = 0
+        self, height: tf.Tensor | int, width: tf.Tensor | int, top: tf.Tensor | int = 0, left: tf.Tensor | int = 0
     ) -> Winners:
-        """The winners of a rectangle inside of the image; it may be empty."""
-        band_rows = _BAND_CELLS * STRIDE
-        first_column = left // STRIDE
-        cells = tf.minimum((left + width - 1) // STRIDE + 2, self._low_width) - first_column
+        """The winners of a rectangle inside the network's input. The rectangle may be empty."""
+        band_rows = _BAND_CELLS * OUTPUT_STRIDE
+        first_column = left // OUTPUT_STRIDE
+        cells = tf.minimum((left + width - 1) // OUTPUT_STRIDE + 2, self._low_width) - first_column
         first_band = top // band_rows
         num_bands = tf.maximum((top + height - 1) // band_rows + 1 - first_band, 1)
 
@@ -64,51 +68,54 @@ class MaskCompetition:
             rows = tf.minimum(first_row + _BAND_CELLS + 1, self._low_height) - first_row
             begin, size = tf.stack([first_row, first_column, 0]), tf.stack([rows, cells, -1])
             judged = self._judge(*(tf.slice(x, begin, size) for x in (self._kept_logits, self._rival_logits)))
-            # The last row of a band is the first one of the next, but for the last band.
+            # The last row of a band is also the first row of the next band, except in the last one.
             return number + 1, [array.write(number, field[:band_rows]) for array, field in zip(arrays, judged)]
 
         arrays = [
             tf.TensorArray(dtype, num_bands, infer_shape=False, element_shape=[None, None])
-            for dtype in (tf.int32, tf.float32, tf.bool)
+            for dtype in (tf.int32, tf.float32)
         ]
         _, arrays = tf.while_loop(
             lambda number, _: number < num_bands, judge, (tf.constant(0), arrays), parallel_iterations=1
         )
-        top, left = top - first_band * band_rows, left - first_column * STRIDE
+        top, left = top - first_band * band_rows, left - first_column * OUTPUT_STRIDE
         return Winners(*(array.concat()[top : top + height, left : left + width] for array in arrays))
 
     def _judge(self, kept_logits: tf.Tensor, rival_logits: tf.Tensor) -> Winners:
-        logits = _upsampled(kept_logits)
+        logits, rivals = _upsampled(kept_logits), _upsampled(rival_logits)
         best = tf.reduce_max(logits, axis=-1)
-        rival = tf.reduce_max(_upsampled(rival_logits), axis=-1)
-        place = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        kept_wins = (best >= tf.reduce_max(rivals, axis=-1)) & self._any_kept
+        winner = tf.where(kept_wins, _best_of(self._kept, logits), _best_of(self._rivals, rivals))
         return Winners(
-            slot=tf.cast(tf.gather(self._kept, place), tf.int32),
+            slot=tf.cast(winner, tf.int32),
             confidence=1.0 / tf.reduce_sum(tf.exp(logits - best[..., tf.newaxis]), axis=-1),
-            won=(best >= rival) & self._any_kept,
         )
 
 
-def _may_win(logits: tf.Tensor) -> tf.Tensor:
-    """bool [slots]: False for those that win no pixel of [height, width, slots], wherever it lies between the logits.
+def _best_of(slots: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    return tf.gather(slots, tf.argmax(logits, axis=-1, output_type=tf.int32))
 
-    Between four logits no slot is above the greatest nor below the smallest of its own. So only that one can win whose
-    greatest reaches what some slot has at least.
+
+def _may_win(logits: tf.Tensor) -> tf.Tensor:
+    """bool [slots]: False for slots of [height, width, slots] that win no pixel, wherever it lies between the logits.
+
+    Between four logits, a slot stays between the least and the greatest of its own four. So a slot can win only if its
+    greatest logit reaches the highest of all slots' least ones.
     """
-    greatest = _of_each_cell(logits)
-    smallest = -_of_each_cell(-logits)
-    to_beat = tf.reduce_max(smallest, axis=-1, keepdims=True)
+    greatest = _max_of_cells(logits)
+    least = -_max_of_cells(-logits)
+    to_beat = tf.reduce_max(least, axis=-1, keepdims=True)
     to_beat -= _ROUNDING * (1.0 + tf.reduce_max(tf.abs(logits)))
     return tf.reduce_any(greatest >= to_beat, axis=[0, 1])
 
 
-def _of_each_cell(logits: tf.Tensor) -> tf.Tensor:
-    """The greatest of the four corners of each cell of [height, width, slots]; a single row or column stays."""
+def _max_of_cells(logits: tf.Tensor) -> tf.Tensor:
+    """Maximum of the four corners of each cell of [height, width, slots]; a single row or column stays."""
     window = [min(2, side) for side in logits.shape[:2]]
     return tf.nn.max_pool2d(logits[tf.newaxis], window, 1, "VALID")[0]
 
 
 def _upsampled(logits: tf.Tensor) -> tf.Tensor:
     """Bilinear with aligned corners: [h, w, slots] to [4 (h - 1) + 1, 4 (w - 1) + 1, slots]."""
-    size = STRIDE * (tf.shape(logits)[:2] - 1) + 1
+    size = OUTPUT_STRIDE * (tf.shape(logits)[:2] - 1) + 1
     return tf.raw_ops.ResizeBilinear(images=logits[tf.newaxis], size=size, align_corners=True)[0]

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.inference import diagnosis
-from maxdl_tf.inference.diagnosis import REASONS, Loss
+from maxdl_tf.inference.diagnosis import REASONS, Removed
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.score_filter import drop_unsure_segments
 from maxdl_tf.models.postprocess import Postprocessor
@@ -49,7 +49,7 @@ def _interpolated(maps, positions):
 
 
 def _expected(outputs, min_score_ids, panoptic):
-    """Losses by name, by the rules of the post-processing, one pixel after the other."""
+    """What each rule removed, by name, by the rules of the post-processing, one pixel after the other."""
     logits = _interpolated(outputs.mask_logits[0].numpy().transpose(2, 0, 1).astype(np.float64), np.arange(SIDE) / 4)
     exponent = np.exp(outputs.class_logits[0].numpy().astype(np.float64))
     probability = exponent / exponent.sum(axis=1, keepdims=True)
@@ -77,7 +77,7 @@ def _expected(outputs, min_score_ids, panoptic):
             last = (reasons - {"pixel_threshold"}) or {"pixel_threshold"}
             masks[last.pop()] += 1
     masks["min_score"] = len(min_score_ids)
-    return len(owners), {name: Loss(masks[name], pixels.get(name, 0)) for name in REASONS}, pixels["kept"]
+    return len(owners), {name: Removed(masks[name], pixels.get(name, 0)) for name in REASONS}, pixels["kept"]
 
 
 def test_every_mask_and_pixel_is_accounted_for(outputs):
@@ -91,9 +91,9 @@ def test_every_mask_and_pixel_is_accounted_for(outputs):
     found = diagnosis.diagnose(outputs, read, (SIDE, SIDE), prediction, kept)
 
     unsure = {min(prediction.segments, key=lambda segment: segment.score).id}
-    masks, losses, left = _expected(outputs, unsure, prediction.label_map)
-    assert {name: getattr(found, name) for name in REASONS} == losses
-    assert all(loss.pixels > 0 for loss in losses.values()), losses  # Or the test would not see much.
+    masks, removed, left = _expected(outputs, unsure, prediction.label_map)
+    assert {name: getattr(found, name) for name in REASONS} == removed
+    assert all(one.pixels > 0 for one in removed.values()), removed  # Or the test would not see much.
     assert (found.masks, found.pixels, found.segments, found.segment_pixels) == (
         masks,
         SIDE * SIDE,
@@ -119,7 +119,7 @@ def test_pixels_are_those_of_the_image():
     assert lost == (prediction.label_map == INFO.void).sum()
 
     both = diagnosis.total([found, found])
-    assert both.thing_area_limit == Loss(2, 2 * found.thing_area_limit.pixels)
+    assert both.thing_area_limit == Removed(2, 2 * found.thing_area_limit.pixels)
     assert (both.masks, both.segments, both.pixels) == (8, 4, 2 * found.pixels)
     text = diagnosis.table(both, {**read.thresholds, "min_score": 0.0})
     assert f"thing_area_limit {97 * 30}" in text and text.splitlines()[-1].split()[:2] == ["segments", "4"]

@@ -58,7 +58,7 @@ def test_an_image_of_the_crops_size_is_not_resampled():
     network, read_map = ColorNetwork(), postprocessor()
     segmenter = ImageSegmenter(network, read_map, CROP_SIZE, score_map=True)
     prediction = segmenter(tf.constant(image))
-    wanted = read_map(network(tf.cast(image, tf.float32)[tf.newaxis]), CROP_SIZE)
+    wanted = read_map(network(tf.cast(image, tf.float32)[tf.newaxis]))
     np.testing.assert_array_equal(prediction.panoptic, wanted.panoptic[0])
     score = np.where(wanted.panoptic[0] == INFO.void, 0.0, wanted.instance_score[0] * wanted.semantic_score[0])
     np.testing.assert_allclose(prediction.score, score, atol=1e-6)

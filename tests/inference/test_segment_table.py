@@ -23,14 +23,23 @@ def _slot_map(seed, size=(20, 31)):
     confidence = generator.uniform(0.2, 1.0, size).astype(np.float32)
     class_confidence = generator.uniform(0.5, 1.0, NUM_SLOTS).astype(np.float32)
     label = np.array(LABEL, np.int32)
-    return SlotMap(*map(tf.constant, (slot.astype(np.int32), confidence, label, label // 1000, class_confidence)))
+    reason = np.where(slot >= 0, 0, generator.integers(1, 6, size))
+    slot = np.where(slot >= 0, slot, generator.integers(0, NUM_SLOTS, size))  # Void pixels are won by some slot, too.
+    return SlotMap(
+        slot=tf.constant(slot, tf.int32),
+        void_reason=tf.constant(reason, tf.int32),
+        confidence=tf.constant(confidence),
+        label=tf.constant(label),
+        class_id=tf.constant(label // 1000),
+        class_confidence=tf.constant(class_confidence),
+    )
 
 
 def _segments(slot_map, image_size):
     """{label: (class, score, area, box)}, from maps of the image's size, as COCO defines them."""
-    slot, label, class_confidence = (slot_map[i].numpy() for i in (0, 2, 4))
+    slot, label, class_confidence = (x.numpy() for x in (slot_map.slot, slot_map.label, slot_map.class_confidence))
     maps = (
-        np.where(slot >= 0, label[slot], VOID),
+        np.where(slot_map.void_reason == 0, label[slot], VOID),
         slot_map.confidence,
         class_confidence[slot],
     )
@@ -64,5 +73,5 @@ def test_class_score_area_and_box_of_each_segment(image_size):
 
 def test_nothing_but_void_has_no_segments():
     slot_map = _slot_map(0)
-    table = segment_table(slot_map._replace(slot=tf.fill([20, 31], -1)), tf.constant([40, 62]))
+    table = segment_table(slot_map._replace(void_reason=tf.fill([20, 31], 1)), tf.constant([40, 62]))
     assert not any(field.numpy().any() for field in table)

@@ -1,4 +1,4 @@
-"""The shortened reading of one image against the post-processor's maps, and what it leaves out."""
+"""The shortcuts of the mask competition against the plain rules."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def read_in_graph():
 
             @tf.function(autograph=False)
             def function(mask_logits, class_logits, height, width):
-                return postprocessor.read_image(outputs_of(mask_logits, class_logits), SIZE, (height, width))
+                return postprocessor.slot_map(outputs_of(mask_logits, class_logits), (height, width))
 
             functions[key] = function
         height, width = visible
@@ -40,36 +40,40 @@ def read_in_graph():
     return read
 
 
-@pytest.fixture(scope="module")
-def whole_in_graph():
-    functions = {}
-
-    def read(postprocessor, key, outputs):
-        if key not in functions:
-            functions[key] = tf.function(lambda *logits: postprocessor(outputs_of(*logits), SIZE), autograph=False)
-        return functions[key](outputs.mask_logits, outputs.class_logits)
-
-    return read
+def plain_map(postprocessor, outputs):
+    """The label map and scores of the whole input by the rules, with all masks resized and no shortcut."""
+    thresholds = postprocessor.thresholds
+    logits = mask_competition._upsampled(outputs.mask_logits[0]).numpy()
+    probability = tf.nn.softmax(outputs.class_logits[0]).numpy()[:, :-1]
+    place, confidence = probability.argmax(axis=1), probability.max(axis=1)
+    kept = np.flatnonzero(confidence >= thresholds["class_threshold"])
+    slot = logits.argmax(axis=-1)
+    with np.errstate(divide="ignore"):  # Where no slot is kept.
+        share = np.exp(logits.max(axis=-1)) / np.exp(logits[..., kept].astype(np.float64)).sum(axis=-1)
+    slot = np.where(np.isin(slot, kept) & (share > thresholds["pixel_threshold"]), slot, -1)
+    label = np.full([len(place)], SMALL.void)
+    for n in kept:
+        is_thing = place[n] < len(SMALL.thing_ids)
+        area = (slot == n).sum() if is_thing else np.isin(slot, np.flatnonzero(place == place[n])).sum()
+        if area >= thresholds["thing_area_limit" if is_thing else "stuff_area_limit"]:
+            label[n] = SMALL.class_order[place[n]] * SMALL.label_divisor + (n + 1) * is_thing
+    return np.where(slot >= 0, label[slot], SMALL.void), share, confidence
 
 
 @pytest.mark.parametrize("visible", VISIBLE)
 @pytest.mark.parametrize("class_threshold", [0.0, 0.5, 0.8, 1.0])
-def test_it_is_the_visible_part_of_the_whole_map(read_in_graph, whole_in_graph, visible, class_threshold):
+def test_shortcuts_change_nothing(read_in_graph, visible, class_threshold):
     for seed in range(3):
         outputs = random_outputs(seed, smooth=seed % 3 != 0)
         options = {"class_threshold": class_threshold, "pixel_threshold": 0.4}
         postprocess = Postprocessor(SMALL, thing_area_limit=300, stuff_area_limit=700, **options)
-        whole = whole_in_graph(postprocess, class_threshold, outputs)
         slot_map = read_in_graph(postprocess, class_threshold, outputs, visible)
-        slot = slot_map.slot.numpy()
-        panoptic = np.where(slot >= 0, slot_map.label.numpy()[slot], SMALL.void)
-        wanted, instance_score, semantic_score = (
-            field[0, : visible[0], : visible[1]].numpy()
-            for field in (whole.panoptic, whole.instance_score, whole.semantic_score)
-        )
-        np.testing.assert_array_equal(panoptic, wanted)
-        np.testing.assert_allclose(slot_map.confidence[slot >= 0], instance_score[slot >= 0], rtol=1e-5)
-        np.testing.assert_array_equal(slot_map.class_confidence.numpy()[slot[slot >= 0]], semantic_score[slot >= 0])
+        panoptic, confidence, class_confidence = plain_map(postprocess, outputs)
+        here = np.s_[: visible[0], : visible[1]]
+        np.testing.assert_array_equal(postprocess.label_map(slot_map), panoptic[here])
+        accepted = panoptic[here] != SMALL.void
+        np.testing.assert_allclose(slot_map.confidence[accepted], confidence[here][accepted], rtol=1e-5)
+        np.testing.assert_allclose(slot_map.class_confidence, class_confidence, rtol=1e-6)
 
 
 def test_pixels_in_the_padding_count():
@@ -78,15 +82,16 @@ def test_pixels_in_the_padding_count():
     logits[0, :, :, 1] = 50.0
     logits[0, 2, :, 0] = 100.0
     outputs = outputs_of(tf.constant(logits), tf.constant([[[9.0, 0, 0, 0, 0], [0, 0, 9.0, 0, 0]]]))
-    whole = Postprocessor(SMALL, thing_area_limit=1, stuff_area_limit=1)(outputs, (17, 25)).instance[0, :, 0] - 1
-    rows = int((whole.numpy() == 0).sum())
+    whole = Postprocessor(SMALL, thing_area_limit=1, stuff_area_limit=1).slot_map(outputs)
+    with_thing = np.flatnonzero((whole.slot[:, 0] == 0) & (whole.void_reason[:, 0] == 0))
+    rows, first = len(with_thing), int(with_thing[0])
     assert rows > 2
-    first = int(np.flatnonzero(whole == 0)[0])
     for limit, kept in ((rows * 25, True), (rows * 25 + 1, False)):
         postprocess = Postprocessor(SMALL, thing_area_limit=limit, stuff_area_limit=1)
         for visible in ((first + 1, 25), (17, 3), (first + 2, 2)):
-            slot = postprocess.read_image(outputs, (17, 25), visible).slot.numpy()
-            assert (slot[first] == (0 if kept else -1)).all()
+            slot_map = postprocess.slot_map(outputs, visible)
+            assert (slot_map.slot[first].numpy() == 0).all()
+            assert ((slot_map.void_reason[first].numpy() == 0) == kept).all()
 
 
 def test_masks_that_cannot_win_are_not_resized(monkeypatch):
@@ -98,9 +103,7 @@ def test_masks_that_cannot_win_are_not_resized(monkeypatch):
     monkeypatch.setattr(mask_competition, "_upsampled", lambda x: resized.append(x.shape[-1]) or upsampled(x))
     winners = MaskCompetition(tf.constant(logits), tf.constant([True, False, False, False])).winners(17, 17)
     assert set(resized) == {1, 2}
-    np.testing.assert_array_equal(
-        winners.won.numpy()[:, [0, 4, 5, 7, 8, 16]], [[True, True, False, False, False, False]] * 17
-    )
+    np.testing.assert_array_equal(winners.slot.numpy()[:, [0, 4, 5, 7, 8, 16]], [[0, 0, 2, 2, 1, 1]] * 17)
 
 
 @pytest.mark.parametrize("slots", [3, 20])
@@ -110,9 +113,3 @@ def test_what_may_win_holds_all_winners(slots):
         logits = tf.constant(generator.normal(0, 1, [6, 9, slots]).astype(np.float32))
         winners = set(np.unique(tf.argmax(mask_competition._upsampled(logits), axis=-1)))
         assert winners <= set(np.flatnonzero(mask_competition._may_win(logits)))
-
-
-def test_sizes_that_do_not_fit_are_refused():
-    postprocess = Postprocessor(SMALL, thing_area_limit=0, stuff_area_limit=0)
-    with pytest.raises(ValueError, match=r"mask logits for an input of \(65, 97\), but size is \(65, 65\)"):
-        postprocess.read_image(random_outputs(0), (65, 65), (65, 65))

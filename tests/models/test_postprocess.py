@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.models.postprocess import Postprocessor
+from maxdl_tf.models.postprocess import VOID_REASONS, Postprocessor
 from maxdl_tf.structs import PanopticOutputs
 from tests.helpers import shared_golden
 
@@ -29,9 +29,8 @@ def golden(request):
 def golden_call(golden):
     info = golden.info
     options = ("class_threshold", "pixel_threshold", "thing_area_limit", "stuff_area_limit")
-    size = tuple(np.broadcast_to(info["crop"], 2).tolist())
     outputs = (tf.constant(golden["in/mask_logits"]), tf.constant(golden["in/class_logits"]))
-    return Postprocessor(COCO, **{name: info[name] for name in options}), outputs, size
+    return Postprocessor(COCO, **{name: info[name] for name in options}), outputs
 
 
 def outputs_of(mask_logits, class_logits):
@@ -39,50 +38,46 @@ def outputs_of(mask_logits, class_logits):
 
 
 def assert_is_golden(prediction, golden):
-    for name, reference in (
-        ("panoptic", "panoptic_pred"),
-        ("semantic", "semantic_pred"),
-        ("instance", "instance_pred"),
-    ):
-        np.testing.assert_array_equal(getattr(prediction, name), golden["out/" + reference], err_msg=name)
-        assert getattr(prediction, name).dtype == tf.int32
+    np.testing.assert_array_equal(prediction.panoptic, golden["out/panoptic_pred"])
+    assert prediction.panoptic.dtype == tf.int32
+    accepted = golden["out/panoptic_pred"] != COCO.void
     for name, reference in (("instance_score", "instance_scores"), ("semantic_score", "semantic_scores")):
-        np.testing.assert_allclose(getattr(prediction, name), golden["out/" + reference], atol=2e-6, err_msg=name)
+        got, wanted = (
+            np.asarray(scores)[accepted] for scores in (getattr(prediction, name), golden["out/" + reference])
+        )
+        np.testing.assert_allclose(got, wanted, atol=2e-6, err_msg=name)
 
 
 def test_maps_of_the_reference(golden):
-    postprocess, outputs, size = golden_call(golden)
-    assert_is_golden(postprocess(outputs_of(*outputs), size), golden)
+    postprocess, outputs = golden_call(golden)
+    assert_is_golden(postprocess(outputs_of(*outputs)), golden)
 
 
-def test_maps_of_the_reference_in_a_graph_that_knows_no_sizes(golden):
-    postprocess, outputs, size = golden_call(golden)
-    slots, classes = outputs[1].shape[1:]
+def test_maps_of_the_reference_in_a_graph_of_any_batch_size(golden):
+    postprocess, outputs = golden_call(golden)
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, None, None, slots]),
-            tf.TensorSpec([None, slots, classes]),
-            tf.TensorSpec([2], tf.int32),
-        ]
-    )
-    def graph(mask_logits, class_logits, size):
-        return postprocess(outputs_of(mask_logits, class_logits), tuple(tf.unstack(size)))
+    @tf.function(input_signature=[tf.TensorSpec([None, *output.shape[1:]]) for output in outputs])
+    def graph(mask_logits, class_logits):
+        return postprocess(outputs_of(mask_logits, class_logits))
 
-    assert_is_golden(graph(*outputs, tf.constant(size)), golden)
-
-
-def test_compiles_with_xla():
-    golden = shared_golden("e_post_s_rect_97x161")
-    postprocess, outputs, size = golden_call(golden)
-    graph = tf.function(lambda *outputs: postprocess(outputs_of(*outputs), size), jit_compile=True)
     assert_is_golden(graph(*outputs), golden)
 
 
-def scene(slot_of_pixel, classes, confidence=0.95, sharpness=20.0):
-    """One image whose pixel (y, x) belongs to slot slot_of_pixel[y][x]; slot n is of class classes[n]."""
+def test_the_winner_of_each_pixel_is_the_references(golden):
+    """The reference's map of classes has no thresholds; its map of slots is that of kept slots."""
+    postprocess, outputs = golden_call(golden)
+    for i in range(len(outputs[0])):
+        slot_map = postprocess.slot_map(outputs_of(*(output[i : i + 1] for output in outputs)))
+        slot = slot_map.slot.numpy()
+        np.testing.assert_array_equal(slot_map.class_id.numpy()[slot], golden["out/semantic_pred"][i])
+        is_kept = slot_map.class_confidence.numpy()[slot] >= postprocess.thresholds["class_threshold"]
+        np.testing.assert_array_equal(slot[is_kept] + 1, golden["out/instance_pred"][i][is_kept])
+
+
+def scene(slot_of_cell, classes, confidence=0.95, sharpness=200.0):
+    """One image whose logit (y, x) is of slot slot_of_cell[y][x]; slot n is of class classes[n]."""
     num_slots = len(classes)
-    slot = np.array(slot_of_pixel)
+    slot = np.array(slot_of_cell)
     probability = np.full([1, num_slots, 5], 1e-9)
     confidence = np.broadcast_to(confidence, num_slots)
     for n, place in enumerate(classes):
@@ -93,90 +88,94 @@ def scene(slot_of_pixel, classes, confidence=0.95, sharpness=20.0):
     )
 
 
-def panoptic(outputs, size, thing_area_limit=0, stuff_area_limit=0, **options):
-    postprocess = Postprocessor(SMALL, thing_area_limit=thing_area_limit, stuff_area_limit=stuff_area_limit, **options)
-    return postprocess(outputs, size).panoptic[0].numpy()
+def postprocessor(thing_area_limit=0, stuff_area_limit=0, **options):
+    return Postprocessor(SMALL, thing_area_limit=thing_area_limit, stuff_area_limit=stuff_area_limit, **options)
+
+
+def panoptic(outputs, *limits, **options):
+    """The label map, where the logits are."""
+    return postprocessor(*limits, **options)(outputs).panoptic[0, ::4, ::4].numpy()
+
+
+def void_reasons(outputs, *limits, **options):
+    """The names of the reasons, where the logits are; None where the pixel belongs to its slot."""
+    reasons = postprocessor(*limits, **options).slot_map(outputs).void_reason[::4, ::4].numpy()
+    return [[None if reason == 0 else VOID_REASONS[reason - 1] for reason in row] for row in reasons]
 
 
 def test_things_are_told_apart_and_stuff_is_merged():
     outputs = scene([[0, 1, 2, 3]], [THING_8, THING_8, STUFF_5, STUFF_5])
-    np.testing.assert_array_equal(panoptic(outputs, (1, 4)), [[8001, 8002, 5000, 5000]])
+    np.testing.assert_array_equal(panoptic(outputs), [[8001, 8002, 5000, 5000]])
 
 
 def test_void_wins_by_its_share_only():
     """A slot that is more void than anything is still of its best class; the threshold drops it."""
     outputs = scene([[0, 1]], [THING_8, STUFF_5], confidence=[0.3, 0.9])
-    np.testing.assert_array_equal(panoptic(outputs, (1, 2)), [[VOID, 5000]])
-    np.testing.assert_array_equal(panoptic(outputs, (1, 2), class_threshold=0.2), [[8001, 5000]])
+    np.testing.assert_array_equal(panoptic(outputs), [[VOID, 5000]])
+    assert void_reasons(outputs) == [["no_object", None]]
+    np.testing.assert_array_equal(panoptic(outputs, class_threshold=0.2), [[8001, 5000]])
 
 
 def test_pixels_won_by_a_dropped_slot_are_void_not_the_runners_up():
-    outputs = scene([[0, 1, 1]], [THING_8, STUFF_5], confidence=[0.9, 0.5])
-    prediction = Postprocessor(SMALL, thing_area_limit=0, stuff_area_limit=0)(outputs, (1, 3))
-    np.testing.assert_array_equal(prediction.panoptic[0], [[8001, VOID, VOID]])
-    np.testing.assert_array_equal(prediction.instance[0], [[1, 1, 1]])
-    np.testing.assert_array_equal(prediction.semantic[0], [[8, 5, 5]])
+    outputs = scene([[0, 1, 1]], [THING_8, STUFF_5], confidence=[0.9, 0.6])
+    np.testing.assert_array_equal(panoptic(outputs), [[8001, VOID, VOID]])
+    assert void_reasons(outputs) == [[None, "class_threshold", "class_threshold"]]
+    np.testing.assert_array_equal(postprocessor().slot_map(outputs).slot[:, ::4], [[0, 1, 1]])
 
 
 def test_pixels_that_hesitate_are_void():
     outputs = scene([[0, 1, 2]], [THING_8, STUFF_5, STUFF_6])
-    hesitant = outputs._replace(mask_logits=outputs.mask_logits * [[[[1.0], [0.01], [1.0]]]])
-    np.testing.assert_array_equal(panoptic(hesitant, (1, 3)), [[8001, VOID, 6000]])
-    np.testing.assert_array_equal(panoptic(hesitant, (1, 3), pixel_threshold=0.3), [[8001, 5000, 6000]])
+    hesitant = outputs._replace(mask_logits=outputs.mask_logits * [[[[1.0], [0.001], [1.0]]]])
+    np.testing.assert_array_equal(panoptic(hesitant), [[8001, VOID, 6000]])
+    assert void_reasons(hesitant) == [[None, "pixel_threshold", None]]
+    np.testing.assert_array_equal(panoptic(hesitant, pixel_threshold=0.3), [[8001, 5000, 6000]])
 
 
 def test_small_segments_are_void():
-    slot = [[0, 0, 0, 1, 1, 2, 2, 3, 3]]  # A thing of 3, a thing of 2, a stuff class of 2 + 2 pixels.
-    outputs = scene(slot, [THING_8, THING_8, STUFF_5, STUFF_5])
-    thing = [8001] * 3
-    np.testing.assert_array_equal(panoptic(outputs, (1, 9), 3, 4), [thing + [VOID] * 2 + [5000] * 4])
-    np.testing.assert_array_equal(panoptic(outputs, (1, 9), 3, 5), [thing + [VOID] * 6])
-    np.testing.assert_array_equal(panoptic(outputs, (1, 9), 2, 4), [[*thing, 8002, 8002] + [5000] * 4])
+    """Of 33 pixels, things have 11 and 8; a stuff class has 14 in two slots."""
+    outputs = scene([[0, 0, 0, 1, 1, 2, 2, 3, 3]], [THING_8, THING_8, STUFF_5, STUFF_5])
+    whole = postprocessor()(outputs).panoptic[0].numpy()
+    assert {label: int((whole == label).sum()) for label in np.unique(whole)} == {5000: 14, 8001: 11, 8002: 8}
+    thing, stuff = [8001] * 3, [5000] * 4
+    np.testing.assert_array_equal(panoptic(outputs, 11, 14), [thing + [VOID] * 2 + stuff])
+    np.testing.assert_array_equal(panoptic(outputs, 11, 15), [thing + [VOID] * 6])
+    np.testing.assert_array_equal(panoptic(outputs, 8, 14), [[*thing, 8002, 8002, *stuff]])
+    reasons = [[None] * 3 + ["thing_area_limit"] * 2 + ["stuff_area_limit"] * 4]
+    assert void_reasons(outputs, 11, 15) == reasons
 
 
 def test_nothing_kept():
     outputs = scene([[0, 1], [1, 0]], [THING_8, STUFF_5], confidence=0.5)
-    prediction = Postprocessor(SMALL, thing_area_limit=0, stuff_area_limit=0)(outputs, (5, 5))
-    assert (prediction.panoptic.numpy() == VOID).all() and (prediction.instance.numpy() == 1).all()
-    assert not prediction.instance_score.numpy().any() and not prediction.semantic_score.numpy().any()
-    assert set(np.unique(prediction.semantic)) == {5, 8}
+    assert (postprocessor()(outputs).panoptic.numpy() == VOID).all()
+    slot_map = postprocessor().slot_map(outputs)
+    np.testing.assert_array_equal(slot_map.slot[::4, ::4], [[0, 1], [1, 0]])
+    assert (slot_map.void_reason.numpy() > 0).all()
 
 
 def test_logits_are_resized_before_they_compete():
     """Between a strong and a weak slot the border is nearer to the weak one."""
     outputs = scene([[0, 1]], [THING_8, STUFF_5])
     outputs = outputs._replace(mask_logits=outputs.mask_logits * [1.0, 0.25])
-    np.testing.assert_array_equal(panoptic(outputs, (1, 5)), [[8001, 8001, 8001, 8001, 5000]])
+    np.testing.assert_array_equal(postprocessor()(outputs).panoptic[0], [[8001, 8001, 8001, 8001, 5000]])
 
 
 def test_order_of_slots_only_renumbers():
     golden = shared_golden("e_post_s_rect_97x161")
-    postprocess, (mask_logits, class_logits), size = golden_call(golden)
+    postprocess, (mask_logits, class_logits) = golden_call(golden)
     order = np.random.default_rng(0).permutation(mask_logits.shape[-1])
     permuted = outputs_of(tf.gather(mask_logits, order, axis=-1), tf.gather(class_logits, order, axis=1))
-    prediction = postprocess(permuted, size)
     new_number = np.concatenate([[0], np.argsort(order) + 1])
     want = golden["out/panoptic_pred"]
-    np.testing.assert_array_equal(prediction.panoptic, want // 256 * 256 + new_number[want % 256])
-    np.testing.assert_array_equal(prediction.semantic, golden["out/semantic_pred"])
-
-
-def test_a_batch_is_its_images():
-    golden = shared_golden("e_post_s_small_limits_129")
-    postprocess, outputs, size = golden_call(golden)
-    together = postprocess(outputs_of(*outputs), size)
-    for i in range(len(outputs[0])):
-        alone = postprocess(outputs_of(*(output[i : i + 1] for output in outputs)), size)
-        np.testing.assert_array_equal(alone.panoptic[0], together.panoptic[i])
+    np.testing.assert_array_equal(postprocess(permuted).panoptic, want // 256 * 256 + new_number[want % 256])
 
 
 def test_what_does_not_fit_is_refused():
     outputs = scene([[0, 1]], [THING_8, STUFF_5])
     with pytest.raises(ValueError, match="another data set"):
-        Postprocessor(COCO, thing_area_limit=0, stuff_area_limit=0)(outputs, (1, 2))
+        Postprocessor(COCO, thing_area_limit=0, stuff_area_limit=0)(outputs)
     many = outputs_of(tf.zeros([1, 1, 1, 1000]), tf.zeros([1, 1000, 5]))
     with pytest.raises(ValueError, match="label_divisor 1000"):
-        panoptic(many, (1, 1))
+        panoptic(many)
     for bad in ({"class_threshold": 1.5}, {"pixel_threshold": -0.1}, {"thing_area_limit": -1}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             Postprocessor(SMALL, **{"thing_area_limit": 0, "stuff_area_limit": 0, **bad})
