@@ -42,8 +42,6 @@ EXCEPTIONS = {
     ("maxdl_tf.checkpoints.save_restore", "maxdl_tf.training.ema"): "the type of an argument",
     ("maxdl_tf.losses.classification", "maxdl_tf.evaluation.accuracy"): "the number of guesses that both count",
     ("maxdl_tf.export.warm_up", "maxdl_tf.protos.serving_log_pb2"): "messages of TensorFlow Serving, no options",
-    ("maxdl_tf.export.saved_model", "maxdl_tf.inference.segmenter"): "exports the very function that Predictor runs",
-    ("maxdl_tf.export.serving_model", "maxdl_tf.inference.segmenter"): "traces that function",
 }
 
 
