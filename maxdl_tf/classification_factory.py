@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorflow as tf
@@ -10,9 +10,8 @@ import tensorflow as tf
 from maxdl_tf import factory
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import classification, record_streams
-from maxdl_tf.drawing import label_maps
-from maxdl_tf.evaluation.accuracy import Accuracy
-from maxdl_tf.evaluation.classification_evaluator import ClassificationEvaluator
+from maxdl_tf.evaluation.accuracy import ClassifiedImage, ClassifiedImages, accuracy
+from maxdl_tf.evaluation.model_images import Evaluator, Result
 from maxdl_tf.layers.precision import computing_in
 from maxdl_tf.losses.classification import ClassificationLoss
 from maxdl_tf.models.build import build_image_classifier
@@ -62,17 +61,14 @@ def build_evaluator(
     dataset_info: DatasetInfo,
     strategy: tf.distribute.Strategy,
     model: ImageClassifier,
-    show_picture: Callable[[str, np.ndarray], None],
-    num_pictures: int,
-) -> ClassificationEvaluator:
-    """The evaluator of a model on the experiment's eval_dataset; see `factory.build_evaluator`."""
+    *,
+    show_picture: Callable[[str, np.ndarray], None] | None = None,
+    num_pictures: int = 0,
+    measure: Callable[[Iterable[ClassifiedImage]], Result] | None = None,
+) -> Evaluator:
+    """Builds the evaluator of a model on the experiment's eval_dataset; see `factory.build_evaluator`."""
     options = experiment.eval_dataset
-    names = [dataset_info.by_id[class_id].name for class_id in dataset_info.class_order]
-
-    def show(image_id: str, image: np.ndarray, truth: int, prediction: int) -> None:
-        show_picture(image_id, label_maps.side_by_side([image], [f"{names[truth]}: {names[prediction]}"]))
-
-    return ClassificationEvaluator(
+    images = ClassifiedImages(
         strategy=strategy,
         model=model,
         batches=classification.evaluation_batches(
@@ -83,7 +79,6 @@ def build_evaluator(
             max_images=experiment.evaluation.max_images or None,
             skip_damaged=factory.skips_damaged(options),
         ),
-        new_metric=Accuracy,
-        show=show,
-        num_shown=num_pictures,
+        class_names=[dataset_info.by_id[class_id].name for class_id in dataset_info.class_order],
     )
+    return Evaluator(images, measure or accuracy, show=show_picture, num_shown=num_pictures)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,8 @@ from maxdl_tf import class_table
 from maxdl_tf.checkpoints.save_restore import load_model_weights
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import classification, damaged_records, pipeline, record_streams, transforms
-from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
-from maxdl_tf.evaluation.panoptic_evaluator import EvaluatedImage, PanopticEvaluator
-from maxdl_tf.evaluation.quality import PanopticQuality
+from maxdl_tf.evaluation.model_images import EvaluatedImage, Evaluator, PanopticImages, Result, panoptic_quality
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.segmenter import without_semantic_branch
 from maxdl_tf.layers.precision import computing_in
@@ -178,10 +177,6 @@ def build_predictor(experiment: experiment_pb2.Experiment, checkpoint: str | Non
     return Predictor.from_model(model, postprocessor, crop_size=crop_size(options), dataset_info=dataset_info), model
 
 
-def build_metric(dataset_info: DatasetInfo) -> PanopticQuality:
-    return PanopticQuality(dataset_info)
-
-
 def build_optimizers(experiment: experiment_pb2.Experiment, model: MaXDeepLab) -> Optimizers:
     """Optimizers of two groups: the pretrained part of the backbone learns at `backbone_multiplier` of the rate.
 
@@ -294,36 +289,32 @@ def build_evaluator(
     dataset_info: DatasetInfo,
     strategy: tf.distribute.Strategy,
     model: MaXDeepLab,
-    show_picture: Callable[[str, np.ndarray], None],
-    num_pictures: int,
-    observe: Callable[[EvaluatedImage], None] | None = None,
-) -> PanopticEvaluator:
-    """The evaluator of a model on the experiment's eval_dataset.
+    *,
+    show_picture: Callable[[str, np.ndarray], None] | None = None,
+    num_pictures: int = 0,
+    measure: Callable[[Iterable[EvaluatedImage]], Result] | None = None,
+) -> Evaluator:
+    """Builds the evaluator of a model on the experiment's eval_dataset.
 
     Args:
-      experiment: Says what to evaluate on and how.
-      dataset_info: The class table.
-      strategy: The model was made in its scope.
+      experiment: Experiment with the data set and the options of the evaluation.
+      dataset_info: Class table.
+      strategy: Strategy in whose scope the model was built.
       model: The network.
-      show_picture: Gets the id of an image and input, truth and prediction side by side, uint8 [h, w, 3].
-      num_pictures: Of how many images, from the first on.
-      observe: Called with every image.
+      show_picture: Receives the id of an image and image, truth and prediction side by side, uint8 [h, w, 3].
+      num_pictures: Number of images to show, starting with the first.
+      measure: Measures the images, with scores of their segments, instead of `panoptic_quality`.
     """
-
-    def show(image_id: str, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> None:
-        pictures = [image, *(label_maps.panoptic_picture(image, m, dataset_info) for m in (truth, prediction))]
-        show_picture(image_id, label_maps.side_by_side(pictures, ["input", "truth", "prediction"]))
-
-    return PanopticEvaluator(
+    images = PanopticImages(
         strategy=strategy,
         model=model,
         postprocess=build_postprocessor(experiment, dataset_info),
         batches=build_evaluation_batches(experiment, dataset_info),
-        new_metric=lambda: build_metric(dataset_info),
-        show=show,
-        num_shown=num_pictures,
-        observe=observe,
+        dataset_info=dataset_info,
+        with_scores=measure is not None,
     )
+    measure = measure or functools.partial(panoptic_quality, dataset_info=dataset_info)
+    return Evaluator(images, measure, show=show_picture, num_shown=num_pictures)
 
 
 def build_augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.Augmentation:

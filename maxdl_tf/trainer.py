@@ -134,7 +134,12 @@ def main(argv: list[str]) -> int | None:
     evaluator = None
     if evaluates:
         evaluator = task.build_evaluator(
-            experiment, dataset_info, strategy, model, show_in_tensorboard, experiment.training.summary_images
+            experiment,
+            dataset_info,
+            strategy,
+            model,
+            show_picture=show_in_tensorboard,
+            num_pictures=experiment.training.summary_images,
         )
 
     datasets = [experiment.train_dataset] * trains + [experiment.eval_dataset] * evaluates

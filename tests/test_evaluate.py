@@ -1,4 +1,4 @@
-"""maxdl-eval on files of predictions: what it prints and writes, without TensorFlow."""
+"""maxdl-eval on predictions in files: its output, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def maxdl_eval(*arguments):
 
 @pytest.fixture(scope="module")
 def coco(tmp_path_factory):
-    """Twelve predictions, and the truth of as many images."""
+    """Twelve predictions and the truth of their images."""
     annotations = shared_path("data", "coco_sample", "annotations")
     folder = tmp_path_factory.mktemp("coco")
     predictions = write_perturbed(folder, "coco_sample", "val2017", count=12)
@@ -52,7 +52,7 @@ def coco(tmp_path_factory):
 
 
 def official_pq(coco, predictions):
-    """Of files, by the second implementation of the rule."""
+    """PQ of files by the second implementation of the rule."""
     from tests.evaluation.pairs import read_panoptic_png
 
     categories = coco["content"]["categories"]
@@ -66,42 +66,42 @@ def official_pq(coco, predictions):
             read_panoptic_png(predictions.with_suffix("") / found["file_name"]),
             found["segments_info"],
         )
-    return quality.figures()
+    return quality.metrics()
 
 
-def test_figures_report_and_submission(coco, tmp_path):
+def test_metrics_report_and_submission(coco, tmp_path):
     done = maxdl_eval(
         *("--predictions", coco["predictions"], *coco["truth"], "--image_dir", coco["images"], "--mask_ap"),
-        *("--json", tmp_path / "figures.json", "--report", tmp_path / "report.html", "--picture_count", 2),
+        *("--json", tmp_path / "metrics.json", "--report", tmp_path / "report.html", "--picture_count", 2),
         *("--submission", tmp_path / "submission", "--submission_name", "val2017_test"),
     )
     assert done.returncode == 0, done.stderr
-    figures = json.loads((tmp_path / "figures.json").read_text())
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
     want = official_pq(coco, coco["predictions"])
     for group in ("all", "things", "stuff"):
         for name in ("pq", "sq", "rq"):
-            assert figures[group][name] == pytest.approx(want[group, name], abs=1e-9)
-            low, high = figures["intervals"][group][name]
+            assert metrics[group][name] == pytest.approx(want[group, name], abs=1e-9)
+            low, high = metrics["intervals"][group][name]
             assert 0 <= low < high <= 1
     assert re.search(rf"^all +{100 * want['all', 'pq']:.1f} ", done.stdout, re.MULTILINE)
     assert "95 % intervals of PQ (bootstrap over images): all " in done.stdout and "\nmask AP " in done.stdout
-    assert figures["threshold_sweep"][0] == {
+    assert metrics["threshold_sweep"][0] == {
         "score": 0.0,
         **{group: pytest.approx(want[group, "pq"]) for group in ("all", "things", "stuff")},
     }
-    assert 0 < figures["mask_ap"]["ap"] < figures["mask_ap"]["ap50"] < 1
+    assert 0 < metrics["mask_ap"]["ap"] < metrics["mask_ap"]["ap50"] < 1
 
     page = (tmp_path / "report.html").read_text()
     assert len(re.findall("<img ", page)) == 4 and "http" not in page
     for kind in ("missed", "false", "wrong class", "bad mask", "rough mask"):
-        assert re.search(rf"<td>{kind}</td><td class=\"number\">{figures['errors'][kind]['count']}</td>", page)
+        assert re.search(rf"<td>{kind}</td><td class=\"number\">{metrics['errors'][kind]['count']}</td>", page)
 
-    # What is submitted scores as its source, by both implementations.
+    # What is submitted scores the same as its source in both implementations.
     written = tmp_path / "submission" / "panoptic_val2017_test_results.json"
     assert official_pq(coco, written) == pytest.approx(want)
     again = maxdl_eval("--predictions", written, *coco["truth"], "--json", tmp_path / "again.json")
     assert again.returncode == 0, again.stderr
-    assert json.loads((tmp_path / "again.json").read_text())["classes"] == figures["classes"]
+    assert json.loads((tmp_path / "again.json").read_text())["classes"] == metrics["classes"]
 
 
 def test_a_submission_of_images_without_truth(coco, tmp_path):
@@ -125,7 +125,7 @@ def test_a_submission_of_images_without_truth(coco, tmp_path):
         ([], "--config_file is missing; or give --predictions"),
         (["--predictions", "x"], "--annotations is missing"),
         (["--predictions", "x", "--submission", "{tmp}/s", "--report", "{tmp}/r"], "--annotations is missing"),
-        (["--predictions", "x", "--annotations", "y"], "--predictions x: there is no such file or folder"),
+        (["--predictions", "x", "--annotations", "y"], "--predictions x: no such file or folder"),
         (["--predictions", "x", "--annotations", "y", "--checkpoint", "z"], "--checkpoint does not go with --predict"),
         (["--predictions", "x", "--annotations", "y", "--strategy", "mirrored"], "--strategy does not go with"),
         (["--config_file", "x", "--untrained", "--annotations", "y"], "--annotations does not go with a checkpoint"),
@@ -133,7 +133,7 @@ def test_a_submission_of_images_without_truth(coco, tmp_path):
         (["--predictions", "x", "--submission", "{tmp}/s", "--submission_name", "a/b"], "--submission_name 'a/b'"),
     ],
 )
-def test_flags_that_do_not_fit(arguments, complaint, tmp_path):
+def test_flags_that_do_not_go_together(arguments, complaint, tmp_path):
     done = maxdl_eval(*(argument.format(tmp=tmp_path) for argument in arguments))
     assert done.returncode == 2 and complaint in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
@@ -153,7 +153,7 @@ def test_extra_predictions_are_a_warning(coco, tmp_path):
     path.write_text(json.dumps(content))
     (tmp_path / "more").symlink_to(coco["predictions"].with_suffix(""))
     done = maxdl_eval("--predictions", path, *coco["truth"])
-    assert done.returncode == 0 and "warning: 1 predictions are of images that" in done.stderr
+    assert done.returncode == 0 and "warning: 1 predictions, such as 987654, are skipped" in done.stderr
     assert "987654" in done.stderr
     content["annotations"] = content["annotations"][2:]
     path.write_text(json.dumps(content))

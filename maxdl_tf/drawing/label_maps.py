@@ -128,6 +128,27 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str] | None = 
     return row
 
 
+def comparison_picture(
+    image: np.ndarray | None, truth: np.ndarray, prediction: np.ndarray, dataset_info: DatasetInfo
+) -> np.ndarray:
+    """Draws an image and the label maps of its truth and its prediction side by side.
+
+    Args:
+      image: uint8 [height, width, 3]. None: the label maps alone, on gray.
+      truth: int [height, width].
+      prediction: int [height, width].
+      dataset_info: Class table of both label maps.
+
+    Returns:
+      uint8 [.., .., 3].
+    """
+    below = np.full((*truth.shape, 3), 128, np.uint8) if image is None else image
+    pictures = [panoptic_picture(below, label_map, dataset_info) for label_map in (truth, prediction)]
+    if image is None:
+        return side_by_side(pictures, ["truth", "prediction"])
+    return side_by_side([image, *pictures], ["image", "truth", "prediction"])
+
+
 def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
     """`picture` with the classes of `label_map` listed at its right, largest first, things with their number.
 

@@ -1,11 +1,14 @@
-"""Predictions and truth in the COCO panoptic format, image by image."""
+"""Predictions in files of the COCO panoptic format beside their truth, image by image."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo, from_categories
 from maxdl_tf.data.coco_files import (
@@ -14,19 +17,27 @@ from maxdl_tf.data.coco_files import (
     load_annotations,
     load_results,
     read_panoptic_png,
+    size_mismatch,
     some,
 )
+from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
-from maxdl_tf.evaluation.segment_map import SegmentMap, from_coco
+from maxdl_tf.evaluation.comparison import Comparison, compare
+from maxdl_tf.evaluation.segment_map import SegmentMap, from_coco, to_label_maps
+from maxdl_tf.evaluation.submission import open_submission
+from maxdl_tf.files import images
+from maxdl_tf.processes import results_in_order
+
+_IMAGES_PER_PROCESS = 100  # Starting a process costs more than comparing fewer images.
 
 
 @dataclass(frozen=True)
 class PredictionFiles:
-    """Where predictions are.
+    """Predictions in the COCO panoptic format.
 
     Attributes:
-      json: The file that lists them.
-      pngs: The folder of PNGs.
+      json: Path of the JSON file.
+      pngs: Path of the folder of PNGs.
     """
 
     json: Path
@@ -34,13 +45,14 @@ class PredictionFiles:
 
 
 def find_predictions(path: str) -> PredictionFiles:
-    """The files that a JSON file, or a folder of predictions, stands for.
+    """Finds the files of predictions.
 
-    A JSON's PNGs are in the folder of its name without .json, or in `panoptic`, or beside it. A folder is what
-    maxdl-predict writes, or one with a single JSON file.
+    Args:
+      path: Path of a JSON file, or of a folder that maxdl-predict wrote or that has a single JSON file. The PNGs are in
+        the folder of the JSON file's name without .json, in `panoptic`, or beside the JSON file.
 
     Raises:
-      UserError: There are none.
+      UserError: The files do not exist.
     """
     given = Path(path)
     if given.is_dir():
@@ -50,16 +62,18 @@ def find_predictions(path: str) -> PredictionFiles:
             jsons = [wanted]
         if len(jsons) != 1:
             raise UserError(
-                f"--predictions {path}: {len(jsons)} JSON files in the folder, wanted panoptic.json or a single one; "
-                "name the JSON file instead"
+                f"--predictions {path}: {len(jsons)} JSON files in the folder; expected panoptic.json or a single one. "
+                "Give the path of the JSON file"
             )
         given = jsons[0]
     if not given.is_file():
-        raise UserError(f"--predictions {path}: there is no such file or folder")
+        raise UserError(f"--predictions {path}: no such file or folder; check the path")
     for folder in (given.with_suffix(""), given.parent / "panoptic", given.parent):
         if folder.is_dir() and (folder != given.parent or next(folder.glob("*.png"), None)):
             return PredictionFiles(given, folder)
-    raise UserError(f"--predictions {path}: no folder {given.with_suffix('')} with the PNGs beside the JSON file")
+    raise UserError(
+        f"--predictions {path}: no folder {given.with_suffix('')} with the PNGs; put it beside the JSON file"
+    )
 
 
 @dataclass(frozen=True)
@@ -67,12 +81,12 @@ class CocoPairs:
     """Images with truth and prediction.
 
     Attributes:
-      images: Those of the truth.
-      results: The prediction of each, by image id.
+      images: Images of the truth.
+      results: Prediction of each image by its id.
       truth_pngs: Folder of the truth's PNGs.
       result_pngs: Folder of the predictions' PNGs.
       dataset_info: Class table of the truth's categories.
-      extra: Image ids of predictions that the truth does not have.
+      extra: Ids of predicted images that the truth does not have.
     """
 
     images: list[ImageEntry]
@@ -83,19 +97,18 @@ class CocoPairs:
     extra: list[Any]
 
     def read(self, entry: ImageEntry) -> tuple[SegmentMap, SegmentMap]:
-        """Truth and prediction of an image.
+        """Reads truth and prediction of an image.
 
         Raises:
-          UserError: A file cannot be read or does not fit, with its path.
+          UserError: A file cannot be read or does not fit; the error has its path.
         """
         class_of_category = {row.source_id: row.id for row in self.dataset_info.classes}
-        maps = []
         result = self.results[entry.image_id]
-        for folder, png, segments in (
-            (self.truth_pngs, entry.png_name, entry.segments),
-            (self.result_pngs, result.png_name, result.segments),
+        maps = []
+        for path, segments in (
+            (self.truth_pngs / entry.png_name, entry.segments),
+            (self.result_pngs / result.png_name, result.segments),
         ):
-            path = folder / png
             ids = read_panoptic_png(path, (entry.height, entry.width))
             maps.append(from_coco(ids, segments, class_of_category, str(path)))
         return maps[0], maps[1]
@@ -105,44 +118,142 @@ def open_pairs(files: PredictionFiles, annotations: str, panoptic_dir: str | Non
     """Finds the prediction of each image of the truth.
 
     Args:
-      files: The predictions.
-      annotations: The truth's JSON file.
-      panoptic_dir: Folder of its PNGs; if not given, `annotations` without .json.
+      files: Predictions.
+      annotations: Path of the truth's JSON file.
+      panoptic_dir: Path of the folder of its PNGs; `annotations` without .json if not given.
 
     Raises:
-      UserError: Files are missing or malformed, or images of the truth have no prediction.
+      UserError: Files are missing or malformed, or an image of the truth has no prediction.
     """
     truth = load_annotations(annotations)
     truth_pngs = Path(panoptic_dir) if panoptic_dir else Path(annotations).with_suffix("")
     if not truth_pngs.is_dir():
-        raise UserError(f"{truth_pngs} is not a folder; say with --panoptic_dir where the PNGs of {annotations} are")
+        raise UserError(f"{truth_pngs} is not a folder; give the folder of the PNGs of {annotations} as --panoptic_dir")
     results, _ = load_results(files.json)
-    results = _by_id_of(results, truth.images)
-    images = [entry for entry in truth.images if entry.png_name is not None]
-    if not images:
-        raise UserError(f"{annotations} has no annotated image; there is nothing to compare with")
-    missing = [f"{entry.image_id} ({entry.file_name})" for entry in images if entry.image_id not in results]
+    results = _by_true_id(results, truth.images)
+    annotated = [entry for entry in truth.images if entry.png_name is not None]
+    if not annotated:
+        raise UserError(f"{annotations} has no annotated image; expected at least one to compare with")
+    missing = [f"{entry.image_id} ({entry.file_name})" for entry in annotated if entry.image_id not in results]
     if missing:
         raise UserError(
-            f"{files.json} has no prediction of {len(missing)} of {len(images)} images: {some(missing)}; predict all "
-            "images of the annotations"
+            f"{files.json} has no prediction of {len(missing)} of {len(annotated)} images: {some(missing)}; predict "
+            "all images of the annotations"
         )
     info = from_categories(truth.categories, annotations, Path(annotations).stem)
     known = {entry.image_id for entry in truth.images}
     extra = [image_id for image_id in results if image_id not in known]
-    return CocoPairs(images, results, truth_pngs, files.pngs, info, extra)
+    return CocoPairs(annotated, results, truth_pngs, files.pngs, info, extra)
 
 
-def _by_id_of(results: dict[Any, ImageAnnotation], images: list[ImageEntry]) -> dict[Any, ImageAnnotation]:
-    """The results under the truth's ids.
+def _by_true_id(results: dict[Any, ImageAnnotation], entries: Sequence[ImageEntry]) -> dict[Any, ImageAnnotation]:
+    """The results by the ids of the truth.
 
-    maxdl-predict calls an image by the name of its file where names are no numbers; the truth may have numbers of its
-    own then.
+    maxdl-predict takes names of files as ids if a name is not a number; the ids of the truth may differ from them.
     """
-    if any(entry.image_id in results for entry in images):
+    if any(entry.image_id in results for entry in entries):
         return results
-    id_of_name = {os.path.splitext(os.path.basename(entry.file_name))[0]: entry.image_id for entry in images}
+    id_of_name = {os.path.splitext(os.path.basename(entry.file_name))[0]: entry.image_id for entry in entries}
     by_name = {os.path.splitext(os.path.basename(found.png_name))[0]: found for found in results.values()}
     if not set(by_name) & set(id_of_name):
         return results
     return {id_of_name.get(name, name): found for name, found in by_name.items()}
+
+
+def compare_pairs(
+    pairs: CocoPairs,
+    *,
+    with_masks: bool = False,
+    num_processes: int = 1,
+    on_progress: Callable[[int], None] = lambda images: None,
+) -> list[Comparison]:
+    """Compares all images. The result does not depend on the number of processes.
+
+    Args:
+      pairs: Truth and predictions.
+      with_masks: Whether to keep masks for mask AP.
+      num_processes: Largest number of processes.
+      on_progress: Receives the number of images compared since the last call.
+
+    Raises:
+      UserError: A file cannot be read or contradicts its JSON, or a segment has no score, which mask AP needs.
+    """
+    task, indices = _CompareImage(pairs, with_masks), range(len(pairs.images))
+    comparisons = []
+    with results_in_order(task, indices, min(num_processes, len(indices) // _IMAGES_PER_PROCESS)) as results:
+        for comparison in results:
+            if with_masks and comparison.things is None:
+                raise UserError(
+                    f"image {comparison.image_id}: a predicted segment has no score, which mask AP needs; add `score` "
+                    "to each segment in segments_info, or drop --mask_ap"
+                )
+            comparisons.append(comparison)
+            on_progress(1)
+    return comparisons
+
+
+class _CompareImage:
+    """Task of the processes; each process receives the pairs once."""
+
+    def __init__(self, pairs: CocoPairs, with_masks: bool):
+        self._pairs, self._with_masks = pairs, with_masks
+
+    def __call__(self, index: int) -> Comparison:
+        entry = self._pairs.images[index]
+        truth, prediction = self._pairs.read(entry)
+        return compare(entry.image_id, truth, prediction, self._pairs.dataset_info, with_masks=self._with_masks)
+
+
+def draw_pairs(pairs: CocoPairs, shown: Sequence[Comparison], image_dir: str | None) -> dict[Any, np.ndarray]:
+    """Draws some images with truth and prediction side by side.
+
+    Args:
+      pairs: Truth and predictions.
+      shown: Comparisons of the images to draw.
+      image_dir: Path of the folder of the images; None draws label maps alone.
+
+    Returns:
+      uint8 [height, width, 3] by image id.
+
+    Raises:
+      UserError: A file cannot be read or has another size than the JSON file says.
+    """
+    image_ids = {comparison.image_id for comparison in shown}
+    pictures = {}
+    for entry in pairs.images:
+        if entry.image_id in image_ids:
+            *maps, table = to_label_maps(*pairs.read(entry), pairs.dataset_info)
+            image = None
+            if image_dir:
+                image = images.read_image(os.path.join(image_dir, entry.file_name))
+                if image.shape[:2] != (entry.height, entry.width):
+                    raise UserError(size_mismatch(entry.file_name, image.shape[:2], (entry.height, entry.width)))
+            pictures[entry.image_id] = label_maps.comparison_picture(image, *maps, table)
+    return pictures
+
+
+def submit_files(
+    files: PredictionFiles, path: str, name: str, on_progress: Callable[[int], None] = lambda images: None
+) -> int:
+    """Writes predictions as a submission, with or without truth.
+
+    Args:
+      files: Predictions.
+      path: Path of the submission's folder, new or empty.
+      name: Split and name of the method.
+      on_progress: Receives the number of images written since the last call.
+
+    Returns:
+      The number of images.
+
+    Raises:
+      UserError: A file cannot be read or contradicts its JSON, or the submission cannot be written.
+    """
+    results, _ = load_results(files.json)
+    with open_submission(path, name) as writer:
+        for image_id, result in results.items():
+            png = files.pngs / result.png_name
+            categories = {info.get("category_id"): info.get("category_id") for info in result.segments}
+            writer.add(image_id, from_coco(read_panoptic_png(png), result.segments, categories, str(png)), categories)
+            on_progress(1)
+    return len(results)

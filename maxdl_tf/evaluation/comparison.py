@@ -1,46 +1,52 @@
-"""One image compared with its truth: all that the figures of a data set are made of."""
+"""Comparison of images with their truth, and the metrics of a data set that follow from it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.evaluation.errors import ErrorCounts, count_errors
-from maxdl_tf.evaluation.mask_ap import ImageThings, ThingMask, thing_masks
-from maxdl_tf.evaluation.matching import (
-    PanopticCounts,
-    PredictedSegments,
-    TrueSegments,
-    count_matches,
-    match_segments,
-    overlap_of,
+from maxdl_tf.evaluation.errors import ErrorCost, ErrorCounts, count_errors, error_costs
+from maxdl_tf.evaluation.mask_ap import ImageThings, MaskApResult, mask_ap, thing_masks
+from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, stack_counts
+from maxdl_tf.evaluation.quality import (
+    Intervals,
+    PanopticQualityResult,
+    intervals_line,
+    quality_intervals,
+    quality_of,
 )
-from maxdl_tf.evaluation.segment_map import SegmentInfo, SegmentMap
-from maxdl_tf.evaluation.sweep import JudgedSegments, judge
+from maxdl_tf.evaluation.segment_map import SegmentMap, from_label_map
+from maxdl_tf.evaluation.submission import SubmissionWriter
+from maxdl_tf.evaluation.sweep import ScoredSegments, scored_segments, threshold_sweep
+
+if TYPE_CHECKING:
+    from maxdl_tf.evaluation.model_images import EvaluatedImage
 
 
 class Comparison(NamedTuple):
-    """What is kept of an image.
+    """What is kept of the comparison of one image.
 
     Attributes:
-      image_id: Of the image.
-      counts: [class ids].
-      errors: [class ids].
-      judged: Its predicted segments with their scores; None if one has no score.
-      things: For mask AP; None if it is not asked for, or a predicted thing has no score.
+      image_id: Id of the image.
+      counts: Counts of panoptic quality, [class ids].
+      errors: Errors by kind, [class ids].
+      scored: Predicted segments with their scores; None if one has no score.
+      things: Masks for mask AP; None if they are not kept or a predicted segment has no score.
     """
 
     image_id: Any
     counts: PanopticCounts
     errors: ErrorCounts
-    judged: JudgedSegments | None
+    scored: ScoredSegments | None
     things: ImageThings | None
 
     def quality(self) -> float | None:
-        """The image's own PQ in 0..1: mean over the classes that it has segments of; None if it has none."""
+        """PQ of the image alone in 0..1, mean over the classes with segments; None if it has no segments."""
         iou, tp, fp, fn = self.counts
         has_segments = tp + fp + fn > 0
         if not has_segments.any():
@@ -51,60 +57,154 @@ class Comparison(NamedTuple):
 def compare(
     image_id: Any, truth: SegmentMap, prediction: SegmentMap, dataset_info: DatasetInfo, *, with_masks: bool = False
 ) -> Comparison:
-    """Compares by the official rule, see `panoptic_counts`.
+    """Compares one image by the official rule, see `matching`.
 
     Args:
-      image_id: Of the image.
-      truth: Its true segments.
-      prediction: Its predicted segments.
-      dataset_info: The class table of both.
+      image_id: Id of the image.
+      truth: True segments.
+      prediction: Predicted segments.
+      dataset_info: Class table of both.
       with_masks: Whether to keep masks for mask AP.
 
     Raises:
-      UserError: A map and the list of its segments contradict each other, or the sizes differ.
+      ValueError: The maps have different sizes.
     """
-    overlap = overlap_of(truth.ids, prediction.ids)
-    truth.check(overlap.true_ids)
-    prediction.check(overlap.ids)
-    true_listed, listed = truth.listed_as(overlap.true_ids), prediction.listed_as(overlap.ids)
-    last_crowds = {segment.class_id: segment.id for segment in truth.segments if segment.is_crowd}
-    true_class, class_id = (
-        _of(some, lambda segment: segment.class_id, dataset_info.ignore_label) for some in (true_listed, listed)
-    )
-    matching = match_segments(
-        overlap.pixels,
-        TrueSegments(
-            true_class,
-            is_void=_of(true_listed, lambda segment: False, True),
-            is_crowd=_of(true_listed, lambda segment: segment.is_crowd, False),
-            forgives=_of(true_listed, lambda segment: last_crowds.get(segment.class_id) == segment.id, False),
-        ),
-        PredictedSegments(class_id, is_void=_of(listed, lambda segment: False, True)),
-    )
+    matching = match(truth, prediction)
     num_ids = dataset_info.num_semantic_channels
-    has_scores = all(segment.score is not None for segment in prediction.segments)
-    judged = things = None
-    if has_scores:
-        judged = judge(matching, class_id, _of(listed, lambda segment: segment.score, 0.0))
-        if with_masks:
-            things = ImageThings(_things(truth, dataset_info), _things(prediction, dataset_info))
-    return Comparison(
-        image_id,
-        count_matches(matching, true_class, class_id, num_ids),
-        count_errors(matching, true_class, class_id, num_ids),
-        judged,
-        things,
+    scored = scored_segments(matching)
+    things = None
+    if with_masks and scored is not None:
+        things = ImageThings(thing_masks(truth, dataset_info), thing_masks(prediction, dataset_info))
+    return Comparison(image_id, count_matches(matching, num_ids), count_errors(matching, num_ids), scored, things)
+
+
+@dataclass(frozen=True)
+class DatasetEvaluation:
+    """Metrics of a data set.
+
+    Attributes:
+      quality: Panoptic quality.
+      intervals: 95 % intervals of the quality of groups, see `quality_intervals`.
+      errors: Cost of each kind of error, see `error_costs`.
+      sweep: PQ by score threshold, see `threshold_sweep`; None if segments have no scores.
+      mask_ap: Average precision of things; None if it is not measured.
+      comparisons: Comparison of each image.
+      pictures: Pictures of the best and the worst images, uint8 [height, width, 3], by image id.
+    """
+
+    quality: PanopticQualityResult
+    intervals: Intervals
+    errors: dict[str, ErrorCost]
+    sweep: dict[float, dict[str, float]] | None
+    mask_ap: MaskApResult | None
+    comparisons: Sequence[Comparison]
+    pictures: Mapping[Any, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The metrics in a form that JSON can hold."""
+        return {
+            **self.quality.as_dict(),
+            "intervals": self.intervals,
+            "errors": {kind: cost._asdict() for kind, cost in self.errors.items()},
+            "threshold_sweep": self.sweep and [{"score": score, **row} for score, row in self.sweep.items()],
+            "mask_ap": self.mask_ap and self.mask_ap.as_dict(),
+        }
+
+    def as_table(self) -> str:
+        """A human-readable table, in percent."""
+        lines = [self.quality.as_table(), intervals_line(self.intervals)]
+        if self.mask_ap:
+            lines.append(self.mask_ap.as_line())
+        return "\n".join(lines)
+
+    def curves(self) -> dict[str, float]:
+        """Panoptic quality by TensorBoard's tags."""
+        return self.quality.curves()
+
+    def best(self, count: int) -> list[Comparison]:
+        """The images with the largest PQ, best first; images without segments do not count."""
+        return sorted(self._measured(), key=lambda image: -image.quality())[:count]
+
+    def worst(self, count: int) -> list[Comparison]:
+        """The images with the smallest PQ, worst first, without those in `best(count)`."""
+        measured = sorted(self._measured(), key=lambda image: image.quality())
+        return measured[: min(count, max(0, len(measured) - count))]
+
+    def _measured(self) -> list[Comparison]:
+        return [image for image in self.comparisons if image.quality() is not None]
+
+
+def evaluate(
+    comparisons: Sequence[Comparison], dataset_info: DatasetInfo, *, with_mask_ap: bool = False
+) -> DatasetEvaluation:
+    """Metrics of images that are compared.
+
+    Args:
+      comparisons: Comparison of each image, with masks if mask AP is measured.
+      dataset_info: Class table.
+      with_mask_ap: Whether to measure mask AP.
+    """
+    counts = stack_counts([image.counts for image in comparisons], dataset_info.num_semantic_channels)
+    errors = ErrorCounts(*map(np.stack, zip(*(image.errors for image in comparisons))))
+    scored = [image.scored for image in comparisons]
+    return DatasetEvaluation(
+        quality=quality_of(counts, dataset_info),
+        intervals=quality_intervals(counts, dataset_info),
+        errors=error_costs(counts, errors, dataset_info),
+        sweep=None if any(image is None for image in scored) else threshold_sweep(counts, scored, dataset_info),
+        mask_ap=mask_ap([image.things for image in comparisons], dataset_info) if with_mask_ap else None,
+        comparisons=comparisons,
     )
 
 
-def _of(listed: list[SegmentInfo | None], value: Callable[[SegmentInfo], Any], void: Any) -> np.ndarray:
-    return np.array([void if segment is None else value(segment) for segment in listed], type(void))
+def evaluate_images(
+    images: Iterable[EvaluatedImage],
+    dataset_info: DatasetInfo,
+    *,
+    with_mask_ap: bool = False,
+    num_pictures: int = 0,
+    submission: SubmissionWriter | None = None,
+) -> DatasetEvaluation:
+    """Compares the images of a model one by one and measures them together.
+
+    Args:
+      images: Images with their scores.
+      dataset_info: Class table.
+      with_mask_ap: Whether to measure mask AP.
+      num_pictures: Number of pictures to keep of the best images, and of the worst.
+      submission: Receives the predictions.
+    """
+    comparisons = []
+    category_of_class = {row.id: row.source_id for row in dataset_info.classes}
+    best, worst = _Pictures(num_pictures), _Pictures(num_pictures)
+    for image in images:
+        truth = from_label_map(image.truth, dataset_info, f"truth of {image.image_id}", has_crowds=True)
+        source = f"prediction of {image.image_id}"
+        prediction = from_label_map(image.prediction, dataset_info, source, scores=image.scores)
+        comparison = compare(image.image_id, truth, prediction, dataset_info, with_masks=with_mask_ap)
+        comparisons.append(comparison)
+        if submission:
+            submission.add(image.image_id, prediction, category_of_class)
+        quality = comparison.quality()
+        if quality is not None:
+            best.add(quality, image.image_id, image.picture)
+            worst.add(-quality, image.image_id, image.picture)
+    evaluation = evaluate(comparisons, dataset_info, with_mask_ap=with_mask_ap)
+    return dataclasses.replace(evaluation, pictures={**best.pictures(), **worst.pictures()})
 
 
-def _things(segment_map: SegmentMap, dataset_info: DatasetInfo) -> list[ThingMask]:
-    things = [
-        (segment.id, ThingMask(segment.class_id, {}, 0, segment.is_crowd, segment.score or 0.0))
-        for segment in segment_map.segments
-        if dataset_info.by_id[segment.class_id].is_thing
-    ]
-    return thing_masks(segment_map.ids, things)
+class _Pictures:
+    """Keeps the pictures of the images with the largest values so far."""
+
+    def __init__(self, count: int):
+        self._count = count
+        self._kept: list[tuple[float, Any, np.ndarray]] = []
+
+    def add(self, value: float, image_id: Any, picture: Callable[[], np.ndarray]) -> None:
+        if self._count and (len(self._kept) < self._count or value > self._kept[-1][0]):
+            self._kept.append((value, image_id, picture()))
+            self._kept.sort(key=lambda kept: -kept[0])
+            del self._kept[self._count :]
+
+    def pictures(self) -> dict[Any, np.ndarray]:
+        return {image_id: picture for _, image_id, picture in self._kept}

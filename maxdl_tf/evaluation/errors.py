@@ -1,25 +1,25 @@
-"""Which kind of error costs how much panoptic quality.
+"""Kinds of errors and the panoptic quality that each of them costs.
 
-Each unmatched segment that the rule counts is an error of one kind, looked for in this order:
+Each wrong or missed segment is an error of the first kind below that applies. Pairs of a wrong predicted segment and a
+missed true one come first:
 
-wrong class  a wrong predicted segment and a missed true one of another class, with an IoU above 0.5
-bad mask     a wrong predicted segment and a missed true one of the same class, with an IoU from 0.1 to 0.5; pairs of
-             the largest IoU first, each segment in one pair only
-missed       any other missed true segment
-false        any other wrong predicted segment
-rough mask   not an unmatched segment: a matched one whose IoU is below 1
+wrong class  The classes differ and the IoU is above 0.5.
+bad mask     The classes are the same and the IoU is from 0.1 to 0.5. Pairs with a larger IoU come first; a segment is
+             in one pair only.
+missed       Any other missed true segment.
+false        Any other wrong predicted segment.
+rough mask   A matched segment with an IoU below 1.
 
-IoUs leave void out, as those of the metric do. What a kind costs is the panoptic quality that there would be if its
-errors alone were mended, minus the one that there is:
+As in the metric, IoUs leave void out. The cost of a kind is the gain in panoptic quality if only its errors were fixed:
 
-wrong class  the prediction takes the class of the true segment: a match with the IoU that the pair has
-bad mask     the pair becomes a match of IoU 1
-missed       the true segment gets a match of IoU 1
-false        the prediction disappears
-rough mask   the match gets IoU 1
+wrong class  The prediction gets the class of the true segment, which gives a match with the IoU of the pair.
+bad mask     The pair becomes a match with an IoU of 1.
+missed       The true segment gets a match with an IoU of 1.
+false        The prediction disappears.
+rough mask   The match gets an IoU of 1.
 
-A class that only has false segments disappears from the mean with them, as it does in the metric. Costs of kinds do
-not add up to what is missing to 100: mending two kinds gains more than the sum of both, or less.
+If a class has only false segments, it leaves the mean with them, as in the metric. Costs of kinds do not add up: fixing
+two kinds can gain more or less than the sum of both.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from maxdl_tf.evaluation.matching import Matching, PanopticCounts
 from maxdl_tf.evaluation.quality import PanopticQualityResult, quality_of
 
 KINDS = ("missed", "false", "wrong class", "bad mask", "rough mask")
-_MIN_IOU = 0.1  # Below it two segments have nothing to do with each other.
+_MIN_IOU = 0.1  # Two segments with a smaller IoU are unrelated.
 
 
 class ErrorCounts(NamedTuple):
-    """Errors of an image or of several along further axes in front; fields are [..., class ids].
+    """Errors of one image, or of several images along leading axes.
 
     Attributes:
-      missed: int, by the class of the true segment.
-      false: int, by the class of the prediction.
-      wrong_class_true: int, pairs by the class of the true segment.
-      wrong_class_predicted: int, the same pairs by the class of the prediction.
-      wrong_class_iou: float64, the IoUs of these pairs, summed, by the class of the true segment.
-      bad_mask: int, pairs.
-      rough_mask: int, matched segments.
+      missed: int [..., class ids], by the class of the true segment.
+      false: int [..., class ids], by the class of the prediction.
+      wrong_class_true: int [..., class ids], pairs by the class of the true segment.
+      wrong_class_predicted: int [..., class ids], the same pairs by the class of the prediction.
+      wrong_class_iou: float64 [..., class ids], sum of the IoUs of these pairs, by the class of the true segment.
+      bad_mask: int [..., class ids], pairs.
+      rough_mask: int [..., class ids], matched segments.
     """
 
     missed: np.ndarray
@@ -59,14 +59,14 @@ class ErrorCounts(NamedTuple):
 
 
 class ErrorCost(NamedTuple):
-    """What a kind of error costs.
+    """Cost of a kind of error.
 
     Attributes:
-      count: How many errors there are.
-      all: Panoptic quality that mending it gains, mean over all classes, in 0..1.
-      things: The same of thing classes.
-      stuff: The same of stuff classes.
-      of_class: The same of each class, by its id; classes without segments are left out.
+      count: Number of errors.
+      all: Gain in panoptic quality from fixing them, mean over all classes, in 0..1.
+      things: Gain of thing classes.
+      stuff: Gain of stuff classes.
+      of_class: Gain of each class by its id, without classes that have no segments.
     """
 
     count: int
@@ -76,18 +76,23 @@ class ErrorCost(NamedTuple):
     of_class: dict[int, float]
 
 
-def count_errors(matching: Matching, true_class: np.ndarray, class_id: np.ndarray, num_ids: int) -> ErrorCounts:
-    """The errors of one image; arguments as those of `count_matches`."""
+def count_errors(matching: Matching, num_ids: int) -> ErrorCounts:
+    """The errors of one image.
+
+    Args:
+      matching: Matching of its segments.
+      num_ids: Largest class id plus one.
+    """
+    true_class, class_id = matching.true_class, matching.class_id
     true_matched, matched = np.nonzero(matching.matched)
     rough_mask = class_id[matched[matching.iou[true_matched, matched] < 1]]
     missed, wrong = matching.missed.copy(), matching.wrong.copy()
-    is_pair = missed[:, np.newaxis] & wrong
     same_class = true_class[:, np.newaxis] == class_id
-    rows, columns = np.nonzero(is_pair & ~same_class & (matching.iou > 0.5))
+    rows, columns = np.nonzero(missed[:, np.newaxis] & wrong & ~same_class & (matching.iou > 0.5))
     missed[rows] = wrong[columns] = False
     iou = matching.iou[rows, columns]
 
-    bad_mask = []
+    bad_mask = []  # True classes.
     pair_iou = np.where(missed[:, np.newaxis] & wrong & same_class & (matching.iou >= _MIN_IOU), matching.iou, 0.0)
     while pair_iou.size and pair_iou.max() > 0:
         row, column = np.unravel_index(pair_iou.argmax(), pair_iou.shape)
@@ -110,24 +115,24 @@ def count_errors(matching: Matching, true_class: np.ndarray, class_id: np.ndarra
 
 
 def error_costs(counts: PanopticCounts, errors: ErrorCounts, dataset_info: DatasetInfo) -> dict[str, ErrorCost]:
-    """What each of `KINDS` costs.
+    """The cost of each of `KINDS`.
 
     Args:
-      counts: [images, class ids].
-      errors: The same.
-      dataset_info: The class table.
+      counts: Counts of the images, [images, class ids].
+      errors: Errors of the images, [images, class ids].
+      dataset_info: Class table.
     """
     total, errors = counts.total(), ErrorCounts(*(field.sum(axis=0) for field in errors))
     now = _quality(total, dataset_info)
     numbers = (errors.missed, errors.false, errors.wrong_class_true, errors.bad_mask, errors.rough_mask)
     return {
-        kind: _cost(int(number.sum()), now, _quality(mended(total, errors, kind), dataset_info))
+        kind: _cost(int(number.sum()), now, _quality(_fixed(total, errors, kind), dataset_info))
         for kind, number in zip(KINDS, numbers)
     }
 
 
-def mended(total: PanopticCounts, errors: ErrorCounts, kind: str) -> PanopticCounts:
-    """The counts that there would be without one kind of error; [class ids] each."""
+def _fixed(total: PanopticCounts, errors: ErrorCounts, kind: str) -> PanopticCounts:
+    """The counts without the errors of one kind, [class ids]."""
     iou, tp, fp, fn = total
     if kind == "missed":
         return PanopticCounts(iou + errors.missed, tp + errors.missed, fp, fn - errors.missed)

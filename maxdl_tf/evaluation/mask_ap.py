@@ -1,4 +1,4 @@
-"""Average precision of things' masks, as COCO's instance evaluation has it (pycocotools)."""
+"""Average precision of the masks of things, by COCO's instance evaluation (pycocotools)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo
+from maxdl_tf.evaluation.segment_map import Segment, SegmentMap
 
 _AREAS = ("all", "small", "medium", "large")
 
 
 class ThingMask(NamedTuple):
-    """A thing of an image.
+    """A thing of an image and pycocotools' run lengths of its mask."""
 
-    Attributes:
-      class_id: Of the class table.
-      rle: pycocotools' run lengths of its mask.
-      area: Pixels.
-      is_crowd: Of a true one: predictions may lie on it, and nothing has to.
-      score: Of a predicted one.
-    """
-
-    class_id: int
+    segment: Segment
     rle: dict[str, Any]
-    area: int
-    is_crowd: bool = False
-    score: float = 1.0
 
 
 class ImageThings(NamedTuple):
-    """The things of one image, true and predicted."""
+    """True and predicted things of one image."""
 
     truth: list[ThingMask]
     prediction: list[ThingMask]
@@ -42,15 +32,15 @@ class ImageThings(NamedTuple):
 
 @dataclass(frozen=True)
 class MaskApResult:
-    """Average precision in 0..1; None where there is no true thing to find.
+    """Average precision in 0..1; None if there is no true thing.
 
     Attributes:
-      ap: Mean over IoU thresholds 0.5, 0.55 .. 0.95 and over classes.
-      ap50: At an IoU of 0.5.
-      ap75: At 0.75.
-      small: Of things below 32 x 32 pixels.
-      medium: From there to 96 x 96 pixels.
-      large: Above.
+      ap: Mean over the IoU thresholds 0.5, 0.55 .. 0.95 and over classes.
+      ap50: AP at an IoU of 0.5.
+      ap75: AP at an IoU of 0.75.
+      small: AP of things with less than 32 x 32 pixels.
+      medium: AP of things with 32 x 32 to 96 x 96 pixels.
+      large: AP of larger things.
       classes: `ap` of each thing class by its name.
     """
 
@@ -62,12 +52,12 @@ class MaskApResult:
     large: float | None
     classes: dict[str, float | None]
 
-    def as_dict(self) -> dict:
-        """For JSON."""
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes in a form that JSON can hold."""
         return asdict(self)
 
     def as_line(self) -> str:
-        """For people, in percent."""
+        """A human-readable line, in percent."""
         names = ("ap", "ap50", "ap75", "small", "medium", "large")
         values = [(name, getattr(self, name)) for name in names]
         return "mask " + "  ".join(
@@ -76,38 +66,33 @@ class MaskApResult:
         )
 
 
-def thing_masks(ids: np.ndarray, things: Sequence[tuple[int, ThingMask]]) -> list[ThingMask]:
-    """Fills in masks and areas.
-
-    Args:
-      ids: int [height, width].
-      things: The id of each thing in it, and the thing without mask.
-    """
+def thing_masks(segment_map: SegmentMap, dataset_info: DatasetInfo) -> list[ThingMask]:
+    """The masks of the things in a map."""
     from pycocotools import mask as coco_mask
 
-    found = []
-    for segment_id, thing in things:
-        rle = coco_mask.encode(np.asfortranarray(ids == segment_id, np.uint8))
-        found.append(thing._replace(rle=rle, area=int(coco_mask.area(rle))))
-    return found
+    return [
+        ThingMask(segment, coco_mask.encode(np.asfortranarray(segment_map.ids == segment.id, np.uint8)))
+        for segment in segment_map.segments
+        if dataset_info.by_id[segment.class_id].is_thing
+    ]
 
 
 def mask_ap(images: Sequence[ImageThings], dataset_info: DatasetInfo) -> MaskApResult:
-    """COCO's instance evaluation of all images: at most 100 predictions of an image count, those of the best scores.
+    """COCO's instance evaluation. The 100 predictions of an image with the highest scores count.
 
     Args:
-      images: Their things.
-      dataset_info: The class table; classes of stuff are left out.
+      images: Things of each image; predictions with scores.
+      dataset_info: Class table; stuff classes do not count.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells each of its steps.
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints each of its steps.
         sides = []
         for side in ImageThings._fields:
             coco = COCO()
             coco.dataset = {
-                # Sizes are asked for, but run lengths have their own.
+                # The format needs sizes; the run lengths have their own.
                 "images": [{"id": number, "height": 0, "width": 0} for number in range(len(images))],
                 "categories": [{"id": class_id} for class_id in dataset_info.thing_ids],
                 "annotations": _annotations([getattr(things, side) for things in images]),
@@ -132,23 +117,25 @@ def mask_ap(images: Sequence[ImageThings], dataset_info: DatasetInfo) -> MaskApR
     )
 
 
-def _annotations(images: Sequence[Sequence[ThingMask]]) -> list[dict[str, Any]]:
-    things = [(number, thing) for number, image in enumerate(images) for thing in image]
+def _annotations(things_of_images: Sequence[Sequence[ThingMask]]) -> list[dict[str, Any]]:
+    from pycocotools import mask as coco_mask
+
+    things = [(number, thing) for number, things in enumerate(things_of_images) for thing in things]
     return [
         {
             "id": place,  # From 1: the evaluation takes 0 for no match.
             "image_id": number,
-            "category_id": thing.class_id,
-            "segmentation": thing.rle,
-            "area": thing.area,
-            "iscrowd": int(thing.is_crowd),
-            "score": thing.score,
+            "category_id": segment.class_id,
+            "segmentation": rle,
+            "area": int(coco_mask.area(rle)),
+            "iscrowd": int(segment.is_crowd),
+            "score": segment.score,
         }
-        for place, (number, thing) in enumerate(things, start=1)
+        for place, (number, (segment, rle)) in enumerate(things, start=1)
     ]
 
 
 def _mean(precision: np.ndarray) -> float | None:
-    """-1 stands for a class without true things."""
+    """The mean without classes that have no true things, for which the precision is -1."""
     defined = precision[precision > -1]
     return float(defined.mean()) if defined.size else None

@@ -1,13 +1,13 @@
-"""Counts that panoptic quality is made of: which segments of two maps match, by the rule of COCO's official evaluation.
+"""Matching of true and predicted segments by the rule of COCO's official panoptic evaluation.
 
 The rule (Kirillov et al., CVPR 2019, section 4, and COCO's evaluation):
 
-* A true and a predicted segment match where their categories are the same and their IoU is greater than 0.5. Pixels
-  that are void in truth are left out of the union.
-* A true segment without a match is missed, unless it is a crowd. Crowds match nothing.
-* A predicted segment without a match is wrong, unless more than half of its pixels lie on void and on the crowd of
-  its category. Where the truth lists several crowds of one category in an image, the official evaluation looks at the
-  last one listed only, and so do we where crowds are told apart; a label map keeps them as one.
+* A true and a predicted segment match if they have the same class and an IoU greater than 0.5. Pixels that are void in
+  the truth do not count as part of the union.
+* A true segment without a match is missed, unless it is a crowd. A crowd matches nothing.
+* A predicted segment without a match is wrong, unless more than half of its pixels lie on void and on the crowd of its
+  class. If the truth lists several crowds of one class in an image, only the last one counts, as in the official
+  evaluation. A label map has at most one.
 """
 
 from __future__ import annotations
@@ -17,30 +17,71 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Ids below this are counted with tables of that length, others by sorting.
-_LONGEST_TABLE = 1 << 17
+from maxdl_tf.evaluation.segment_map import SegmentMap, compact_ids
+
+VOID = -1  # Class id of void among the segments of a matching.
 
 
-class Overlap(NamedTuple):
-    """What two maps of an image share.
+class Matching(NamedTuple):
+    """Segments of an image and how they match. Void is among them, with class id `VOID`.
 
     Attributes:
-      true_ids: int64 [true segments], ascending; void among them.
-      ids: int64 [predicted segments], the same of the prediction.
-      pixels: int64 [true segments, predicted segments], how many have this id in truth and that one in prediction.
+      true_class: int64 [true segments], class ids.
+      class_id: int64 [predicted segments], class ids.
+      score: float64 [predicted segments]; NaN where a segment has no score.
+      iou: float64 [true segments, predicted segments], whatever their classes; undefined for void.
+      matched: bool [true segments, predicted segments].
+      missed: bool [true segments].
+      wrong: bool [predicted segments].
     """
 
-    true_ids: np.ndarray
-    ids: np.ndarray
-    pixels: np.ndarray
+    true_class: np.ndarray
+    class_id: np.ndarray
+    score: np.ndarray
+    iou: np.ndarray
+    matched: np.ndarray
+    missed: np.ndarray
+    wrong: np.ndarray
 
 
-def overlap_of(truth: np.ndarray, prediction: np.ndarray) -> Overlap:
+def match(truth: SegmentMap, prediction: SegmentMap) -> Matching:
+    """Matches the segments of two maps.
+
+    Raises:
+      ValueError: The maps have different sizes.
+    """
+    true_ids, ids, pixels = overlap(truth.ids, prediction.ids)
+    true_segment = {segment.id: segment for segment in truth.segments}
+    segment_of = {segment.id: segment for segment in prediction.segments}
+    last_crowds = {segment.class_id: segment.id for segment in truth.segments if segment.is_crowd}
+    true_class = np.array([true_segment[i].class_id if i in true_segment else VOID for i in true_ids.tolist()], int)
+    class_id = np.array([segment_of[i].class_id if i in segment_of else VOID for i in ids.tolist()], int)
+    is_crowd = np.array([i in true_segment and true_segment[i].is_crowd for i in true_ids.tolist()], bool)
+    forgives = np.isin(true_ids, list(last_crowds.values()))
+    scores = (segment_of[i].score if i in segment_of else None for i in ids.tolist())
+    score = np.array([np.nan if value is None else value for value in scores], np.float64)
+
+    true_area, area = pixels.sum(axis=1), pixels.sum(axis=0)
+    on_void = pixels[true_class == VOID].sum(axis=0)
+    union = true_area[:, np.newaxis] + area - pixels - on_void
+    same_class = (true_class[:, np.newaxis] == class_id) & (class_id != VOID)
+    matched = same_class & ~is_crowd[:, np.newaxis] & (2 * pixels > union)
+    missed = ~((true_class == VOID) | is_crowd | matched.any(axis=1))
+    on_crowd = (pixels * (same_class & forgives[:, np.newaxis])).sum(axis=0)
+    wrong = ~((class_id == VOID) | matched.any(axis=0)) & (2 * (on_void + on_crowd) <= area)
+    return Matching(true_class, class_id, score, pixels / np.maximum(union, 1), matched, missed, wrong)
+
+
+def overlap(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Counts the pixels of each pair of ids.
 
     Args:
       truth: int [height, width].
       prediction: int, the same shape.
+
+    Returns:
+      Ids of the truth, int64 [true segments], ascending; ids of the prediction, int64 [predicted segments], ascending;
+      pixels with both ids, int64 [true segments, predicted segments].
 
     Raises:
       ValueError: The shapes differ.
@@ -49,91 +90,27 @@ def overlap_of(truth: np.ndarray, prediction: np.ndarray) -> Overlap:
     if truth.shape != prediction.shape:
         raise ValueError(f"truth is {truth.shape} and prediction {prediction.shape}; resize the prediction first")
     truth, prediction = truth.reshape(-1), prediction.reshape(-1)
-    # Runs of pixels along rows in which neither map changes are 20 to 100 times fewer than pixels.
+    # A picture has 20 to 100 times fewer runs of pixels, in which neither map changes, than pixels.
     changes = truth[1:] != truth[:-1]
     changes |= prediction[1:] != prediction[:-1]
     starts = np.flatnonzero(changes) + 1
     starts = np.concatenate([np.zeros(min(1, truth.size), starts.dtype), starts])
     lengths = np.diff(starts, append=truth.size)
-    true_ids, true_index = _compact(truth[starts])
-    ids, index = _compact(prediction[starts])
+    true_ids, true_index = compact_ids(truth[starts])
+    ids, index = compact_ids(prediction[starts])
     shape = (len(true_ids), len(ids))
     pixels = np.bincount(true_index * shape[1] + index, weights=lengths, minlength=shape[0] * shape[1])
-    return Overlap(true_ids, ids, pixels.astype(np.int64).reshape(shape))
-
-
-def different_ids(ids: np.ndarray) -> np.ndarray:
-    """The ids that occur in a map, int64, ascending."""
-    ids = np.asarray(ids).reshape(-1)
-    return _compact(ids[np.flatnonzero(np.concatenate([ids[:1] == ids[:1], ids[1:] != ids[:-1]]))])[0]
-
-
-class TrueSegments(NamedTuple):
-    """What the rows of an overlap are.
-
-    Attributes:
-      class_id: int [true segments]; any value where void.
-      is_void: bool [true segments].
-      is_crowd: bool [true segments].
-      forgives: bool [true segments], the crowds on which predictions of their class may lie.
-    """
-
-    class_id: np.ndarray
-    is_void: np.ndarray
-    is_crowd: np.ndarray
-    forgives: np.ndarray
-
-
-class PredictedSegments(NamedTuple):
-    """What the columns of an overlap are.
-
-    Attributes:
-      class_id: int [predicted segments]; any value where void.
-      is_void: bool [predicted segments].
-    """
-
-    class_id: np.ndarray
-    is_void: np.ndarray
-
-
-class Matching(NamedTuple):
-    """How the segments of an image are judged.
-
-    Attributes:
-      iou: float64 [true segments, predicted segments], whatever their classes; void's row and column mean nothing.
-      matched: bool [true segments, predicted segments].
-      missed: bool [true segments].
-      wrong: bool [predicted segments].
-    """
-
-    iou: np.ndarray
-    matched: np.ndarray
-    missed: np.ndarray
-    wrong: np.ndarray
-
-
-def match_segments(pixels: np.ndarray, true: TrueSegments, predicted: PredictedSegments) -> Matching:
-    """Applies the rule to `Overlap.pixels`."""
-    true_area, area = pixels.sum(axis=1), pixels.sum(axis=0)
-    on_void = pixels[true.is_void].sum(axis=0)
-    union = true_area[:, np.newaxis] + area - pixels - on_void
-    same_class = (true.class_id[:, np.newaxis] == predicted.class_id) & ~predicted.is_void
-    can_match = same_class & ~(true.is_crowd | true.is_void)[:, np.newaxis]
-    matched = can_match & (2 * pixels > union)
-    missed = ~(true.is_void | true.is_crowd | matched.any(axis=1))
-    on_crowd = (pixels * (same_class & true.forgives[:, np.newaxis])).sum(axis=0)
-    wrong = ~(predicted.is_void | matched.any(axis=0)) & (2 * (on_void + on_crowd) <= area)
-    return Matching(pixels / np.maximum(union, 1), matched, missed, wrong)
+    return true_ids, ids, pixels.astype(np.int64).reshape(shape)
 
 
 class PanopticCounts(NamedTuple):
-    """Of one image, or of several along further axes in front.
+    """Counts of one image, or of several images along leading axes.
 
     Attributes:
-      iou: float64 [..., class ids], the IoUs of matched segments, summed.
-      tp: int [..., class ids], matched segments.
-      fp: int [..., class ids], wrong predicted segments.
-      fn: int [..., class ids], missed true segments.
+      iou: float64 [..., class ids], sum of the IoUs of matched segments.
+      tp: int [..., class ids], number of matched segments.
+      fp: int [..., class ids], number of wrong predicted segments.
+      fn: int [..., class ids], number of missed true segments.
     """
 
     iou: np.ndarray
@@ -142,7 +119,7 @@ class PanopticCounts(NamedTuple):
     fn: np.ndarray
 
     def total(self) -> PanopticCounts:
-        """Of all images together."""
+        """Counts of all images together, [class ids]."""
         return PanopticCounts(*(field.reshape(-1, field.shape[-1]).sum(axis=0) for field in self))
 
     @property
@@ -151,40 +128,28 @@ class PanopticCounts(NamedTuple):
 
 
 def stack_counts(counts: Sequence[PanopticCounts], num_ids: int) -> PanopticCounts:
-    """Images along a new first axis."""
+    """Stacks the counts of images along a new first axis."""
     if not counts:
         return PanopticCounts(np.zeros((0, num_ids)), *(np.zeros((0, num_ids), np.int32) for _ in range(3)))
     return PanopticCounts(*map(np.stack, zip(*counts)))
 
 
-def count_matches(matching: Matching, true_class: np.ndarray, class_id: np.ndarray, num_ids: int) -> PanopticCounts:
-    """The counts of one image.
+def count_matches(matching: Matching, num_ids: int) -> PanopticCounts:
+    """Counts of one image.
 
     Args:
-      matching: Of its segments.
-      true_class: int [true segments].
-      class_id: int [predicted segments].
-      num_ids: One more than the largest class id.
+      matching: Matching of its segments.
+      num_ids: Largest class id plus one.
     """
     rows, columns = np.nonzero(matching.matched)
+    matched_class = matching.class_id[columns]
 
     def count(classes: np.ndarray) -> np.ndarray:
         return np.bincount(classes, minlength=num_ids).astype(np.int32)
 
     return PanopticCounts(
-        iou=np.bincount(class_id[columns], weights=matching.iou[rows, columns], minlength=num_ids),
-        tp=count(class_id[columns]),
-        fp=count(class_id[matching.wrong]),
-        fn=count(true_class[matching.missed]),
+        iou=np.bincount(matched_class, weights=matching.iou[rows, columns], minlength=num_ids),
+        tp=count(matched_class),
+        fp=count(matching.class_id[matching.wrong]),
+        fn=count(matching.true_class[matching.missed]),
     )
-
-
-def _compact(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The different ids, ascending, and the place of each among them, both int64."""
-    ids = ids.astype(np.int64)
-    if not ids.size or ids.min() < 0 or ids.max() >= _LONGEST_TABLE:
-        different, place = np.unique(ids, return_inverse=True)
-        return different, place.reshape(-1)
-    is_present = np.zeros(ids.max() + 1, bool)
-    is_present[ids] = True
-    return np.flatnonzero(is_present), (np.cumsum(is_present) - 1)[ids]

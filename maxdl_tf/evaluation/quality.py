@@ -1,34 +1,38 @@
-"""Panoptic quality (Kirillov et al., CVPR 2019; arXiv 1801.00868, section 4)."""
+"""Panoptic quality (Kirillov et al., CVPR 2019; arXiv 1801.00868, section 4) and its bootstrap intervals."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.evaluation.matching import (
-    PanopticCounts,
-    PredictedSegments,
-    TrueSegments,
-    count_matches,
-    match_segments,
-    overlap_of,
-    stack_counts,
-)
+from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, stack_counts
+from maxdl_tf.evaluation.segment_map import from_label_map
+
+Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
+
+_GROUPS = ("all", "things", "stuff")
+_METRICS = ("pq", "sq", "rq")
+_SAMPLES_AT_ONCE = 256  # Number of bootstrap samples in memory together.
 
 
 @dataclass(frozen=True)
 class ClassQuality:
-    """The quality of one class; pq, sq and rq are in 0..1, and 0 where the class has no segments.
+    """Quality of one class. pq, sq and rq are in 0..1; they are 0 if the class has no segments.
 
     Attributes:
+      id: Class id.
+      name: Name of the class.
+      is_thing: Whether it is a thing class.
       pq: Panoptic quality, sq x rq.
       sq: Segmentation quality, the mean IoU of matched segments.
-      rq: Recognition quality, the F1 of segments.
+      rq: Recognition quality, the F1 score of segments.
       tp: Number of matched segments.
-      fp: Number of unmatched predicted segments.
-      fn: Number of unmatched true segments.
+      fp: Number of wrong predicted segments.
+      fn: Number of missed true segments.
     """
 
     id: int
@@ -48,7 +52,7 @@ class ClassQuality:
 
 @dataclass(frozen=True)
 class GroupQuality:
-    """Means over the classes of a group that have segments, in 0..1; 0 where `num_classes`, their number, is 0."""
+    """Means over the `num_classes` classes of a group that have segments, in 0..1; 0 if there are none."""
 
     pq: float
     sq: float
@@ -61,12 +65,11 @@ class PanopticQualityResult:
     """Panoptic quality of a data set.
 
     Attributes:
-      all: Of all classes.
-      things: Of thing classes.
-      stuff: Of stuff classes.
-      classes: Each class, things first, by ascending id.
-      num_images: How many images were compared.
-      image_counts: [images, class ids], what the figures were made of; not written to JSON.
+      all: Means over all classes.
+      things: Means over thing classes.
+      stuff: Means over stuff classes.
+      classes: Quality of each class; things first, each kind by ascending id.
+      num_images: Number of images.
     """
 
     all: GroupQuality
@@ -74,29 +77,23 @@ class PanopticQualityResult:
     stuff: GroupQuality
     classes: tuple[ClassQuality, ...]
     num_images: int
-    image_counts: PanopticCounts | None = field(default=None, compare=False, repr=False)
 
-    def as_dict(self) -> dict:
-        """For JSON; the keys are the names of the attributes."""
-        figures = asdict(replace(self, image_counts=None))
-        del figures["image_counts"]
-        return figures
+    def as_dict(self) -> dict[str, Any]:
+        """The attributes in a form that JSON can hold."""
+        return asdict(self)
 
     def curves(self) -> dict[str, float]:
-        """The figures under TensorBoard's tags; classes without segments are left out."""
-        figures = {
-            f"{figure}/{group}": getattr(getattr(self, group), figure)
-            for figure in ("pq", "sq", "rq")
-            for group in ("all", "things", "stuff")
-        }
-        return {**figures, **{f"pq_of_class/{c.name}": c.pq for c in self.classes if c.has_segments}}
+        """The metrics by their tags in TensorBoard, without classes that have no segments."""
+        groups = {f"{name}/{group}": getattr(getattr(self, group), name) for name in _METRICS for group in _GROUPS}
+        return {**groups, **{f"pq_of_class/{c.name}": c.pq for c in self.classes if c.has_segments}}
 
     def as_table(self) -> str:
-        """For people: percentages, one line for each group and each class that has segments."""
+        """A human-readable table in percent with a line for each group and each class that has segments."""
         classes = [c for c in self.classes if c.has_segments]
         width = max(map(len, ["things", *(c.name for c in classes)]))
         lines = [f"{'class':<{width}}      PQ     SQ     RQ      TP      FP      FN"]
-        for name, group in (("all", self.all), ("things", self.things), ("stuff", self.stuff)):
+        for name in _GROUPS:
+            group = getattr(self, name)
             lines.append(f"{name:<{width}}  {_percentages(group, group.num_classes > 0)}   {group.num_classes} classes")
         for c in classes:
             lines.append(f"{c.name:<{width}}  {_percentages(c, True)}  {c.tp:6}  {c.fp:6}  {c.fn:6}")
@@ -109,25 +106,24 @@ def _percentages(quality: GroupQuality | ClassQuality, defined: bool) -> str:
 
 
 class PanopticQuality:
-    """Accumulates the comparison of label maps with the truth, image by image.
+    """Panoptic quality of label maps, accumulated image by image.
 
-    A segment is the set of pixels of an image with the same label; `panoptic_counts` says how they are judged.
+    A segment is the set of pixels of an image with the same label. `maxdl_tf/evaluation/matching.py` has the rule.
+
+        metric = PanopticQuality(dataset_info)
+        metric.update(truth, prediction)
+        print(metric.result().as_table())
 
     Args:
-      dataset_info: The class table.
-      ignore_crowd: True for COCO's official rule: crowds (instance 0 of a thing class in truth) match
-        nothing and are not missed, and an unmatched prediction of their class may lie on them as on
-        void. False for DeepLab2's, to which they are segments as others.
+      dataset_info: Class table.
+      ignore_crowd: Whether to follow COCO's official rule for crowds, which are instance 0 of a thing class in the
+        truth: they match nothing and are not missed, and an unmatched prediction of their class may lie on them as on
+        void. False follows DeepLab2, which treats crowds like other segments.
     """
 
     def __init__(self, dataset_info: DatasetInfo, ignore_crowd: bool = True):
         self._info = dataset_info
         self._ignore_crowd = ignore_crowd
-        self._num_ids = dataset_info.num_semantic_channels
-        self._is_known = np.zeros(self._num_ids, bool)
-        self._is_known[[*dataset_info.class_order, dataset_info.ignore_label]] = True
-        self._is_thing = np.zeros(self._num_ids, bool)
-        self._is_thing[list(dataset_info.thing_ids)] = True
         self._images: list[PanopticCounts] = []
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
@@ -135,60 +131,28 @@ class PanopticQuality:
 
         Args:
           truth: int [height, width], class id * label_divisor + instance.
-          prediction: The same shape and code.
+          prediction: int [height, width], in the same code.
 
         Raises:
-          ValueError: For maps of unequal shapes, or a class that is not in the table.
+          ValueError: The shapes differ, or a class is not in the table.
         """
-        overlap = overlap_of(truth, prediction)
-        true_class = self._classes(overlap.true_ids, "truth")
-        class_id = self._classes(overlap.ids, "prediction")
-        is_crowd = self._is_thing[true_class] & (overlap.true_ids % self._info.label_divisor == 0)
-        is_crowd &= self._ignore_crowd
-        is_void = true_class == self._info.ignore_label
-        matching = match_segments(
-            overlap.pixels,
-            TrueSegments(true_class, is_void, is_crowd, forgives=is_crowd),
-            PredictedSegments(class_id, class_id == self._info.ignore_label),
+        matching = match(
+            from_label_map(truth, self._info, "truth", has_crowds=self._ignore_crowd),
+            from_label_map(prediction, self._info, "prediction"),
         )
-        self._images.append(count_matches(matching, true_class, class_id, self._num_ids))
-
-    def merge(self, other: PanopticQuality) -> None:
-        """Adds the images of another accumulator, as of another worker.
-
-        Raises:
-          ValueError: If it was made for another class table or another rule.
-        """
-        if other._info != self._info or other._ignore_crowd != self._ignore_crowd:
-            raise ValueError(
-                f"cannot merge the panoptic quality of {other._info.name!r} (ignore_crowd={other._ignore_crowd}) into "
-                f"that of {self._info.name!r} (ignore_crowd={self._ignore_crowd}); make both with the same arguments"
-            )
-        self._images += other._images
+        self._images.append(count_matches(matching, self._info.num_semantic_channels))
 
     def result(self) -> PanopticQualityResult:
-        """The quality over all images so far."""
-        return quality_of(stack_counts(self._images, self._num_ids), self._info)
-
-    def _classes(self, labels: np.ndarray, source: str) -> np.ndarray:
-        class_id = labels // self._info.label_divisor
-        unknown = (class_id < 0) | (class_id >= len(self._is_known))
-        unknown = unknown | ~self._is_known[np.where(unknown, 0, class_id)]
-        if unknown.any():
-            raise ValueError(
-                f"{source} has label {labels[unknown][0]}, which is class {class_id[unknown][0]} with label_divisor "
-                f"{self._info.label_divisor}; data set {self._info.name!r} has the classes "
-                f"{', '.join(map(str, self._info.class_order))} and {self._info.ignore_label} for void"
-            )
-        return class_id
+        """The quality of all images so far."""
+        return quality_of(stack_counts(self._images, self._info.num_semantic_channels), self._info)
 
 
 def quality_of(counts: PanopticCounts, dataset_info: DatasetInfo) -> PanopticQualityResult:
     """The quality of images.
 
     Args:
-      counts: [images, class ids].
-      dataset_info: The class table.
+      counts: Counts of the images, [images, class ids].
+      dataset_info: Class table.
     """
     total = counts.total()
     classes = tuple(_class_quality(total, dataset_info, class_id) for class_id in dataset_info.class_order)
@@ -198,7 +162,6 @@ def quality_of(counts: PanopticCounts, dataset_info: DatasetInfo) -> PanopticQua
         stuff=_group([c for c in classes if not c.is_thing]),
         classes=classes,
         num_images=counts.num_images,
-        image_counts=counts,
     )
 
 
@@ -210,9 +173,62 @@ def _class_quality(total: PanopticCounts, dataset_info: DatasetInfo, class_id: i
     return ClassQuality(class_id, row.name, row.is_thing, pq=sq * rq, sq=sq, rq=rq, tp=tp, fp=fp, fn=fn)
 
 
-def _group(classes) -> GroupQuality:
+def _group(classes: Sequence[ClassQuality]) -> GroupQuality:
     classes = [c for c in classes if c.has_segments]
     if not classes:
         return GroupQuality(0.0, 0.0, 0.0, 0)
-    means = (float(np.mean([getattr(c, name) for c in classes])) for name in ("pq", "sq", "rq"))
+    means = (float(np.mean([getattr(c, name) for c in classes])) for name in _METRICS)
     return GroupQuality(*means, len(classes))
+
+
+def quality_intervals(
+    counts: PanopticCounts, dataset_info: DatasetInfo, *, samples: int = 1000, level: float = 0.95, seed: int = 0
+) -> Intervals:
+    """Bootstrap percentile intervals (Efron, Annals of Statistics 1979): how far other images could move the quality.
+
+    A sample draws as many images as there are, with replacement. Its quality is that of a data set: the mean over the
+    classes that occur in it. Classes that are rare among the images widen the intervals. Classes that are missing from
+    a sample move its mean, so the interval need not be centered on the quality of all images.
+
+    Args:
+      counts: Counts of the images, [images, class ids].
+      dataset_info: Class table.
+      samples: Number of samples.
+      level: Share of the samples inside an interval.
+      seed: Seed of the samples; equal seeds give equal intervals.
+
+    Returns:
+      {"all", "things" or "stuff": {"pq", "sq" or "rq": (low, high)}}, in 0..1; (0, 0) if a group has no segments.
+    """
+    group_ids = (dataset_info.class_order, dataset_info.thing_ids, dataset_info.stuff_ids)
+    drawn: dict[str, list[np.ndarray]] = {group: [] for group in _GROUPS}
+    rng = np.random.default_rng(seed)
+    images = counts.num_images
+    for start in range(0, samples if images else 0, _SAMPLES_AT_ONCE):
+        size = min(_SAMPLES_AT_ONCE, samples - start)
+        weights = rng.multinomial(images, np.full(images, 1 / images), size=size).astype(np.float64)
+        iou, tp, fp, fn = (weights @ field for field in counts)  # [samples, class ids]
+        has_segments = tp + fp + fn > 0
+        metrics = [_divide(iou, tp + fp / 2 + fn / 2), _divide(iou, tp), _divide(tp, tp + fp / 2 + fn / 2)]
+        for group, class_ids in zip(_GROUPS, group_ids):
+            ids = list(class_ids)
+            present = has_segments[:, ids].sum(axis=1)
+            drawn[group].append(np.stack([_divide(metric[:, ids].sum(axis=1), present) for metric in metrics]))
+    tails = [50 * (1 - level), 50 * (1 + level)]
+    intervals = {}
+    for group, parts in drawn.items():
+        ends = np.percentile(np.concatenate(parts, axis=1), tails, axis=1) if parts else np.zeros((2, 3))
+        intervals[group] = {name: tuple(ends[:, row].tolist()) for row, name in enumerate(_METRICS)}
+    return intervals
+
+
+def intervals_line(intervals: Intervals) -> str:
+    """The 95 % intervals of PQ in a human-readable line, in percent."""
+    ends = {group: metrics["pq"] for group, metrics in intervals.items()}
+    spans = ", ".join(f"{group} {100 * low:.1f} to {100 * high:.1f}" for group, (low, high) in ends.items())
+    return f"95 % intervals of PQ (bootstrap over images): {spans}"
+
+
+def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The quotient; 0 where the denominator is 0."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)

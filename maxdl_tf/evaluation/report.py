@@ -1,15 +1,11 @@
-"""The figures of an evaluation as a page that opens from disk."""
+"""Report of an evaluation: a web page that opens from disk."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
 
 from maxdl_tf.drawing.html_page import Html, bars, figure, gallery, heading, paragraph, table, write_page
-from maxdl_tf.evaluation.comparison import Comparison
-from maxdl_tf.evaluation.dataset_evaluation import DatasetEvaluation
+from maxdl_tf.evaluation.comparison import Comparison, DatasetEvaluation
 from maxdl_tf.evaluation.errors import KINDS
 from maxdl_tf.evaluation.quality import ClassQuality
 
@@ -18,32 +14,24 @@ _NOTHING = "-"
 _PICTURE_SIDE = 1100  # Pixels of image, truth and prediction side by side.
 _MEANINGS = {
     "missed": "a true segment that no prediction comes near",
-    "false": "a predicted segment where none of its class is",
-    "wrong class": "a true segment that is found, under another class (IoU above 0.5)",
-    "bad mask": "a true segment that is found, but not well enough to count (IoU 0.1 to 0.5)",
+    "false": "a predicted segment that no true one of its class comes near",
+    "wrong class": "a true segment that is found under another class (IoU above 0.5)",
+    "bad mask": "a true segment that is found, but not well enough to match (IoU 0.1 to 0.5)",
     "rough mask": "a match whose mask is not exact",
 }
 
 
-def write_report(
-    path: str,
-    evaluation: DatasetEvaluation,
-    *,
-    facts: Mapping[str, str],
-    pictures: Mapping[Any, np.ndarray],
-    num_pictures: int,
-) -> None:
-    """Writes the page.
+def write_report(path: str, evaluation: DatasetEvaluation, *, facts: Mapping[str, str], num_pictures: int) -> None:
+    """Writes the report.
 
     Args:
-      path: Of the HTML file.
-      evaluation: What was found.
-      facts: What was compared: names and values.
-      pictures: uint8 [h, w, 3] by image id, of the best and the worst images.
-      num_pictures: How many of each are shown.
+      path: Path of the HTML file.
+      evaluation: Evaluation with the pictures to show.
+      facts: Names and values that say what was compared.
+      num_pictures: Number of pictures of the best images, and of the worst.
 
     Raises:
-      OSError: It cannot be written.
+      OSError: The file cannot be written.
     """
     write_page(
         path,
@@ -51,12 +39,12 @@ def write_report(
         table(["", ""], [*facts.items(), ("compared", f"{evaluation.quality.num_images:,} images")]),
         heading("Result"),
         *_result(evaluation),
-        heading("What costs panoptic quality"),
+        heading("Cost of errors"),
         *_errors(evaluation),
         heading("Worst images"),
-        _pictures(evaluation.worst(num_pictures), pictures),
+        _pictures(evaluation.worst(num_pictures), evaluation),
         heading("Best images"),
-        _pictures(evaluation.best(num_pictures), pictures),
+        _pictures(evaluation.best(num_pictures), evaluation),
         heading("Score threshold"),
         *_sweep(evaluation),
         heading("Classes, lowest PQ first"),
@@ -68,15 +56,15 @@ def _result(evaluation: DatasetEvaluation) -> list[Html]:
     rows = []
     for name in _GROUPS:
         group = getattr(evaluation.quality, name)
-        figures = [name, group.num_classes]
+        cells = [name, group.num_classes]
         for kind in ("pq", "sq", "rq"):
             low, high = evaluation.intervals[name][kind]
             defined = group.num_classes > 0
-            figures += [_percent(getattr(group, kind) if defined else None), _span(low, high) if defined else _NOTHING]
-        rows.append(figures)
+            cells += [_percent(getattr(group, kind) if defined else None), _span(low, high) if defined else _NOTHING]
+        rows.append(cells)
     parts = [
         table(["", "classes", "PQ", "95 %", "SQ", "95 %", "RQ", "95 %"], rows),
-        paragraph("In percent. 95 %: where the figure lies in 95 % of the data sets that drawing images anew gives."),
+        paragraph("In percent. 95 %: interval of the value in 95 % of the data sets that resampling the images gives."),
     ]
     found = evaluation.mask_ap
     if found:
@@ -93,8 +81,8 @@ def _errors(evaluation: DatasetEvaluation) -> list[Html]:
     ]
     return [
         bars({kind: max(0.0, 100 * cost.all) for kind, cost in evaluation.errors.items()}, form="{:.1f}"),
-        table(["error", "number", "all", "things", "stuff", "what it is"], rows),
-        paragraph("Points of PQ that mending the errors of one kind alone would gain."),
+        table(["error", "number", "all", "things", "stuff", "meaning"], rows),
+        paragraph("Points of PQ to gain by fixing the errors of one kind alone."),
     ]
 
 
@@ -105,28 +93,28 @@ def _sweep(evaluation: DatasetEvaluation) -> list[Html]:
     return [
         bars({f"{threshold:.2f}": 100 * row["all"] for threshold, row in evaluation.sweep.items()}, form="{:.1f}"),
         paragraph(
-            "PQ if segments with a lower score were left out. Most is reached with "
-            f"{best:.2f}: {100 * evaluation.sweep[best]['all']:.1f}; without a threshold it is "
+            "PQ without segments that have a lower score. The best threshold is "
+            f"{best:.2f} with {100 * evaluation.sweep[best]['all']:.1f}; without a threshold it is "
             f"{100 * evaluation.quality.all.pq:.1f}."
         ),
     ]
 
 
-def _pictures(comparisons: Sequence[Comparison], pictures: Mapping[Any, np.ndarray]) -> Html:
+def _pictures(comparisons: Sequence[Comparison], evaluation: DatasetEvaluation) -> Html:
     shown = [
-        figure(pictures[found.image_id], _caption(found), longest_side=_PICTURE_SIDE)
-        for found in comparisons
-        if found.image_id in pictures
+        figure(evaluation.pictures[image.image_id], _caption(image), longest_side=_PICTURE_SIDE)
+        for image in comparisons
+        if image.image_id in evaluation.pictures
     ]
     return gallery(shown) if shown else paragraph("No pictures.")
 
 
-def _caption(found: Comparison) -> str:
-    errors = found.errors
+def _caption(image: Comparison) -> str:
+    errors = image.errors
     numbers = (errors.missed, errors.false, errors.wrong_class_true, errors.bad_mask)
     parts = [f"{int(number.sum())} {kind}" for kind, number in zip(KINDS, numbers) if number.sum()]
-    matched = f"{int(found.counts.tp.sum())} matched"
-    return f"{found.image_id}: PQ {100 * found.quality():.1f}; {', '.join([matched, *parts])}"
+    matched = f"{int(image.counts.tp.sum())} matched"
+    return f"{image.image_id}: PQ {100 * image.quality():.1f}; {', '.join([matched, *parts])}"
 
 
 def _classes(evaluation: DatasetEvaluation) -> Html:

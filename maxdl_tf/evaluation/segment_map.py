@@ -1,4 +1,4 @@
-"""The segments of an image, as files and label maps give them, in one form."""
+"""Segments of an image in one form, whether they come from COCO files or from label maps."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
-from maxdl_tf.evaluation.matching import different_ids
+
+_COCO_VOID = 0
+_LONGEST_TABLE = 1 << 17  # Ids below this are looked up in a table of that length, others are sorted.
 
 
-class SegmentInfo(NamedTuple):
-    """What is said of a segment.
+class Segment(NamedTuple):
+    """A segment of a map.
 
     Attributes:
-      id: Its value in the map.
-      class_id: Of the class table.
-      is_crowd: Whether it stands for several things; in truth only.
-      score: Confidence in 0..1; None where nothing is said.
+      id: Value of its pixels in the map.
+      class_id: Class id in the class table.
+      is_crowd: Whether it covers several things; true segments only.
+      score: Confidence in 0..1; None if it has none.
     """
 
     id: int
@@ -30,71 +32,55 @@ class SegmentInfo(NamedTuple):
 
 
 class SegmentMap(NamedTuple):
-    """A map of segments.
+    """A map and the list of its segments.
 
     Attributes:
-      ids: int [height, width].
-      segments: All of the map, in the order in which they were listed.
-      void: What `ids` is where there is no segment.
-      source: What to call it in complaints.
+      ids: int [height, width]. Ids that are not in the list are void.
+      segments: All segments of the map, in the order of their source.
     """
 
     ids: np.ndarray
-    segments: Sequence[SegmentInfo]
-    void: int
-    source: str
-
-    def check(self, present: np.ndarray) -> None:
-        """Compares the list with the ids that occur in the map.
-
-        Raises:
-          UserError: They are not the same.
-        """
-        listed = {segment.id for segment in self.segments}
-        found = set(present.tolist()) - {self.void}
-        if len(listed) != len(self.segments):
-            raise UserError(f"{self.source}: a segment id is listed twice; ids must differ within an image")
-        if self.void in listed:
-            raise UserError(f"{self.source}: the id {self.void} is listed as a segment; it stands for void")
-        for segment_id in sorted(found - listed):
-            raise UserError(f"{self.source}: segment {segment_id} is in the PNG but not in the JSON's segments_info")
-        for segment_id in sorted(listed - found):
-            raise UserError(f"{self.source}: segment {segment_id} is in the JSON's segments_info but not in the PNG")
-
-    def listed_as(self, ids: np.ndarray) -> list[SegmentInfo | None]:
-        """The segment of each id; None for void."""
-        by_id = {segment.id: segment for segment in self.segments}
-        return [by_id.get(segment_id) for segment_id in ids.tolist()]
+    segments: Sequence[Segment]
 
 
 def from_coco(
     ids: np.ndarray, segments_info: Sequence[Mapping[str, Any]], class_of_category: Mapping[int, int], source: str
 ) -> SegmentMap:
-    """Of a PNG's segment ids and the `segments_info` of its annotation.
+    """Combines the segment ids of a PNG with the `segments_info` of its annotation.
 
     Args:
-      ids: int [height, width].
-      segments_info: With `id`, `category_id`, and, if they are there, `iscrowd` and `score`.
+      ids: int [height, width], 0 where void.
+      segments_info: Segments with `id`, `category_id` and, optionally, `iscrowd` and `score`.
       class_of_category: Class id of each category id.
-      source: What to call it in complaints.
+      source: Name of the file in errors.
 
     Raises:
-      UserError: A segment lacks something, or its category is unknown.
+      UserError: A segment is incomplete, its category is unknown, or PNG and list have different ids.
     """
     segments = []
     for info in segments_info:
         try:
             segment_id, category = info["id"], info["category_id"]
         except (KeyError, TypeError) as error:
-            raise UserError(f"{source}: a segment of segments_info has no {error}") from error
+            raise UserError(f"{source}: a segment in segments_info has no {error}") from error
         if category not in class_of_category:
             raise UserError(
-                f"{source}: segment {segment_id} is of category {category}, which the annotations do not list"
+                f"{source}: segment {segment_id} has category {category}, which the annotations do not list"
             )
         segments.append(
-            SegmentInfo(segment_id, class_of_category[category], bool(info.get("iscrowd", 0)), info.get("score"))
+            Segment(segment_id, class_of_category[category], bool(info.get("iscrowd", 0)), info.get("score"))
         )
-    return SegmentMap(ids, segments, 0, source)
+    listed = {segment.id for segment in segments}
+    drawn = set(different_ids(ids).tolist()) - {_COCO_VOID}
+    if len(listed) != len(segments):
+        raise UserError(f"{source}: segments_info lists a segment id twice; ids must differ within an image")
+    if _COCO_VOID in listed:
+        raise UserError(f"{source}: segments_info lists id {_COCO_VOID}, which stands for void")
+    for segment_id in sorted(drawn - listed):
+        raise UserError(f"{source}: segment {segment_id} is in the PNG but not in the JSON's segments_info")
+    for segment_id in sorted(listed - drawn):
+        raise UserError(f"{source}: segment {segment_id} is in the JSON's segments_info but not in the PNG")
+    return SegmentMap(ids, segments)
 
 
 def from_label_map(
@@ -102,20 +88,20 @@ def from_label_map(
     dataset_info: DatasetInfo,
     source: str,
     *,
-    is_truth: bool,
+    has_crowds: bool = False,
     scores: Mapping[int, float] | None = None,
 ) -> SegmentMap:
-    """Of a label map, `class id * label_divisor + instance`.
+    """Lists the segments of a label map.
 
     Args:
-      label_map: int [height, width].
-      dataset_info: The class table.
-      source: What to call it in complaints.
-      is_truth: Then instance 0 of a thing class is a crowd.
-      scores: Of segments, by their labels.
+      label_map: int [height, width], class id * label_divisor + instance.
+      dataset_info: Class table.
+      source: Name of the map in errors.
+      has_crowds: Whether instance 0 of a thing class is a crowd, as in truth.
+      scores: Score of each segment, by its label.
 
     Raises:
-      UserError: A label's class is not in the table.
+      ValueError: The class of a label is not in the table.
     """
     segments = []
     for label in different_ids(label_map).tolist():
@@ -124,27 +110,56 @@ def from_label_map(
             continue
         row = dataset_info.by_id.get(class_id)
         if row is None:
-            raise UserError(f"{source}: label {label} is of class {class_id}, which {dataset_info.name!r} has not")
-        segments.append(
-            SegmentInfo(label, class_id, is_truth and row.is_thing and instance == 0, (scores or {}).get(label))
-        )
-    is_void = label_map // dataset_info.label_divisor == dataset_info.ignore_label
-    return SegmentMap(np.where(is_void, dataset_info.void, label_map), segments, dataset_info.void, source)
+            raise ValueError(
+                f"{source} has label {label}, which is class {class_id} with label_divisor "
+                f"{dataset_info.label_divisor}; data set {dataset_info.name!r} has the classes "
+                f"{', '.join(map(str, dataset_info.class_order))} and {dataset_info.ignore_label} for void"
+            )
+        is_crowd = has_crowds and row.is_thing and instance == 0
+        segments.append(Segment(label, class_id, is_crowd, scores.get(label) if scores else None))
+    return SegmentMap(label_map, segments)
 
 
 def to_label_maps(
     truth: SegmentMap, prediction: SegmentMap, dataset_info: DatasetInfo
 ) -> tuple[np.ndarray, np.ndarray, DatasetInfo]:
-    """Label maps of both, int32 [height, width], for pictures, and a class table whose divisor has room for them."""
+    """Converts both maps to label maps for pictures.
+
+    Returns:
+      Both label maps, int32 [height, width], and a class table whose label_divisor exceeds the number of segments.
+    """
     most = max(len(truth.segments), len(prediction.segments))
     table = DatasetInfo(dataset_info.name, dataset_info.classes, most + 2, dataset_info.ignore_label)
     return _label_map(truth, table), _label_map(prediction, table), table
 
 
+def different_ids(ids: np.ndarray) -> np.ndarray:
+    """The ids that occur in a map, int64, ascending."""
+    ids = np.asarray(ids).reshape(-1)
+    # Neighbors in a row mostly have the same id; only the first of each run is looked up.
+    return compact_ids(ids[np.flatnonzero(np.concatenate([ids[:1] == ids[:1], ids[1:] != ids[:-1]]))])[0]
+
+
+def compact_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers the ids of an array.
+
+    Returns:
+      The different ids, ascending, and the place of each element's id among them; both int64.
+    """
+    ids = ids.astype(np.int64)
+    if not ids.size or ids.min() < 0 or ids.max() >= _LONGEST_TABLE:
+        different, place = np.unique(ids, return_inverse=True)
+        return different, place.reshape(-1)
+    is_present = np.zeros(ids.max() + 1, bool)
+    is_present[ids] = True
+    return np.flatnonzero(is_present), (np.cumsum(is_present) - 1)[ids]
+
+
 def _label_map(segment_map: SegmentMap, table: DatasetInfo) -> np.ndarray:
+    by_id = {segment.id: segment for segment in segment_map.segments}
     present, place = np.unique(segment_map.ids, return_inverse=True)
     labels = []
-    for number, segment in enumerate(segment_map.listed_as(present), start=1):
+    for number, segment in enumerate(map(by_id.get, present.tolist()), start=1):
         if segment is None:
             labels.append(table.void)
         else:

@@ -1,4 +1,4 @@
-"""Panoptic quality against the score that segments must have to be kept."""
+"""Panoptic quality by the score that a segment needs to be kept."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.evaluation.matching import Matching, PanopticCounts
+from maxdl_tf.evaluation.matching import VOID, Matching, PanopticCounts
 from maxdl_tf.evaluation.quality import quality_of
 
 THRESHOLDS = tuple(step / 20 for step in range(20))
 
 
-class JudgedSegments(NamedTuple):
-    """Predicted segments that the metric counts; arrays of one length.
+class ScoredSegments(NamedTuple):
+    """Predicted segments that count in the metric, in arrays of equal length.
 
     Attributes:
-      class_id: int32.
-      score: float64.
-      iou: float64, with the true segment that is matched; 0 where none is and the segment is wrong.
+      class_id: int32, class ids.
+      score: float64, scores in 0..1.
+      iou: float64, IoU with the matched true segment; 0 where the segment is wrong.
     """
 
     class_id: np.ndarray
@@ -28,37 +28,33 @@ class JudgedSegments(NamedTuple):
     iou: np.ndarray
 
 
-def judge(matching: Matching, class_id: np.ndarray, score: np.ndarray) -> JudgedSegments:
-    """The predicted segments of one image.
-
-    Args:
-      matching: Of its segments.
-      class_id: int [predicted segments].
-      score: float [predicted segments].
-    """
+def scored_segments(matching: Matching) -> ScoredSegments | None:
+    """The predicted segments of one image that match or are wrong; None if a predicted segment has no score."""
+    if np.isnan(matching.score[matching.class_id != VOID]).any():
+        return None
     counted = matching.wrong | matching.matched.any(axis=0)
     iou = (matching.iou * matching.matched).sum(axis=0)
-    return JudgedSegments(class_id[counted].astype(np.int32), score[counted].astype(np.float64), iou[counted])
+    return ScoredSegments(matching.class_id[counted].astype(np.int32), matching.score[counted], iou[counted])
 
 
-def sweep(
+def threshold_sweep(
     counts: PanopticCounts,
-    judged: Sequence[JudgedSegments],
+    images: Sequence[ScoredSegments],
     dataset_info: DatasetInfo,
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> dict[float, dict[str, float]]:
-    """The quality if segments with a score below a threshold were void, which changes no other segment.
+    """Panoptic quality if segments with a score below a threshold were void; other segments keep their pixels.
 
     Args:
-      counts: [images, class ids], with all segments.
-      judged: Of each image.
-      dataset_info: The class table.
-      thresholds: In 0..1.
+      counts: Counts of the images with all segments, [images, class ids].
+      images: Predicted segments of each image.
+      dataset_info: Class table.
+      thresholds: Thresholds in 0..1.
 
     Returns:
       {threshold: {"all": PQ, "things": PQ, "stuff": PQ}}, in 0..1.
     """
-    class_id, score, iou = (np.concatenate(field) for field in zip(*judged)) if judged else (np.zeros(0, int),) * 3
+    class_id, score, iou = (np.concatenate(field) for field in zip(*images)) if images else (np.zeros(0, int),) * 3
     total = counts.total()
     num_ids = len(total.tp)
     true_segments = total.tp + total.fn
@@ -69,7 +65,7 @@ def sweep(
         tp = np.bincount(class_id[matched], minlength=num_ids)
         fp = np.bincount(class_id[kept & (iou == 0)], minlength=num_ids)
         summed = np.bincount(class_id[matched], weights=iou[matched], minlength=num_ids)
-        rows = PanopticCounts(*(field[np.newaxis] for field in (summed, tp, fp, true_segments - tp)))
-        quality = quality_of(rows, dataset_info)
+        kept_counts = PanopticCounts(*(field[np.newaxis] for field in (summed, tp, fp, true_segments - tp)))
+        quality = quality_of(kept_counts, dataset_info)
         found[threshold] = {group: getattr(quality, group).pq for group in ("all", "things", "stuff")}
     return found

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.evaluation.accuracy import rank_of_label
 from maxdl_tf.structs import Figure
 
 
@@ -61,3 +60,20 @@ class ClassificationLoss:
             top1=tf.cast(rank < 1, tf.float32),
             top5=tf.cast(rank < 5, tf.float32),
         )
+
+
+def rank_of_label(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Number of other classes that are at least as likely as the true one; 0 if the image is classified correctly.
+
+    Ties count against the classifier. Equal logits for all classes, or NaNs, are therefore never correct.
+
+    Args:
+      logits: float [batch, classes].
+      labels: int [batch], from 0.
+
+    Returns:
+      int32 [batch].
+    """
+    of_label = tf.gather(logits, labels, axis=1, batch_dims=1)
+    is_below = logits < of_label[:, tf.newaxis]
+    return tf.reduce_sum(tf.cast(~is_below, tf.int32), axis=1) - 1  # 1: the class itself.

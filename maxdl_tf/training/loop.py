@@ -15,7 +15,7 @@ import orbit
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints
-from maxdl_tf.evaluation.evaluator import Evaluator, Result
+from maxdl_tf.evaluation.model_images import Evaluator, Result
 from maxdl_tf.progress import Progress, duration
 from maxdl_tf.training.ema import WeightAverages
 from maxdl_tf.training.train_step import StopTraining, Trainer

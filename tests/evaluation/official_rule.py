@@ -1,6 +1,6 @@
-"""A second implementation of COCO's panoptic evaluation, after its rule: segment ids and lists of segments, NumPy only.
+"""A second implementation of COCO's panoptic evaluation on segment ids and lists of segments, with NumPy only.
 
-It shares nothing with the package, so that both can be wrong only if the rule was read wrongly twice.
+It shares no code with the package: both are wrong only if the rule was misread twice.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ VOID = 0
 
 
 class OfficialQuality:
-    """Tallies images; `things` are the category ids of things, `categories` all of them."""
+    """Tallies images. `things` are the category ids of things, `categories` all category ids."""
 
     def __init__(self, categories, things):
         self.categories, self.things = categories, things
         self.tally = {category: {"iou": 0.0, "tp": 0, "fp": 0, "fn": 0} for category in categories}
 
     def add(self, true_ids, true_segments, ids, segments):
-        """Maps of ids, and what JSON says of them: dictionaries with id, category_id, and iscrowd of true ones."""
+        """Adds maps of ids and their segments_info: dictionaries with id, category_id and, in the truth, iscrowd."""
         pairs, numbers = np.unique(true_ids.astype(np.int64) << 24 | ids, return_counts=True)
         shared = {divmod(pair, 1 << 24): count for pair, count in zip(pairs.tolist(), numbers.tolist())}
         true_area, area = {}, {}
@@ -56,8 +56,8 @@ class OfficialQuality:
             if forgiven / area[segment["id"]] <= 0.5:
                 self.tally[segment["category_id"]]["fp"] += 1
 
-    def figures(self):
-        """{(group, figure): value} with the groups all, things and stuff, and each category that has segments."""
+    def metrics(self):
+        """{(group or category, metric): value} of all, things, stuff and each category with segments."""
         rows = {}
         for category, count in self.tally.items():
             weight = count["tp"] + count["fp"] / 2 + count["fn"] / 2

@@ -1,4 +1,4 @@
-"""Pairs of truth and prediction as COCO files have them: maps of ids and lists of segments."""
+"""Pairs of truth and prediction as in COCO files: maps of ids and lists of segments."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass, from_categories
 from maxdl_tf.data.coco_files import read_panoptic_png
-from maxdl_tf.evaluation.matching import different_ids
+from maxdl_tf.evaluation.segment_map import different_ids
 from tests.helpers import shared_path
 
 # Things 1, 2, 3, stuff 4, 5; category ids are ten times the class ids.
@@ -19,7 +19,7 @@ CLASS_OF_CATEGORY = {row.source_id: row.id for row in INFO.classes}
 
 
 def segments_of(ids, category_of, crowds=(), scores=None):
-    """What JSON would say of the ids that occur in a map."""
+    """`segments_info` of the ids that occur in a map."""
     return [
         {
             "id": segment_id,
@@ -33,7 +33,7 @@ def segments_of(ids, category_of, crowds=(), scores=None):
 
 
 def random_pair(rng, size=(18, 24)):
-    """Truth with void and crowds, several of a category now and then, and a prediction that resembles it or not.
+    """Draws a truth with void and crowds, sometimes several of a category, and a prediction that may resemble it.
 
     Returns:
       true ids, true segments, ids, segments.
@@ -75,7 +75,7 @@ def random_pair(rng, size=(18, 24)):
 
 
 def real_truth(data_set, split):
-    """The class table of a real data set, and (ids, segments, annotation) of its images."""
+    """The class table of a real data set and (ids, segments, annotation) of each image."""
     annotations = shared_path("data", data_set, "annotations")
     path = annotations / f"panoptic_{split}.json"
     content = json.loads(path.read_text())
@@ -87,7 +87,7 @@ def real_truth(data_set, split):
 
 
 def perturbed(rng, ids, segments, categories):
-    """A prediction made of a truth: shifted, thinned, merged, relabeled, partly void, with scores."""
+    """Makes a prediction from a truth: shifted, thinned, merged, relabeled, partly void, with scores."""
     ids = np.roll(ids, rng.integers(-4, 5, 2), axis=(0, 1))
     category_of = {segment["id"]: segment["category_id"] for segment in segments}
     known = list(category_of)

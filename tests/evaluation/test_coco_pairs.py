@@ -1,4 +1,4 @@
-"""Predictions are found beside their truth, and what does not fit is named."""
+"""Predictions are paired with their truth; errors name what does not fit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from maxdl_tf.errors import UserError
-from maxdl_tf.evaluation import coco_pairs, score_files
+from maxdl_tf.evaluation import coco_pairs
 from maxdl_tf.panoptic_ids import id_to_color
 from tests.evaluation.write_predictions import write_results
 
@@ -42,9 +42,7 @@ def open_pairs(files, predictions="predicted"):
 
 
 def compare_all(files, predictions="predicted", **options):
-    pairs = open_pairs(files, predictions)
-    options = {"with_masks": False, "num_processes": 1, "on_progress": lambda count: None, **options}
-    return score_files.compare_all(pairs, **options)
+    return coco_pairs.compare_pairs(open_pairs(files, predictions), **options)
 
 
 def change_results(files, change):
@@ -61,7 +59,7 @@ def test_a_perfect_prediction(files):
     comparisons = compare_all(files, with_masks=True, on_progress=done.append)
     assert [found.quality() for found in comparisons] == [1.0, 1.0] and done == [1, 1]
     (thing,) = comparisons[0].things.truth
-    assert (thing.class_id, thing.area) == (1, 2)
+    assert (thing.segment.id, thing.segment.class_id) == (70000, 1)
 
 
 @pytest.mark.parametrize("layout", ["results.json", "folder", "maxdl-predict", "PNGs beside the JSON"])
@@ -79,8 +77,8 @@ def test_layouts(files, layout):
     assert [found.quality() for found in compare_all(files, path)] == [1.0, 1.0]
 
 
-def test_images_called_by_their_names(files):
-    """maxdl-predict has the names of files for ids where one of them is no number."""
+def test_ids_that_are_names_of_files(files):
+    """maxdl-predict takes names of files as ids if a name is not a number."""
     change_results(files, lambda rows: [row.update(image_id=f"{row['image_id']:012d}") for row in rows])
     assert [found.image_id for found in compare_all(files)] == [1, 2]
 
@@ -103,10 +101,16 @@ FAULTS = [
         lambda rows: rows[0]["segments_info"].append({"id": 9, "category_id": 10}),
         r"segment 9 is in the JSON's segments_info but not in the PNG",
     ),
-    (lambda rows: rows[0]["segments_info"].append({"id": 0, "category_id": 10}), "id 0 is listed as a segment"),
-    (lambda rows: rows[0]["segments_info"].append(rows[0]["segments_info"][0]), "a segment id is listed twice"),
-    (lambda rows: rows[0]["segments_info"][0].update(category_id=3), "segment 70000 is of category 3, which"),
-    (lambda rows: rows[0]["segments_info"][0].pop("category_id"), "a segment of segments_info has no 'category_id'"),
+    (
+        lambda rows: rows[0]["segments_info"].append({"id": 0, "category_id": 10}),
+        "lists id 0, which stands for void",
+    ),
+    (
+        lambda rows: rows[0]["segments_info"].append(rows[0]["segments_info"][0]),
+        "lists a segment id twice",
+    ),
+    (lambda rows: rows[0]["segments_info"][0].update(category_id=3), "segment 70000 has category 3, which"),
+    (lambda rows: rows[0]["segments_info"][0].pop("category_id"), "a segment in segments_info has no 'category_id'"),
     (lambda rows: rows.append(rows[0]), "image 1 has more than one annotation"),
     (lambda rows: rows[0].pop("segments_info"), "has no 'segments_info' where COCO panoptic files have one"),
 ]
@@ -133,11 +137,11 @@ def test_mask_ap_needs_scores(files):
         compare_all(files, with_masks=True)
 
 
-def test_predictions_that_are_not_there(files):
+def test_missing_predictions(files):
     (files / "empty").mkdir()
     (files / "lonely.json").write_text("{}")
     for path, complaint in (
-        ("nowhere", "there is no such file or folder"),
+        ("nowhere", "no such file or folder"),
         ("empty", "0 JSON files in the folder"),
         ("lonely.json", "no folder .*lonely with the PNGs"),
     ):
@@ -146,7 +150,7 @@ def test_predictions_that_are_not_there(files):
 
 
 def test_processes_change_nothing(files, monkeypatch):
-    monkeypatch.setattr(score_files, "_IMAGES_PER_PROCESS", 1)
+    monkeypatch.setattr(coco_pairs, "_IMAGES_PER_PROCESS", 1)
     for one, two in zip(compare_all(files), compare_all(files, num_processes=2)):
         assert one.image_id == two.image_id
         np.testing.assert_array_equal(one.counts, two.counts)

@@ -1,4 +1,4 @@
-"""Errors are told apart, and what they cost is what mending them in the picture gains."""
+"""Each error has one kind, and its cost is the gain of fixing it in the map."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def quality(ids, categories=CATEGORY):
     return quality_of(stack_counts([found.counts], 6), pairs.INFO), found
 
 
-def mend(kind):
-    """The prediction with one kind of error mended, by hand."""
+def fix(kind):
+    """The prediction with one kind of error fixed by hand."""
     ids, categories = predicted(), dict(CATEGORY)
     if kind == "missed":
         ids[3] = np.where(ids[3] == 16, 16, 0)
@@ -73,9 +73,9 @@ def test_each_error_is_of_one_kind():
 
 
 @pytest.mark.parametrize("kind", ["false", "wrong class", "bad mask", "rough mask"])
-def test_costs_are_what_mending_gains(kind):
+def test_costs_are_the_gains_of_fixing(kind):
     now, found = quality(predicted())
-    then, _ = quality(*mend(kind))
+    then, _ = quality(*fix(kind))
     cost = costs_of([found])[kind]
     assert cost.count == 1
     for group in ("all", "things", "stuff"):

@@ -1,17 +1,18 @@
-"""Mask AP on cases whose precision is known by hand."""
+"""Mask AP of cases with a precision computed by hand."""
 
 import numpy as np
 import pytest
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.evaluation.mask_ap import ImageThings, ThingMask, mask_ap, thing_masks
+from maxdl_tf.evaluation.mask_ap import ImageThings, mask_ap, thing_masks
+from maxdl_tf.evaluation.segment_map import Segment, SegmentMap
 
 INFO = DatasetInfo("few", tuple(SegmentClass(i, f"class {i}", i <= 2, (0, 0, 0), i) for i in range(1, 4)))
 
 
 def things(ids, *listed):
-    """Each listed one: id, class, and score or crowd."""
-    return thing_masks(np.asarray(ids), [(i, ThingMask(class_id, {}, 0, **more)) for i, class_id, more in listed])
+    """The things in a map; each listed one is id, class, and score or crowd."""
+    return thing_masks(SegmentMap(ids, [Segment(i, class_id, **more) for i, class_id, more in listed]), INFO)
 
 
 def square(size, at=0, value=1, side=120):
@@ -20,12 +21,13 @@ def square(size, at=0, value=1, side=120):
     return ids
 
 
-def test_masks_and_areas():
+def test_masks_of_things():
     from pycocotools import mask as coco_mask
 
     ids = square(7, at=3, value=9)
     (thing,) = things(ids, (9, 2, {"score": 0.25}))
-    assert (thing.area, thing.class_id, thing.score) == (49, 2, 0.25)
+    assert coco_mask.area(thing.rle) == 49 and thing.segment == Segment(9, 2, score=0.25)
+    assert things(ids, (9, 3, {})) == []  # Stuff.
     np.testing.assert_array_equal(coco_mask.decode(thing.rle), ids == 9)
 
 
@@ -42,7 +44,7 @@ def test_an_exact_mask_and_a_rough_one():
 
 @pytest.mark.parametrize(("score_of_false", "ap"), [(0.2, 1.0), (0.9, 0.5)])
 def test_scores_decide_the_order(score_of_false, ap):
-    """A false prediction costs where it is surer than the true one."""
+    """A false prediction costs if its score is higher than that of the correct one."""
     truth = things(square(40), (1, 2, {}))
     ids = square(40) + square(20, at=60, value=2)
     prediction = things(ids, (1, 2, {"score": 0.5}), (2, 2, {"score": score_of_false}))

@@ -1,4 +1,4 @@
-"""Panoptic quality equals that of an independent implementation of COCO's rule, from files and from label maps."""
+"""Panoptic quality equals an independent implementation of COCO's rule, for COCO files and for label maps."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def compare_pair(info, truth, true_segments, ids, segments):
 
 
 def assert_same(result, want, info):
-    figures = {}
+    metrics = {}
     for c in result.classes:
         if c.has_segments:
-            figures.update({(info.by_id[c.id].source_id, name): getattr(c, name) for name in ("pq", "sq", "rq")})
+            metrics.update({(info.by_id[c.id].source_id, name): getattr(c, name) for name in ("pq", "sq", "rq")})
     for group in ("all", "things", "stuff"):
-        figures.update({(group, name): getattr(getattr(result, group), name) for name in ("pq", "sq", "rq")})
-    assert figures.keys() == want.keys()
+        metrics.update({(group, name): getattr(getattr(result, group), name) for name in ("pq", "sq", "rq")})
+    assert metrics.keys() == want.keys()
     for key, value in want.items():
-        assert figures[key] == pytest.approx(value, abs=1e-9), key
+        assert metrics[key] == pytest.approx(value, abs=1e-9), key
 
 
 def label_map(ids, segments, info, is_truth):
-    """None where label maps cannot tell it: crowds or stuff segments of one class become one."""
+    """The label map; None if crowds or stuff segments of one class would become one."""
     class_of = {row.source_id: row.id for row in info.classes}
     labels = np.full(ids.max() + 1, info.void)
     taken = set()
@@ -54,7 +54,7 @@ def label_map(ids, segments, info, is_truth):
 
 
 def test_a_thousand_random_pairs():
-    """Each pair by itself, and all together."""
+    """Each pair alone, and all together."""
     rng = np.random.default_rng(0)
     together, comparisons, from_maps, cases = official(pairs.INFO), [], 0, []
     for _ in range(1000):
@@ -64,7 +64,7 @@ def test_a_thousand_random_pairs():
         together.add(*pair)
         comparison = compare_pair(pairs.INFO, *pair)
         comparisons.append(comparison.counts)
-        want = alone.figures()
+        want = alone.metrics()
         assert_same(quality_of(stack_counts([comparison.counts], 6), pairs.INFO), want, pairs.INFO)
         maps = (label_map(truth, true_segments, pairs.INFO, True), label_map(ids, segments, pairs.INFO, False))
         if maps[0] is not None and maps[1] is not None:
@@ -74,7 +74,7 @@ def test_a_thousand_random_pairs():
             from_maps += 1
         crowds = [s["category_id"] for s in true_segments if s["iscrowd"]]
         cases.append((bool(crowds), len(crowds) > len(set(crowds)), (truth == 0).any(), not truth.any(), not ids.any()))
-    assert_same(quality_of(stack_counts(comparisons, 6), pairs.INFO), together.figures(), pairs.INFO)
+    assert_same(quality_of(stack_counts(comparisons, 6), pairs.INFO), together.metrics(), pairs.INFO)
     tally = together.tally.values()
     assert min(count[name] for count in tally for name in ("tp", "fp", "fn")) > 50
     # Crowds, several of one category, void, all void, empty predictions.
@@ -83,7 +83,7 @@ def test_a_thousand_random_pairs():
 
 @pytest.mark.parametrize("kind", ["at a half", "just above"])
 def test_edges_of_the_rule(kind):
-    """An IoU of a half is no match, and half a prediction on void or on a crowd is not most of it."""
+    """An IoU of 0.5 is no match, and half of a prediction on void or on a crowd is not the larger part."""
     above = kind == "just above"
     truth = np.repeat(np.int32([[1, 2, 0, 3]]), 4, axis=0).repeat(8, axis=1)  # 3 is a crowd.
     ids = np.zeros_like(truth)
@@ -99,7 +99,7 @@ def test_edges_of_the_rule(kind):
     want.add(truth, true_segments, ids, segments)
     assert (want.tally[10]["tp"], want.tally[20]["fp"]) == ((1, 0) if above else (0, 2))
     counts = compare_pair(pairs.INFO, truth, true_segments, ids, segments).counts
-    assert_same(quality_of(stack_counts([counts], 6), pairs.INFO), want.figures(), pairs.INFO)
+    assert_same(quality_of(stack_counts([counts], 6), pairs.INFO), want.metrics(), pairs.INFO)
 
 
 def test_only_the_last_crowd_of_a_category_forgives():
@@ -127,4 +127,4 @@ def test_perturbed_truths_of_real_data(data_set, split):
     result = quality_of(stack_counts(counts, info.num_semantic_channels), info)
     assert result.num_images == len(images)
     assert 0.2 < result.all.pq < 0.95
-    assert_same(result, want.figures(), info)
+    assert_same(result, want.metrics(), info)

@@ -1,4 +1,4 @@
-"""Panoptic quality: the reference's figures, COCO's rule for crowds, and a slow second implementation."""
+"""Panoptic quality: the reference's values, COCO's rule for crowds, and a slow second implementation."""
 
 import json
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.evaluation import matching as panoptic_counts
+from maxdl_tf.evaluation import segment_map
 from maxdl_tf.evaluation.quality import PanopticQuality
 from maxdl_tf.panoptic_ids import color_to_id
 from tests.helpers import own_golden, shared_path
@@ -34,22 +34,22 @@ def counts(result):
 
 
 @pytest.mark.parametrize("pair", ["pair0", "pair1", "pair2", "pair3", "pair4", "pair5", "all"])
-def test_figures_of_the_reference(pair):
+def test_metrics_of_the_reference(pair):
     golden = own_golden("g_pq")
     metric = PanopticQuality(COCO, ignore_crowd=False)
     for name in [f"pair{i}" for i in range(6)] if pair == "all" else [pair]:
         metric.update(golden[name + "/gt"], golden[name + "/pred"])
     result = metric.result()
-    figures = golden.group(pair)
+    metrics = golden.group(pair)
     for name, value in (("PQ", result.all.pq), ("SQ", result.all.sq), ("RQ", result.all.rq)):
-        np.testing.assert_allclose(value, figures[name], rtol=1e-6)
+        np.testing.assert_allclose(value, metrics[name], rtol=1e-6)
     for c in result.classes:
-        assert (c.tp, c.fp, c.fn) == tuple(figures[name][c.id] for name in ("class_tp", "class_fp", "class_fn"))
-        np.testing.assert_allclose(c.sq * c.tp, figures["class_iou"][c.id], rtol=1e-6)
+        assert (c.tp, c.fp, c.fn) == tuple(metrics[name][c.id] for name in ("class_tp", "class_fp", "class_fn"))
+        np.testing.assert_allclose(c.sq * c.tp, metrics["class_iou"][c.id], rtol=1e-6)
 
 
 def slow_quality(pairs, info, ignore_crowd):
-    """{class id: [sum of IoU, tp, fp, fn]}, after the words of the paper and of COCO's rule, with sets of pixels."""
+    """{class id: [sum of IoU, tp, fp, fn]}, by the text of the paper and of COCO's rule, with sets of pixels."""
     tally = {i: [0.0, 0, 0, 0] for i in info.class_order}
     for truth, prediction in pairs:
         truth_at, prediction_at = ({} for _ in range(2))
@@ -152,27 +152,11 @@ def test_nothing_to_compare():
         assert groups == [[name, "-", "-", "-", "0", "classes"] for name in ("all", "things", "stuff")]
 
 
-def test_merged_workers_are_one():
-    golden = own_golden("g_pq")
-    together, *workers = (PanopticQuality(COCO) for _ in range(3))
-    for i in range(6):
-        pair = golden[f"pair{i}/gt"], golden[f"pair{i}/pred"]
-        together.update(*pair)
-        workers[i % 2].update(*pair)
-    workers[0].merge(workers[1])
-    merged, result = workers[0].result(), together.result()
-    assert merged.num_images == 6 and counts(merged) == counts(result)
-    assert merged.all.pq == pytest.approx(result.all.pq, rel=1e-12)
-    for other in (PanopticQuality(SMALL), PanopticQuality(COCO, ignore_crowd=False)):
-        with pytest.raises(ValueError, match="cannot merge"):
-            together.merge(other)
-
-
 def test_large_divisors_need_no_large_tables(monkeypatch):
     golden = own_golden("g_pq")
     truth, prediction = golden["pair1/gt"], golden["pair1/pred"]
     result = quality(truth, prediction, info=COCO)
-    monkeypatch.setattr(panoptic_counts, "_LONGEST_TABLE", 1)
+    monkeypatch.setattr(segment_map, "_LONGEST_TABLE", 1)
     assert quality(truth, prediction, info=COCO) == result
     wide = DatasetInfo("wide", COCO.classes, label_divisor=10**6)
     truth, prediction = (m // 256 * 10**6 + m % 256 for m in (truth, prediction))

@@ -1,4 +1,4 @@
-"""The sweep says what leaving segments out of the maps would give."""
+"""The sweep gives the quality of maps without the segments below the threshold."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import pytest
 
 from maxdl_tf.evaluation.matching import stack_counts
 from maxdl_tf.evaluation.quality import quality_of
-from maxdl_tf.evaluation.sweep import sweep
+from maxdl_tf.evaluation.sweep import threshold_sweep
 from tests.evaluation import pairs
 from tests.evaluation.test_official_rule import compare_pair
 
 
-def test_as_removing_the_segments():
+def test_equals_removing_the_segments():
     rng = np.random.default_rng(5)
     drawn = [pairs.random_pair(rng) for _ in range(60)]
     whole = [compare_pair(pairs.INFO, *pair) for pair in drawn]
-    found = sweep(stack_counts([c.counts for c in whole], 6), [c.judged for c in whole], pairs.INFO, (0.0, 0.3, 0.8, 1))
+    counts = stack_counts([c.counts for c in whole], 6)
+    found = threshold_sweep(counts, [c.scored for c in whole], pairs.INFO, (0.0, 0.3, 0.8, 1))
     for threshold, row in found.items():
         left = []
         for truth, true_segments, ids, segments in drawn:
@@ -28,9 +29,9 @@ def test_as_removing_the_segments():
     assert found[0.0]["all"] > found[0.8]["all"] > 0 and found[1]["all"] == 0
 
 
-def test_segments_without_scores_cannot_be_judged():
+def test_segments_without_scores():
     truth = np.int32([[1, 1]])
     listed = [{"id": 1, "category_id": 10}]
-    assert compare_pair(pairs.INFO, truth, listed, truth, listed).judged is None
+    assert compare_pair(pairs.INFO, truth, listed, truth, listed).scored is None
     scored = [{**listed[0], "score": 0.0}]
-    assert compare_pair(pairs.INFO, truth, listed, truth, scored).judged.iou.tolist() == [1.0]
+    assert compare_pair(pairs.INFO, truth, listed, truth, scored).scored.iou.tolist() == [1.0]

@@ -1,4 +1,4 @@
-"""Writes predictions made of a real data set's truth, as files in COCO's format."""
+"""Writes perturbed truths of a real data set as predictions in COCO's format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.evaluation import pairs
 
 
 def write_results(folder: Path, name: str, results) -> Path:
-    """Writes (image id, PNG name, ids, segments) of each image; gives the JSON file."""
+    """Writes (image id, PNG name, ids, segments) of each image and returns the path of the JSON file."""
     (folder / name).mkdir(parents=True)
     annotations = []
     for image_id, png, ids, segments in results:
@@ -25,7 +25,7 @@ def write_results(folder: Path, name: str, results) -> Path:
 
 
 def write_perturbed(folder: Path, data_set: str, split: str, count: int | None = None, seed: int = 0) -> Path:
-    """Perturbed truths of the first images of a split."""
+    """Writes perturbed truths of the first images of a split."""
     info, images = pairs.real_truth(data_set, split)
     rng = np.random.default_rng(seed)
     categories = [row.source_id for row in info.classes]

@@ -6,11 +6,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.evaluation.accuracy import Accuracy
+from maxdl_tf.data.classification import ClassificationBatch
+from maxdl_tf.evaluation.accuracy import ClassifiedImages, accuracy
 from maxdl_tf.losses.classification import ClassificationLoss
 
 LOGITS = np.random.default_rng(2).normal(size=(6, 12)).astype(np.float32)
 LABELS = np.array([0, 3, 7, 7, 1, 2], np.int32)
+
+
+def measure(logits, labels, batch_size=4):
+    """Accuracy of a model that gives these logits."""
+    batch = ClassificationBatch(logits, labels, np.array([f"image{i}" for i in range(len(labels))]))
+    images = ClassifiedImages(
+        strategy=tf.distribute.get_strategy(),
+        model=lambda images, training: images,
+        batches=tf.data.Dataset.from_tensor_slices(batch).batch(batch_size),
+        class_names=[f"class {i}" for i in range(12)],
+    )
+    return accuracy(images)
 
 
 def test_cross_entropy_is_that_of_the_smoothed_distribution():
@@ -24,7 +37,7 @@ def test_cross_entropy_is_that_of_the_smoothed_distribution():
         ClassificationLoss(label_smoothing=1.5)
 
 
-def test_accuracies_of_the_loss_and_the_metric_agree_with_sorting():
+def test_accuracies_of_the_loss_and_of_the_metric_agree_with_sorting():
     order = np.argsort(-LOGITS, axis=1)
     top1 = order[:, 0] == LABELS
     top5 = (order[:, :5] == LABELS[:, np.newaxis]).any(axis=1)
@@ -32,10 +45,7 @@ def test_accuracies_of_the_loss_and_the_metric_agree_with_sorting():
     losses = ClassificationLoss()(tf.constant(LOGITS), tf.constant(LABELS))
     np.testing.assert_array_equal(losses.top1, top1)
     np.testing.assert_array_equal(losses.top5, top5)
-    metric = Accuracy()
-    metric.update(LABELS[:4], LOGITS[:4])
-    metric.update(LABELS[4:], LOGITS[4:])
-    result = metric.result()
+    result = measure(LOGITS, LABELS)
     assert (result.top1, result.top5, result.num_images) == (top1.mean(), top5.mean(), 6)
     assert result.as_dict() == {"top1": top1.mean(), "top5": top5.mean(), "num_images": 6}
     assert result.curves() == {"accuracy/top1": top1.mean(), "accuracy/top5": top5.mean()}
@@ -45,9 +55,8 @@ def test_accuracies_of_the_loss_and_the_metric_agree_with_sorting():
 @pytest.mark.parametrize("logit", [0.0, np.nan])
 def test_a_model_that_says_the_same_of_all_classes_is_never_right(logit):
     logits = np.full((4, 12), logit, np.float32)
-    metric = Accuracy()
-    metric.update(LABELS[:4], logits)
-    assert (metric.result().top1, metric.result().top5) == (0, 0)
+    result = measure(logits, LABELS[:4])
+    assert (result.top1, result.top5) == (0, 0)
 
 
 def test_a_nan_stays_one():

@@ -1,4 +1,4 @@
-"""Label maps as they come: the metric's figures, the pictures that are kept, what is submitted."""
+"""Evaluated images: their metrics, the pictures that are kept, the submission."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from PIL import Image
 
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
-from maxdl_tf.evaluation import dataset_evaluation
-from maxdl_tf.evaluation.collector import Collector
+from maxdl_tf.evaluation.comparison import evaluate_images
+from maxdl_tf.evaluation.model_images import EvaluatedImage
 from maxdl_tf.evaluation.quality import PanopticQuality
-from maxdl_tf.evaluation.segment_map import from_coco, from_label_map, to_label_maps
+from maxdl_tf.evaluation.segment_map import Segment, SegmentMap, from_coco, from_label_map, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
 from maxdl_tf.panoptic_ids import color_to_id
 from tests.evaluation import pairs
@@ -29,21 +29,23 @@ def draw(rng):
     return truth, np.where(rng.random(truth.shape) < rng.uniform(0, 0.4), noise, truth)
 
 
-def collect(images, **options):
-    collector = Collector(INFO, **options)
-    for number, (truth, prediction) in enumerate(images):
-        scores = {label: label / 1000 for label in np.unique(prediction).tolist()}
-        collector.add(f"val/{number:03d}", truth, prediction, scores, lambda n=number: np.full((2, 2, 3), n, np.uint8))
-    return collector
+def evaluate(images, **options):
+    def evaluated():
+        for number, (truth, prediction) in enumerate(images):
+            scores = {label: label / 1000 for label in np.unique(prediction).tolist()}
+            picture = np.full((2, 2, 3), number, np.uint8)
+            yield EvaluatedImage(f"val/{number:03d}", truth, prediction, scores, lambda picture=picture: picture)
+
+    return evaluate_images(evaluated(), INFO, **options)
 
 
-def test_figures_are_those_of_the_metric():
+def test_quality_is_that_of_the_metric():
     rng = np.random.default_rng(0)
     images = [draw(rng) for _ in range(40)]
     metric = PanopticQuality(INFO)
     for pair in images:
         metric.update(*pair)
-    found = dataset_evaluation.evaluate(collect(images, with_masks=True).comparisons, INFO, with_mask_ap=True)
+    found = evaluate(images, with_mask_ap=True)
     assert found.quality == metric.result() and 0.1 < found.quality.all.pq < 0.9
     assert found.sweep[0.0]["all"] == pytest.approx(found.quality.all.pq) and found.sweep[0.3]["all"] == 0
     assert 0 < found.mask_ap.ap < 1 and set(found.mask_ap.classes) == {"class 1", "class 2", "class 3"}
@@ -53,29 +55,28 @@ def test_figures_are_those_of_the_metric():
 
 def test_pictures_of_the_best_and_the_worst():
     rng = np.random.default_rng(1)
-    collector = collect([draw(rng) for _ in range(12)], num_pictures=3)
-    found = dataset_evaluation.evaluate(collector.comparisons, INFO, with_mask_ap=False)
+    found = evaluate([draw(rng) for _ in range(12)], num_pictures=3)
     shown = [comparison.image_id for comparison in found.best(3) + found.worst(3)]
-    assert set(collector.pictures) == set(shown) and len(set(shown)) == 6
+    assert set(found.pictures) == set(shown) and len(set(shown)) == 6
     qualities = [comparison.quality() for comparison in found.best(12)]
     assert qualities == sorted(qualities, reverse=True) and found.best(1)[0].quality() > found.worst(1)[0].quality()
-    assert all((picture == int(image_id[4:])).all() for image_id, picture in collector.pictures.items())
+    assert all((picture == int(image_id[4:])).all() for image_id, picture in found.pictures.items())
     # Of few images none is shown twice.
     assert len(found.best(10)) == 10 and len(found.worst(10)) == 2
 
 
 def test_images_without_segments_have_no_quality():
     void = np.full((3, 3), 300)
-    collector = collect([(void, void), (np.full((3, 3), 50), void)], num_pictures=2)
-    assert [found.quality() for found in collector.comparisons] == [None, None] and collector.pictures == {}
+    found = evaluate([(void, void), (np.full((3, 3), 50), void)], num_pictures=2)
+    assert [image.quality() for image in found.comparisons] == [None, None] and found.pictures == {}
 
 
 def test_submission(tmp_path):
     rng = np.random.default_rng(2)
     images = [draw(rng) for _ in range(3)]
     with open_submission(str(tmp_path / "new"), "val_test") as writer:
-        collect(images, submission=writer)
-        assert not (tmp_path / "new").exists()
+        evaluate(images, submission=writer)
+        assert writer.num_images == 3 and not (tmp_path / "new").exists()
     content = json.loads((tmp_path / "new" / "panoptic_val_test_results.json").read_text())
     assert [row["image_id"] for row in content["annotations"]] == [0, 1, 2]
     class_of = {row.source_id: row.id for row in INFO.classes}
@@ -90,13 +91,13 @@ def test_submission(tmp_path):
 def test_a_submission_that_fails_leaves_nothing(tmp_path):
     complaint = "segment id 16777216; a PNG of a submission holds ids from 1 to 16777215"
     with pytest.raises(UserError, match=complaint), open_submission(str(tmp_path / "new"), "val_test") as writer:
-        writer.add(1, np.full((2, 2), 2**24), {2**24: 10})
+        writer.add(1, SegmentMap(np.full((2, 2), 2**24), [Segment(2**24, 1)]), {1: 10})
     assert not list(tmp_path.iterdir())
 
 
-def test_a_class_that_the_table_has_not():
-    with pytest.raises(UserError, match="truth of 1: label 0 is of class 0, which 'few' has not"):
-        from_label_map(np.zeros((2, 2), int), INFO, "truth of 1", is_truth=True)
+def test_a_class_that_is_not_in_the_table():
+    with pytest.raises(ValueError, match=r"truth of 1 has label 7, which is class 0 .*'few' has the classes 1, 2, 3"):
+        from_label_map(np.full((2, 2), 7), INFO, "truth of 1")
 
 
 def test_label_maps_for_pictures_keep_segments_apart():

@@ -1,12 +1,11 @@
-"""Intervals by drawing images anew, against a loop that draws and measures."""
+"""Bootstrap intervals, compared with a loop that resamples the images and measures each sample."""
 
 import numpy as np
 import pytest
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.evaluation.bootstrap import intervals_line, quality_intervals
 from maxdl_tf.evaluation.matching import PanopticCounts
-from maxdl_tf.evaluation.quality import quality_of
+from maxdl_tf.evaluation.quality import intervals_line, quality_intervals, quality_of
 
 INFO = DatasetInfo("few", tuple(SegmentClass(i, str(i), i <= 2, (0, 0, 0), i) for i in range(1, 5)))
 
@@ -19,7 +18,7 @@ def draw_counts(rng, images):
     return PanopticCounts(tp * rng.uniform(0.5, 1, (images, 5)), tp, fp, fn)
 
 
-def test_as_a_loop_over_drawn_data_sets():
+def test_equals_a_loop_over_samples():
     rng = np.random.default_rng(0)
     counts = draw_counts(rng, 30)
     qualities = []
@@ -47,7 +46,7 @@ def test_more_images_narrow_the_interval_and_a_seed_repeats_it():
     assert widths[1] == pytest.approx(widths[0] / 4, rel=0.4)  # As the square root of the number.
 
 
-def test_equal_images_leave_no_doubt():
+def test_equal_images_give_an_interval_of_one_value():
     counts = PanopticCounts(*(np.tile(np.array([0, 3, 0, 1, 0]) * scale, (10, 1)) for scale in (0.8, 1, 1, 0)))
     intervals = quality_intervals(counts, INFO)
     assert intervals["things"]["pq"] == pytest.approx((0.8 / 1.5,) * 2)

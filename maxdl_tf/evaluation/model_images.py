@@ -1,0 +1,225 @@
+"""Runs a model over a data set and yields one evaluated image after the other.
+
+Metrics, pictures, reports and submissions consume these images; `Evaluator` connects them to Orbit's outer loop.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import orbit
+import tensorflow as tf
+
+from maxdl_tf.class_table import DatasetInfo
+from maxdl_tf.data import transforms
+from maxdl_tf.drawing import label_maps
+from maxdl_tf.evaluation.quality import PanopticQuality, PanopticQualityResult
+from maxdl_tf.evaluation.segment_map import compact_ids
+from maxdl_tf.structs import PanopticOutputs, PanopticPrediction
+
+
+class PredictedBatches:
+    """Batches of a data set with a model's predictions. Each iteration runs over the whole data set.
+
+    Args:
+      strategy: Strategy in whose scope the model was built. Each replica predicts its part of a batch.
+      predict: Function of images, float32 [images, height, width, 3] in 0..255, that runs in a graph. It returns a
+        tensor or a tuple of tensors whose first axis is that of the images.
+      batches: Batches with `images`, each image once; not distributed.
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, predict: Callable[[tf.Tensor], Any], batches: tf.data.Dataset):
+        self._strategy = strategy
+        self._batches = batches
+        self._per_replica = 0
+        self._predict = tf.function(lambda images: strategy.run(predict, args=(images,)), autograph=False)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        """Yields batches and their predictions, both with NumPy arrays."""
+        for batch in self._batches:
+            predictions = self._predict_batch(batch.images)
+            yield tf.nest.map_structure(lambda tensor: tensor.numpy(), batch), predictions
+
+    def _predict_batch(self, images: tf.Tensor) -> Any:
+        count, replicas = images.shape[0], self._strategy.num_replicas_in_sync
+        # A smaller last batch is filled up: layers fail on no images, and another size would be traced again.
+        self._per_replica = max(self._per_replica, -(-count // replicas))
+        missing = self._per_replica * replicas - count
+        parts = tf.split(tf.concat([images, tf.repeat(images[-1:], missing, axis=0)], axis=0), replicas)
+        distributed = self._strategy.experimental_distribute_values_from_function(
+            lambda context: parts[context.replica_id_in_sync_group]
+        )
+
+        def join(value) -> np.ndarray:
+            return np.concatenate([part.numpy() for part in self._strategy.experimental_local_results(value)])[:count]
+
+        return tf.nest.map_structure(join, self._predict(distributed))
+
+
+class EvaluatedImage(NamedTuple):
+    """An image of a data set with its truth and a model's prediction.
+
+    Attributes:
+      image_id: Id in the record.
+      truth: Label map at the size of the raw image, int32 [height, width].
+      prediction: Predicted label map, int32 [height, width].
+      scores: Score of each predicted segment by its label, in 0..1: the mean confidence of its pixels in their masks
+        times the mean confidence in their classes (architecture section 9), at the size of the network's input. None
+        if scores are not computed.
+      picture: Draws image, truth and prediction side by side, uint8 [height, width, 3], at the size of the network's
+        input.
+    """
+
+    image_id: str
+    truth: np.ndarray
+    prediction: np.ndarray
+    scores: dict[int, float] | None
+    picture: Callable[[], np.ndarray]
+
+
+class PanopticImages:
+    """The images of a data set with a panoptic model's label maps. Each iteration evaluates all of them.
+
+    Args:
+      strategy: Strategy in whose scope the model was built.
+      model: `model(images, training=False)` gives `PanopticOutputs`.
+      postprocess: `postprocess(outputs)` gives a `PanopticPrediction`. On a TPU it runs on the host.
+      batches: `EvaluationBatch`es, each image once; not distributed.
+      dataset_info: Class table.
+      with_scores: Whether to compute the scores of segments.
+    """
+
+    def __init__(
+        self,
+        *,
+        strategy: tf.distribute.Strategy,
+        model: tf.Module,
+        postprocess: Callable,
+        batches: tf.data.Dataset,
+        dataset_info: DatasetInfo,
+        with_scores: bool = False,
+    ):
+        if isinstance(strategy, tf.distribute.TPUStrategy):
+            postprocess = functools.partial(_on_host, postprocess)
+
+        def predict(images):
+            outputs = model(images, training=False)
+            found = postprocess(outputs)
+            return (found.panoptic, found.instance_score, found.semantic_score) if with_scores else (found.panoptic,)
+
+        self._predictions = PredictedBatches(strategy, predict, batches)
+        self._info = dataset_info
+
+    def __iter__(self) -> Iterator[EvaluatedImage]:
+        for batch, predictions in self._predictions:
+            for index, image_id in enumerate(batch.image_ids):
+                size, raw_size = batch.resized_size[index], batch.raw_size[index]
+                truth = batch.label_maps[index][: raw_size[0], : raw_size[1]]
+                label_map, *confidences = (_crop(field[index], size) for field in predictions)
+                yield EvaluatedImage(
+                    image_id.decode(),
+                    truth,
+                    transforms.resize_labels(label_map, raw_size).numpy(),
+                    _scores(label_map, *confidences) if confidences else None,
+                    functools.partial(self._picture, _crop(batch.images[index], size), truth, label_map),
+                )
+
+    def _picture(self, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+        truth = transforms.resize_labels(truth, prediction.shape).numpy()
+        return label_maps.comparison_picture(as_uint8(image), truth, prediction, self._info)
+
+
+def _on_host(postprocess: Callable, outputs: PanopticOutputs) -> PanopticPrediction:
+    """Runs the post-processing outside of XLA, which cannot compile it."""
+    outputs = PanopticOutputs(None, outputs.mask_logits, outputs.class_logits, semantic_logits=None)
+    return tf.compat.v1.tpu.outside_compilation(postprocess, outputs)
+
+
+def as_uint8(image: np.ndarray) -> np.ndarray:
+    """Rounds pixels, float in 0..255."""
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)
+
+
+def _crop(field: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Drops the padding to the right and below (architecture section 9, "undo")."""
+    return field[: size[0], : size[1]]
+
+
+def _scores(label_map: np.ndarray, *confidences: np.ndarray) -> dict[int, float]:
+    labels, place = compact_ids(label_map.reshape(-1))
+    area = np.bincount(place)
+    mask, semantic = (np.bincount(place, weights=confidence.reshape(-1)) / area for confidence in confidences)
+    return dict(zip(labels.tolist(), (mask * semantic).tolist()))
+
+
+def panoptic_quality(images: Iterable[EvaluatedImage], dataset_info: DatasetInfo) -> PanopticQualityResult:
+    """Panoptic quality of evaluated images."""
+    metric = PanopticQuality(dataset_info)
+    for image in images:
+        metric.update(image.truth, image.prediction)
+    return metric.result()
+
+
+class Result(Protocol):
+    """Result of an evaluation."""
+
+    def as_table(self) -> str:
+        """A human-readable table."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The metrics in a form that JSON can hold."""
+
+    def curves(self) -> dict[str, float]:
+        """Metrics in 0..1 by their tags in TensorBoard."""
+
+
+class Evaluator(orbit.AbstractEvaluator):
+    """Measures the images of a model; Orbit's controller calls `evaluate`.
+
+    Args:
+      images: Images with `image_id` and `picture()`, such as `PanopticImages`. Each iteration evaluates them all.
+      measure: Consumes the images and returns their `Result`.
+      show: Receives the id and the picture, uint8 [height, width, 3], of each of the first images.
+      num_shown: Number of pictures to show.
+
+    Attributes:
+      on_progress: Receives the number of images evaluated since the last call.
+      result: Result of the last evaluation; None before the first one.
+      image_count: Number of images of the data set; None before the first evaluation.
+    """
+
+    def __init__(
+        self,
+        images: Iterable[Any],
+        measure: Callable[[Iterable[Any]], Result],
+        *,
+        show: Callable[[str, np.ndarray], None] | None = None,
+        num_shown: int = 0,
+    ):
+        super().__init__()
+        self._images = images
+        self._measure = measure
+        self._show = show
+        self._num_shown = num_shown if show else 0
+        self.on_progress: Callable[[int], None] = lambda images: None
+        self.result: Result | None = None
+        self.image_count: int | None = None
+
+    def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
+        """Evaluates all images, whatever `num_steps` is, and returns the curves of `result`."""
+        del num_steps
+        self.result = self._measure(self._watched_images())
+        return self.result.curves()
+
+    def _watched_images(self) -> Iterator[Any]:
+        count = 0
+        for image in self._images:
+            if count < self._num_shown:
+                self._show(image.image_id, image.picture())
+            yield image
+            count += 1
+            self.on_progress(1)
+        self.image_count = count

@@ -1,0 +1,127 @@
+"""Predictions are resized to the raw images; each image counts once, whatever the number of replicas."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from maxdl_tf.data import transforms
+from maxdl_tf.drawing import label_maps
+from maxdl_tf.evaluation.comparison import evaluate_images
+from maxdl_tf.evaluation.model_images import Evaluator, PanopticImages, panoptic_quality
+from maxdl_tf.evaluation.quality import PanopticQuality
+from maxdl_tf.structs import PanopticPrediction
+from tests.helpers import REPOSITORY
+from tests.training import fakes
+
+RAW_SIZES = [(33, 22), (60, 41), (17, 12), (33, 22), (50, 50)]
+
+
+def see_colors(images, training=False):
+    """A model that reads the class off the color; perfect except for the resizing."""
+    del training
+    colors = tf.constant([[127.5] * 3, *(row.color for row in fakes.DATASET_INFO.classes)])
+    distance = tf.reduce_sum((images[:, :, :, tf.newaxis] - tf.cast(colors, tf.float32)) ** 2, axis=-1)
+    return tf.argmin(distance, axis=-1, output_type=tf.int32)
+
+
+def as_prediction(classes):
+    """Boxes are one instance. Padding is predicted as floor; it must not count."""
+    panoptic = tf.where(classes == 1, 256 + 1, tf.where(classes == 0, 2, classes) * 256)
+    return PanopticPrediction(panoptic, classes, classes)
+
+
+def build_images(strategy=None, **arguments):
+    return PanopticImages(
+        strategy=strategy or tf.distribute.get_strategy(),
+        model=see_colors,
+        postprocess=as_prediction,
+        batches=fakes.evaluation_batches(RAW_SIZES, batch_size=4),
+        dataset_info=fakes.DATASET_INFO,
+        **arguments,
+    )
+
+
+def build(images=None, **arguments):
+    return Evaluator(images or build_images(), lambda found: panoptic_quality(found, fakes.DATASET_INFO), **arguments)
+
+
+def test_every_image_counts_once_and_padding_does_not():
+    evaluator = build()
+    counts = []
+    evaluator.on_progress = counts.append
+    curves = evaluator.evaluate(tf.constant(-1))
+    assert sum(counts) == 5 and evaluator.image_count == 5
+    assert curves["rq/stuff"] == 1.0 and 0.9 < curves["pq/stuff"] <= 1.0
+    assert evaluator.result.num_images == 5
+    assert curves == evaluator.result.curves()
+    assert evaluator.evaluate(tf.constant(-1)) == curves  # The second time too.
+
+
+def test_the_first_images_are_shown_at_the_size_that_they_have_in_the_crop(monkeypatch):
+    drawn, shown = [], []
+    monkeypatch.setattr(label_maps, "comparison_picture", lambda *example: drawn.append(example) or example[0])
+    build(show=lambda *example: shown.append(example), num_shown=2).evaluate(tf.constant(-1))
+    assert [image_id for image_id, _ in shown] == ["0", "1"] and len(drawn) == 2
+    for seed, (image, truth, prediction, info) in enumerate(drawn):
+        assert image is shown[seed][1] and info is fakes.DATASET_INFO
+        assert image.dtype == np.uint8 and truth.shape == prediction.shape == image.shape[:2] == (33, 22)
+        np.testing.assert_array_equal(image, fakes.picture(fakes.label_map(seed))[:, :22])
+        assert np.mean(truth // 256 == prediction // 256) > 0.9
+
+
+def test_predictions_are_resized_with_aligned_corners():
+    crop = np.int32([[1, 2], [3, 4], [5, 6]])
+    raw = transforms.resize_labels(crop, (5, 3)).numpy()
+    # Row i of 5 reads row floor(i / 2 + 0.5) of 3, column i of 3 reads column floor(i / 2 + 0.5) of 2.
+    np.testing.assert_array_equal(raw, [[1, 2, 2], [3, 4, 4], [3, 4, 4], [5, 6, 6], [5, 6, 6]])
+    np.testing.assert_array_equal(transforms.resize_labels(raw, (3, 2)).numpy(), crop)
+
+
+_TWO_REPLICAS = """
+import json
+import tensorflow as tf
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+from tests.evaluation.test_model_images import build, build_images
+evaluator = build(build_images(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])))
+evaluator.evaluate(tf.constant(-1))
+print(json.dumps(evaluator.result.as_dict()))
+"""
+
+
+@pytest.mark.slow
+def test_two_replicas_give_the_result_of_one():
+    """The last batch has one image, so one replica gets none."""
+    process = subprocess.run(
+        [sys.executable, "-c", _TWO_REPLICAS], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 0, process.stderr
+    evaluator = build()
+    evaluator.evaluate(tf.constant(-1))
+    assert json.loads(process.stdout.splitlines()[-1]) == json.loads(json.dumps(evaluator.result.as_dict()))
+
+
+def test_images_have_their_own_size_and_scores():
+    images = list(build_images(with_scores=True))
+    assert [image.image_id for image in images] == ["0", "1", "2", "3", "4"]
+    metric = PanopticQuality(fakes.DATASET_INFO)
+    for size, image in zip(RAW_SIZES, images):
+        assert image.truth.shape == image.prediction.shape == size
+        metric.update(image.truth, image.prediction)
+        # The stand-in's confidences are the class of the pixel, so both means of a segment are its class.
+        assert {label: score for label, score in image.scores.items() if label // 256 in (1, 3)} == {
+            label: (label // 256) ** 2 for label in image.scores if label // 256 in (1, 3)
+        }
+        assert set(np.unique(image.prediction)) <= set(image.scores)
+    assert metric.result() == evaluate_images(images, fakes.DATASET_INFO).quality
+    evaluator = build()
+    evaluator.evaluate(tf.constant(-1))
+    assert metric.result() == evaluator.result
+    assert all(image.scores is None for image in build_images())
