@@ -11,6 +11,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from typing import Union
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -18,6 +19,7 @@ from PIL import Image, ImageOps
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
+ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]  # See `as_pixels`.
 MAX_PIXELS = 50_000_000  # Of an image that is read, unless more are asked for.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -85,13 +87,7 @@ def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
                 )
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I"):
-                wide = np.asarray(image)
-                gray = (wide >> 8).clip(0, 255).astype(np.uint8)
-                return np.repeat(gray[..., np.newaxis], 3, axis=-1)
-            if image.mode == "F":
-                raise UserError(f"{path}: floating point pixels; convert it to 8 or 16 bits for each channel")
-            return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+            return _rgb(image, path)
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them.
@@ -99,6 +95,49 @@ def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
             r"cannot identify image file .*", "not an image of a known format", str(error) or type(error).__name__
         )
         raise UserError(f"{path}: cannot be read as an image: {reason}") from error
+
+
+def as_pixels(image: ImageLike) -> np.ndarray:
+    """The pixels of an image in any form that a predictor takes.
+
+    Args:
+      image: A path; a PIL image, which is turned upright by its EXIF orientation and converted to RGB; or an array,
+        uint8 [height, width, 3] in RGB.
+
+    Returns:
+      uint8 [height, width, 3], RGB.
+
+    Raises:
+      UserError: The file cannot be read, or the array has another shape or type.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return read_image(os.fspath(image))
+    if isinstance(image, Image.Image):
+        return _rgb(ImageOps.exif_transpose(image), "PIL image")
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"image {type(image).__name__}: want a path, a PIL image or a uint8 [height, width, 3] array")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        advice = "check how the image was read"
+        if image.dtype != np.uint8:
+            advice = "scale it to 0..255 and convert it with image.astype(np.uint8)"
+        elif image.ndim == 2:
+            advice = "convert gray to RGB with np.stack([image] * 3, axis=-1)"
+        elif image.ndim == 4:
+            advice = "pass one image at a time"
+        elif image.shape[-1] == 4:
+            advice = "drop the transparency with image[..., :3]"
+        raise UserError(f"image {image.dtype} {list(image.shape)}: want uint8 [height, width, 3], RGB; {advice}")
+    return image
+
+
+def _rgb(image: Image.Image, name: str) -> np.ndarray:
+    """uint8 [height, width, 3] of a loaded image; `name` is its name in errors."""
+    if image.mode.startswith("I"):
+        gray = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(gray[..., np.newaxis], 3, axis=-1)
+    if image.mode == "F":
+        raise UserError(f"{name}: floating point pixels; convert it to 8 or 16 bits for each channel")
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def write_image(path: str, pixels: np.ndarray) -> None:

@@ -8,11 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import transforms
+from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
+from maxdl_tf.files.images import ImageLike, as_pixels
 from maxdl_tf.inference.segment_table import OUTPUT_NAMES, SegmentTable
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.inference.segments import Segment, segments_of
@@ -23,15 +26,23 @@ from maxdl_tf.structs import OUTPUT_STRIDE, PanopticOutputs
 
 
 class Prediction(NamedTuple):
-    """What is seen in one image.
+    """Panoptic segmentation of one image.
 
     Attributes:
-      label_map: int32 [h, w] of the image's size, class id * label_divisor + instance.
-      segments: Those of `label_map`, without void, ordered by id.
+      label_map: int32 [height, width] of the image's size, class id * label_divisor + instance.
+      segments: Segments of `label_map`, without void, ordered by id.
+      image: uint8 [height, width, 3], the image.
+      dataset_info: Class table of `label_map`.
     """
 
     label_map: np.ndarray
     segments: list[Segment]
+    image: np.ndarray
+    dataset_info: DatasetInfo
+
+    def overlay(self) -> Image.Image:
+        """Returns the image under the colors of its segments, as a PIL image of the same size."""
+        return Image.fromarray(label_maps.panoptic_picture(self.image, self.label_map, self.dataset_info))
 
 
 class Features(NamedTuple):
@@ -49,10 +60,12 @@ class Features(NamedTuple):
 
 
 class Predictor:
-    """Predicts the panoptic segmentation of one image after another.
+    """Predicts the panoptic segmentation of one image at a time.
 
-        predictor = Predictor.from_saved_model("exports/shapes")
-        prediction = predictor(read_image("photo.jpg"))
+    Example:
+      predictor = maxdl_tf.load_predictor("exports/shapes/1")
+      result = predictor("photo.jpg")
+      result.overlay().save("overlay.png")
 
     Attributes:
       dataset_info: Class table of the predictions.
@@ -126,34 +139,32 @@ class Predictor:
         predictor._keep_alive = loaded  # The signature itself holds the weights only weakly.
         return predictor
 
-    def __call__(self, image: np.ndarray) -> Prediction:
-        """Predicts for one image, uint8 [h, w, 3] of any size, RGB.
+    def __call__(self, image: ImageLike) -> Prediction:
+        """Predicts the segmentation of an image.
+
+        Args:
+          image: Path, PIL image, or array, uint8 [height, width, 3] of any size in RGB.
 
         Raises:
-          ValueError: The image has another shape or type.
+          UserError: The file cannot be read, or the array has another shape or type.
         """
-        _check_image(image)
-        panoptic, table = self._segment(tf.constant(image))
+        pixels = as_pixels(image)
+        panoptic, table = self._segment(tf.constant(pixels))
         table = SegmentTable(*(field.numpy() for field in table))
-        return Prediction(panoptic.numpy(), segments_of(table, self.dataset_info))
+        return Prediction(panoptic.numpy(), segments_of(table, self.dataset_info), pixels, self.dataset_info)
 
-    def network_outputs(self, image: np.ndarray) -> PanopticOutputs:
-        """The network's outputs, batch 1, for one image, uint8 [h, w, 3] of any size, RGB.
-
-        Raises:
-          ValueError: The image has another shape or type.
-        """
-        _check_image(image)
-        outputs = self._network_outputs(tf.constant(image))
+    def network_outputs(self, image: ImageLike) -> PanopticOutputs:
+        """The network's outputs, batch 1, for an image; see `__call__` for the argument and errors."""
+        outputs = self._network_outputs(tf.constant(as_pixels(image)))
         return PanopticOutputs(**{name: outputs.get(name) for name in PanopticOutputs._fields})
 
-    def features(self, image: np.ndarray) -> Features:
-        """What the network sees in one image, uint8 [h, w, 3] of any size, RGB, before masks and classes are read off.
+    def features(self, image: ImageLike) -> Features:
+        """Pixel features and mask embeddings of an image; see `__call__` for the argument.
 
         Raises:
-          ValueError: The image has another shape or type.
-          UserError: The SavedModel does not give them.
+          UserError: As `__call__`, or the SavedModel does not give them.
         """
+        image = as_pixels(image)
         outputs = self.network_outputs(image)
         if outputs.mask_embedding is None:
             raise UserError("this SavedModel gives no mask embeddings; export the checkpoint again")
@@ -170,8 +181,3 @@ def _export_info_of(loaded) -> dict:
         return {}
     with tf.io.gfile.GFile(loaded.export_info.asset_path.numpy().decode()) as file:
         return json.load(file)
-
-
-def _check_image(image: np.ndarray) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ValueError(f"image {image.dtype} {list(image.shape)}; want uint8 [height, width, 3], RGB")

@@ -18,4 +18,5 @@ def drop_unsure_segments(prediction: Prediction, min_score: float, void: int) ->
         left, top, width, height = segment.bbox
         box = label_map[top : top + height, left : left + width]
         box[box == segment.id] = void
-    return Prediction(label_map, [segment for segment in prediction.segments if segment.score >= min_score])
+    kept = [segment for segment in prediction.segments if segment.score >= min_score]
+    return prediction._replace(label_map=label_map, segments=kept)

@@ -71,7 +71,7 @@ class ServedModel:
             raise UserError(
                 f"the served model has a class {error}, {self.dataset_info.name!r} has none; give the model's own table"
             ) from error
-        return Prediction(outputs["panoptic_map"][0, :height, :width], segments)
+        return Prediction(outputs["panoptic_map"][0, :height, :width], segments, image, self.dataset_info)
 
     def _batch(self, path: str, image: np.ndarray) -> np.ndarray:
         if self._signature == "image_tensor":

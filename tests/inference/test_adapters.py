@@ -26,7 +26,7 @@ def prediction():
         left, top = int(columns.min()), int(rows.min())
         box = (left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top)
         found.append(Segment(label, label // 1000, label < 3000, score, len(rows), box))
-    return Prediction(label_map, found)
+    return Prediction(label_map, found, np.zeros((7, 9, 3), np.uint8), INFO)
 
 
 def test_coco_instances_are_the_things_of_the_map(prediction):
@@ -70,8 +70,8 @@ def test_supervision_gets_boxes_masks_scores_and_names(supervision, prediction):
     assert adapters.to_supervision(prediction, INFO, things_only=True).class_id.tolist() == [1, 1]
 
 
-def test_supervision_gets_arrays_of_the_right_shapes_where_nothing_is_seen(supervision):
-    detections = adapters.to_supervision(Prediction(np.zeros((7, 9), np.int32), []), INFO)
+def test_supervision_gets_arrays_of_the_right_shapes_where_nothing_is_seen(supervision, prediction):
+    detections = adapters.to_supervision(prediction._replace(label_map=np.zeros((7, 9), np.int32), segments=[]), INFO)
     assert (detections.xyxy.shape, detections.mask.shape, detections.class_id.shape) == ((0, 4), (0, 7, 9), (0,))
 
 

@@ -1,7 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
+from maxdl_tf.drawing import label_maps
+from maxdl_tf.errors import UserError
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
@@ -64,7 +69,46 @@ def test_an_image_of_the_crops_size_is_not_resampled():
     np.testing.assert_allclose(prediction.score, score, atol=1e-6)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
-def test_what_is_no_image_is_refused(predictor, image):
-    with pytest.raises(ValueError, match=r"want uint8 \[height, width, 3\]"):
+def test_path_pil_image_and_array_are_the_same_image(predictor, tmp_path):
+    image, _ = striped_image(97, 129)
+    expected, outputs = predictor(image), predictor.network_outputs(image)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    transparent = Image.fromarray(image).convert("RGBA")
+    for form in (tmp_path / "photo.png", str(tmp_path / "photo.png"), transparent):
+        prediction = predictor(form)
+        np.testing.assert_array_equal(prediction.label_map, expected.label_map)
+        np.testing.assert_array_equal(prediction.image, image)
+        np.testing.assert_array_equal(predictor.network_outputs(form).mask_logits, outputs.mask_logits)
+
+
+def test_a_pil_image_is_turned_upright(predictor):
+    image, _ = striped_image(97, 129)
+    turned = Image.fromarray(np.ascontiguousarray(np.rot90(image)))
+    turned.getexif()[0x0112] = 6  # Rotate by 270 degrees to see it upright.
+    np.testing.assert_array_equal(predictor(turned).label_map, predictor(image).label_map)
+    assert turned.size == (97, 129), "the caller's image has changed"
+
+
+def test_an_overlay_shows_the_segments(predictor):
+    image, _ = striped_image(97, 129)
+    result = predictor(image)
+    overlay = result.overlay()
+    assert (overlay.mode, overlay.size) == ("RGB", (129, 97))
+    np.testing.assert_array_equal(np.asarray(overlay), label_maps.panoptic_picture(image, result.label_map, INFO))
+
+
+@pytest.mark.parametrize(
+    ("image", "advice"),
+    [
+        (np.zeros((4, 4), np.uint8), "uint8 [4, 4]: want uint8 [height, width, 3], RGB; convert gray to RGB"),
+        (np.zeros((4, 4, 3)), "float64 [4, 4, 3]: want uint8 [height, width, 3], RGB; scale it to 0..255"),
+        (np.zeros((4, 4, 4), np.uint8), "drop the transparency with image[..., :3]"),
+        (np.zeros((1, 4, 4, 3), np.uint8), "pass one image at a time"),
+        (np.zeros((0, 4, 3), np.uint8), "check how the image was read"),
+        (b"JPEG", "image bytes: want a path, a PIL image or a uint8 [height, width, 3] array"),
+        (Image.new("F", (4, 4)), "PIL image: floating point pixels"),
+    ],
+)
+def test_what_is_no_image_is_refused(predictor, image, advice):
+    with pytest.raises(UserError, match=re.escape(advice)):
         predictor(image)

@@ -3,6 +3,7 @@ import numpy as np
 from maxdl_tf.inference.predictor import Prediction
 from maxdl_tf.inference.score_filter import drop_unsure_segments
 from maxdl_tf.inference.segments import Segment
+from tests.inference.color_network import INFO
 
 
 def test_segments_below_the_score_become_void_and_nothing_else_changes():
@@ -12,7 +13,7 @@ def test_segments_below_the_score_become_void_and_nothing_else_changes():
         Segment(1002, 1, True, 0.5, 3, (0, 1, 3, 2)),
         Segment(3000, 3, False, 0.9, 2, (2, 0, 1, 2)),
     ]
-    prediction = Prediction(label_map, segments)
+    prediction = Prediction(label_map, segments, np.zeros((*label_map.shape, 3), np.uint8), INFO)
     label_map.setflags(write=False)
     kept = drop_unsure_segments(prediction, 0.5, void=0)
     np.testing.assert_array_equal(kept.label_map, [[0, 0, 3000], [1002, 0, 3000], [0, 1002, 1002]])
