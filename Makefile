@@ -38,6 +38,7 @@ lint: $(READY)
 	@echo "==> lint"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell maxdl_tf data_gen protos configs docs tests .ci *.md *.py *.toml Makefile BUILD
 
 clean:
 	@echo "==> removing environments, generated files and what the demo made"
