@@ -20,6 +20,7 @@ WITHOUT_ADDONS = 'python_version >= "3.12"'
 
 REQUIREMENTS = [
     "absl-py>=1.0",
+    "google-crc32c>=1.5",
     "numpy>=1.23",
     "pillow>=10.1",
     "pycocotools>=2.0.6",

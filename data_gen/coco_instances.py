@@ -29,9 +29,8 @@ from absl import flags
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data.coco_files import some
+from maxdl_tf.data.coco_files import InstanceImage, load_instances, some
 from maxdl_tf.data_gen import class_tables, image_files, output_flags, shard_writer
-from maxdl_tf.data_gen.coco_instance_files import InstanceImage, load_instances
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.instance_masks import CONTESTED, OVERLAPS, decode_mask, paint
 from maxdl_tf.data_gen.label_maps import Numbering, check_size, read_gray_png, replace_values

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from maxdl_tf.data import example_schema
+from maxdl_tf.data import examples
 from maxdl_tf.errors import UserError
 
 
@@ -40,7 +40,7 @@ class AnnotatedImage(NamedTuple):
     image_id: str
 
     def encode(self, label_format: str) -> bytes:
-        return example_schema.encode_example(*self, label_format=label_format)
+        return examples.encode_panoptic_example(*self, label_format=label_format)
 
 
 class ClassifiedImage(NamedTuple):
@@ -64,7 +64,7 @@ class ClassifiedImage(NamedTuple):
 
     def encode(self, label_format: str) -> bytes:
         del label_format  # It has no label map.
-        return example_schema.encode_classified_example(*self)
+        return examples.encode_classified_example(*self)
 
 
 def make_record(annotate: Callable[[Any], Example], label_format: str, task: Any) -> bytes | UserError:

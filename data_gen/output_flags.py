@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl import flags
 
 from maxdl_tf import beam_pipeline
-from maxdl_tf.data.example_schema import LABEL_FORMATS
+from maxdl_tf.data.examples import LABEL_FORMATS
 from maxdl_tf.data_gen.shard_output import Output
 from maxdl_tf.processes import available_processes
 

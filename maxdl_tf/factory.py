@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from maxdl_tf import class_table
 from maxdl_tf.checkpoints.save_restore import load_model_weights
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import classification, damaged_records, pipeline, record_streams, transforms
+from maxdl_tf.data import classification, pipeline, record_streams, transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.model_images import EvaluatedImage, Evaluator, PanopticImages, Result, panoptic_quality
 from maxdl_tf.inference.predictor import Predictor
@@ -268,7 +268,7 @@ def naming_bad_records(
         read(serialized, dataset_info)
 
     patterns = [pattern for options in datasets for pattern in options.file_pattern]
-    return damaged_records.naming_bad_records(lambda: record_streams.matching_files(patterns), parse)
+    return record_streams.naming_bad_records(lambda: record_streams.matching_files(patterns), parse)
 
 
 def build_evaluation_batches(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo) -> tf.data.Dataset:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from maxdl_tf import class_table, config, evaluate, export_model, predict
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data.example_schema import encode_classified_example
+from maxdl_tf.data.examples import encode_classified_example
 from maxdl_tf.errors import UserError
 from tests.helpers import REPOSITORY, command, in_process
 from tests.training.test_loop import scalars

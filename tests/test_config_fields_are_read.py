@@ -54,13 +54,13 @@ def attributes_in_source(path: str) -> set:
 def experiment(tmp_path):
     import tensorflow as tf
 
-    from maxdl_tf.data import example_schema
+    from maxdl_tf.data import examples
 
     (tmp_path / "dataset_info.textproto").write_text(
         'name: "two" segment_class { id: 1 name: "disk" is_thing: true } segment_class { id: 2 name: "sky" }'
     )
     image = tf.io.encode_jpeg(np.zeros((17, 17, 3), np.uint8)).numpy()
-    example = example_schema.encode_example(image, "jpeg", np.full((17, 17), 2 * 256, np.int32), "0")
+    example = examples.encode_panoptic_example(image, "jpeg", np.full((17, 17), 2 * 256, np.int32), "0")
     with tf.io.TFRecordWriter(str(tmp_path / "train.tfrecord")) as writer:
         writer.write(example)
     dataset = f'{{ file_pattern: "{tmp_path}/train.tfrecord" crop_size: 17 }}'

@@ -12,7 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf import class_table, evaluate, factory, trainer
-from maxdl_tf.data.example_schema import encode_example
+from maxdl_tf.data.examples import encode_panoptic_example
 from tests.data import damaged_files
 from tests.data.data_servers import data_servers
 from tests.helpers import in_process
@@ -28,7 +28,7 @@ def _record(seed: int, image: bytes | None = None) -> bytes:
         file = io.BytesIO()
         Image.fromarray(fakes.picture(labels).astype(np.uint8)).save(file, "PNG")
         image = file.getvalue()
-    return encode_example(image, "png", labels, f"image{seed}")
+    return encode_panoptic_example(image, "png", labels, f"image{seed}")
 
 
 def _write(path, records) -> None:
@@ -125,7 +125,7 @@ def test_an_intact_record_of_no_use_ends_the_run_by_name(folder, capfd, run, fau
 def _with_class_9() -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (fakes.SIZE, fakes.SIZE)).save(file, "PNG")
-    return encode_example(file.getvalue(), "png", np.full((fakes.SIZE, fakes.SIZE), 9 * 256), "image40")
+    return encode_panoptic_example(file.getvalue(), "png", np.full((fakes.SIZE, fakes.SIZE), 9 * 256), "image40")
 
 
 def test_what_does_not_go_with_a_data_service_is_refused(folder, capfd):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from maxdl_tf import class_table
 from maxdl_tf.checkpoints.save_restore import checkpoint_paths
-from maxdl_tf.data.example_schema import encode_example
+from maxdl_tf.data.examples import encode_panoptic_example
 from maxdl_tf.training.optimizers import PolySchedule
 from tests.helpers import REPOSITORY
 from tests.training import fakes
@@ -55,7 +55,7 @@ def write_shards(path: Path, count: int) -> None:
             labels = fakes.label_map(seed)
             png = io.BytesIO()
             Image.fromarray(fakes.picture(labels).astype(np.uint8)).save(png, "PNG")
-            writer.write(encode_example(png.getvalue(), "png", labels, f"image{seed}"))
+            writer.write(encode_panoptic_example(png.getvalue(), "png", labels, f"image{seed}"))
 
 
 @pytest.fixture(scope="module")

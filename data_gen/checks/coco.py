@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from maxdl_tf.data import coco_files
 from maxdl_tf.data_gen.checks.findings import Finding, Split
-from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -57,16 +57,7 @@ def load_source(image_dir: str, annotation_file: str, panoptic_dir: str | None) 
     panoptic_dir = panoptic_dir or os.path.splitext(annotation_file)[0]
     storage.check_folder(image_dir, "--image_dir")
     storage.check_folder(panoptic_dir, "--panoptic_dir")
-    try:
-        content = json.loads(storage.read_text(annotation_file))
-    except ValueError as error:
-        raise UserError(f"{annotation_file} is not a JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{annotation_file} is not laid out as COCO panoptic files are: wanted an object")
-    for key in ("images", "annotations", "categories"):
-        entries = content.get(key)
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(f"{annotation_file} has no list {key!r} of objects; is it a panoptic_*.json?")
+    content = coco_files.read_json(annotation_file, ("images", "annotations", "categories"), "panoptic_*.json")
     name = os.path.splitext(os.path.basename(annotation_file))[0].removeprefix("panoptic_")
     return Source(name, image_dir, annotation_file, panoptic_dir, content)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -10,11 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import example_features, example_schema, record_files
+from maxdl_tf.data import examples, records
 from maxdl_tf.data_gen.checks import pictures as check_pictures
 from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, SegmentFacts, Split
 
@@ -38,18 +36,18 @@ class RecordChecker:
     def __call__(self, path: str) -> list[ImageReport]:
         """A report of each record of a file, the damaged ones included."""
         try:
-            return [self._check(path, entry) for entry in record_files.records(path)]
+            return [self._check(path, entry) for entry in records.read_records(path)]
         except Exception as error:
             if not (isinstance(error, OSError) or hasattr(error, "error_code")):
                 raise
             what = f"cannot be read: {error}"
             return [ImageReport(path, [Finding("record-damaged", self.split, path, what)])]
 
-    def _check(self, path: str, entry: record_files.Record | record_files.Damage) -> ImageReport:
+    def _check(self, path: str, entry: records.Record | records.Damage) -> ImageReport:
         report = ImageReport(os.path.basename(path))
-        if isinstance(entry, record_files.Damage):
+        if isinstance(entry, records.Damage):
             what = f"{entry.what} (at byte {entry.offset})"
-            report.findings.append(Finding("record-damaged", self.split, path, what, record=entry.record))
+            report.findings.append(Finding("record-damaged", self.split, path, what, record=entry.number))
             return report
 
         def find(kind: str, what: str, segment: int | None = None) -> None:
@@ -62,7 +60,7 @@ class RecordChecker:
             find("example-unreadable", str(error))
             return report
         report.source = (path, entry.number)
-        report.name = features[example_schema.IMAGE_FILENAME].decode(errors="backslashreplace")
+        report.name = features[examples.IMAGE_FILENAME].decode(errors="backslashreplace")
         name = f"image {report.name}: "
         self._check_image(features, find, report)
         label = self._label_map(features, find)
@@ -71,13 +69,13 @@ class RecordChecker:
         return report
 
     def _check_image(self, features: dict[str, Any], find, report: ImageReport) -> None:
-        picture = check_pictures.inspect_image(features[example_schema.IMAGE_ENCODED])
+        picture = check_pictures.inspect_image(features[examples.IMAGE_ENCODED])
         for kind, what in picture.faults:
             find(kind, what)
         if picture.pixels is None:
             return
         report.size, report.digest, report.mode = picture.pixels.shape[:2], picture.digest, picture.mode
-        said = features.get(example_schema.IMAGE_FORMAT, b"").decode(errors="replace").lower().replace("jpg", "jpeg")
+        said = features.get(examples.IMAGE_FORMAT, b"").decode(errors="replace").lower().replace("jpg", "jpeg")
         if said and said != picture.format:
             find("image-format-wrong", f"a {picture.format} image, and the example says {said}")
         if report.size != said_size(features):
@@ -130,13 +128,13 @@ def read_example(data: bytes) -> dict[str, Any]:
     Raises:
       ValueError: It is no example, or one of them is missing.
     """
-    features = {key: values[0] for key, values in example_features.read_features(data).items() if len(values) == 1}
+    features = examples.read_features(data)
     for key, kind in (
-        (example_schema.IMAGE_FILENAME, bytes),
-        (example_schema.IMAGE_ENCODED, bytes),
-        (example_schema.LABEL_ENCODED, bytes),
-        (example_schema.IMAGE_HEIGHT, int),
-        (example_schema.IMAGE_WIDTH, int),
+        (examples.IMAGE_FILENAME, bytes),
+        (examples.IMAGE_ENCODED, bytes),
+        (examples.LABEL_ENCODED, bytes),
+        (examples.IMAGE_HEIGHT, int),
+        (examples.IMAGE_WIDTH, int),
     ):
         if not isinstance(features.get(key), kind):
             raise ValueError(f"has no {key} (one {'integer' if kind is int else 'string'})")
@@ -145,7 +143,7 @@ def read_example(data: bytes) -> dict[str, Any]:
 
 def said_size(features: dict[str, Any]) -> tuple[int, int]:
     """(height, width) that the example gives."""
-    return features[example_schema.IMAGE_HEIGHT], features[example_schema.IMAGE_WIDTH]
+    return features[examples.IMAGE_HEIGHT], features[examples.IMAGE_WIDTH]
 
 
 def decode_label_map(features: dict[str, Any]) -> np.ndarray:
@@ -154,15 +152,8 @@ def decode_label_map(features: dict[str, Any]) -> np.ndarray:
     Raises:
       Exception: It cannot be decoded.
     """
-    content = features[example_schema.LABEL_ENCODED]
-    label_format = features.get(example_schema.LABEL_FORMAT, b"raw")
-    if label_format == b"raw":
-        return np.frombuffer(content, "<i4").reshape(said_size(features))
-    if label_format != b"png":
-        raise ValueError(f"its format is {label_format!r}, which is neither png nor raw")
-    with Image.open(io.BytesIO(content)) as png:
-        pixels = np.asarray(png)
-    return panoptic_ids.color_to_id(pixels) if pixels.ndim == 3 else pixels.astype(np.int32)
+    label_format = features.get(examples.LABEL_FORMAT, b"raw").decode(errors="backslashreplace")
+    return examples.decode_label_map(features[examples.LABEL_ENCODED], label_format, said_size(features))
 
 
 def check_shard_names(split: str, paths: Sequence[str]) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from maxdl_tf import class_table, command_line
-from maxdl_tf.data import example_schema, record_files
+from maxdl_tf.data import examples, records
 from maxdl_tf.data_gen.checks import flags as check_flags
 from maxdl_tf.data_gen.checks import pictures as check_pictures
 from maxdl_tf.data_gen.checks import records as check_records
@@ -85,11 +85,11 @@ def _split_name(pattern: str) -> str:
 
 def load_record(path: str, number: int, void: int) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Image, uint8 [h, w, 3], and label map, int [h, w], void 0; None for what cannot be read."""
-    record: Any = next(entry for entry in record_files.records(path) if getattr(entry, "number", None) == number)
+    record: Any = next(entry for entry in records.read_records(path) if entry.number == number)
     pixels = label = None
     try:
         features = check_records.read_example(record.data)
-        pixels = check_pictures.inspect_image(features[example_schema.IMAGE_ENCODED]).pixels
+        pixels = check_pictures.inspect_image(features[examples.IMAGE_ENCODED]).pixels
         label = check_records.decode_label_map(features)
         label = np.where(label == void, 0, label)
     except Exception:  # What is wrong with it has been found before.

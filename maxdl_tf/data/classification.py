@@ -8,7 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import classification_transforms, example_schema, record_streams, transforms
+from maxdl_tf.data import classification_transforms, examples, record_streams, transforms
 from maxdl_tf.structs import Tensor
 
 
@@ -17,7 +17,7 @@ class ClassificationBatch(NamedTuple):
 
     Attributes:
       images: float32 [batch, height, width, 3], 0..255.
-      targets: int32 [batch], place of each image's class in `DatasetInfo.class_order`.
+      targets: int32 [batch], index of each image's class in `DatasetInfo.class_order`.
       image_ids: string [batch].
     """
 
@@ -34,17 +34,17 @@ def train_batches(
     augmentation: transforms.Augmentation | None = None,
     **stream_options,
 ) -> tf.data.Dataset:
-    """Endless shuffled `ClassificationBatch`es of random crops.
+    """Makes endless shuffled `ClassificationBatch`es of random crops.
 
     Args:
       file_pattern: One or more globs of TFRecord shards.
       dataset_info: The class table.
       crop_size: (height, width).
       augmentation: Random changes; see `classification_transforms.train_transform`.
-      **stream_options: For `record_streams.endless_batches`: batch size, shuffling, seed and sharding.
+      **stream_options: Arguments of `record_streams.endless_batches`: batch size, shuffling, seed, sharding.
 
     Raises:
-      UserError: If a pattern matches no file.
+      UserError: A pattern matches no file.
     """
     augmentation = augmentation or transforms.Augmentation()
 
@@ -67,18 +67,18 @@ def evaluation_batches(
     max_images: int | None = None,
     skip_damaged: bool = False,
 ) -> tf.data.Dataset:
-    """The middle of all images once, in the order of the files; the last batch may be smaller.
+    """Makes batches of the center of each image, once, in the order of the files; the last batch may be smaller.
 
     Args:
       file_pattern: One or more globs of TFRecord shards.
       dataset_info: The class table.
       crop_size: (height, width).
-      batch_size: Images in a batch.
-      max_images: Only the first ones.
-      skip_damaged: Leave out damaged records, as `record_streams.endless_batches` does.
+      batch_size: Images per batch.
+      max_images: Number of images; None for all.
+      skip_damaged: Whether to skip damaged records, as in `record_streams.endless_batches`.
 
     Raises:
-      UserError: If a pattern matches no file.
+      UserError: A pattern matches no file.
     """
 
     def make_example(serialized: Tensor) -> ClassificationBatch:
@@ -92,19 +92,42 @@ def evaluation_batches(
 
 
 def read_example(serialized: Tensor, dataset_info: DatasetInfo) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, place of its class in the class order, and id of an example whose class is known to be in the table."""
-    example = example_schema.parse_classified_example(serialized)
-    is_class = tf.equal(example.label, tf.constant(dataset_info.class_order, tf.int64))
+    """Decodes a record, eagerly or in a graph, and checks its class against the class table.
+
+    Args:
+      serialized: scalar string.
+      dataset_info: The class table.
+
+    Returns:
+      uint8 [height, width, 3], the image; scalar int32, the index of its class in `class_order`; scalar string, the
+      image id, empty if the record has no file name.
+
+    Raises:
+      tf.errors.InvalidArgumentError: The image or the class is missing, the image cannot be decoded, or the table
+        lacks the class.
+    """
+    features = tf.io.parse_single_example(
+        serialized,
+        {
+            examples.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string),
+            examples.CLASS_LABEL: tf.io.FixedLenFeature([], tf.int64),
+            examples.IMAGE_FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
+        },
+    )
+    image = tf.io.decode_image(features[examples.IMAGE_ENCODED], channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    class_id, image_id = features[examples.CLASS_LABEL], features[examples.IMAGE_FILENAME]
+    is_class = tf.equal(class_id, tf.constant(dataset_info.class_order, tf.int64))
     check = tf.debugging.Assert(
         tf.reduce_any(is_class),
         [
             "image",
-            example.image_id,
+            image_id,
             "has the label",
-            example.label,
+            class_id,
             f", and the class table of {dataset_info.name} has {len(dataset_info.classes)} classes from "
-            f"{min(dataset_info.class_order)} to {max(dataset_info.class_order)}; is it the one of this data set?",
+            f"{min(dataset_info.class_order)} to {max(dataset_info.class_order)}; does it belong to this data set?",
         ],
     )
     with tf.control_dependencies([check] if check is not None else []):
-        return example.image, tf.argmax(is_class, output_type=tf.int32), example.image_id
+        return image, tf.argmax(is_class, output_type=tf.int32), image_id

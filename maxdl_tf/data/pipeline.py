@@ -1,4 +1,4 @@
-"""TFRecord shards to batches for training and evaluation (architecture section 8)."""
+"""TFRecord shards to panoptic batches for training and evaluation (architecture section 8)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,25 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import example_schema, record_streams, transforms
+from maxdl_tf.data import examples, record_streams, transforms
 from maxdl_tf.data.panoptic_targets import panoptic_targets
 from maxdl_tf.structs import PanopticTargets, Tensor
+
+_PNG_BIT_DEPTH_AT = 24  # Offset of the bit depth in a PNG file.
+
+
+class PanopticExample(NamedTuple):
+    """A decoded record.
+
+    Attributes:
+      image: uint8 [height, width, 3], RGB.
+      label: int32 [height, width], class id * label divisor + instance.
+      image_id: scalar string, the file name of the image without its extension.
+    """
+
+    image: Tensor
+    label: Tensor
+    image_id: Tensor
 
 
 class TrainBatch(NamedTuple):
@@ -18,7 +34,7 @@ class TrainBatch(NamedTuple):
 
     Attributes:
       images: float32 [batch, height, width, 3], 0..255.
-      targets: At the size of the crop.
+      targets: Targets at the size of the crop.
       image_ids: string [batch].
     """
 
@@ -28,13 +44,13 @@ class TrainBatch(NamedTuple):
 
 
 class EvaluationBatch(NamedTuple):
-    """Whole images, and their truth at the size they came in.
+    """Whole images, and their ground truth at the original size.
 
     Attributes:
-      images: float32 [batch, height, width, 3], 0..255, resized to fit and padded on the right and below.
+      images: float32 [batch, height, width, 3], 0..255, resized to fit and padded on the right and at the bottom.
       resized_size: int32 [batch, 2], (height, width) of the image without padding.
-      raw_size: int32 [batch, 2], (height, width) of the image and the label map as they came.
-      label_maps: int32 [batch, largest raw height, largest raw width], void right and below of an image's raw size.
+      raw_size: int32 [batch, 2], original (height, width) of the image and the label map.
+      label_maps: int32 [batch, largest raw height, largest raw width], void outside the raw size of the image.
       image_ids: string [batch].
     """
 
@@ -50,40 +66,26 @@ def train_batches(
     dataset_info: DatasetInfo,
     *,
     crop_size: tuple[int, int],
-    batch_size: int,
     augmentation: transforms.Augmentation | None = None,
     small_instance_weight: float = 1.0,
     small_instance_area: int = 4096,
     max_things: int = 128,
-    shuffle_buffer: int = 1000,
-    cache: bool = False,
-    seed: int | None = None,
-    shard_count: int = 1,
-    shard_index: int = 0,
-    skip_damaged: bool = False,
-    service: record_streams.DataService | None = None,
+    **stream_options,
 ) -> tf.data.Dataset:
-    """Endless shuffled batches of random crops.
+    """Makes endless shuffled `TrainBatch`es of random crops.
 
     Args:
       file_pattern: One or more globs of TFRecord shards.
       dataset_info: The class table.
       crop_size: (height, width).
-      batch_size: Images in a batch; the last of one epoch and the first of the next may share a batch.
-      augmentation: Random changes; None for the reference's.
-      small_instance_weight: See `panoptic_targets`, as for the next two.
-      small_instance_area: In pixels of the crop.
-      max_things: Things of a crop that are kept as targets.
-      shuffle_buffer: Examples in the shuffle buffer.
-      cache: Keep the undecoded examples in memory after the first pass.
-      seed: Runs with the same seed (and files) get the same batches; None for other ones in each run.
-      shard_count: Input pipelines that share the data, one for each worker.
-      shard_index: Which of them this is. Workers take whole files if there is one for each, else every n-th example.
-      skip_damaged: See `record_streams.endless_batches`.
-      service: See `record_streams.endless_batches`.
+      augmentation: Random changes; None for those of the reference.
+      small_instance_weight: Weight of small instances in the semantic loss; see `panoptic_targets`.
+      small_instance_area: Area in pixels of the crop below which an instance is small.
+      max_things: Largest number of things per crop.
+      **stream_options: Arguments of `record_streams.endless_batches`: batch size, shuffling, seed, sharding.
 
     Raises:
-      UserError: If a pattern matches no file.
+      UserError: A pattern matches no file.
     """
     augmentation = augmentation or transforms.Augmentation()
 
@@ -93,24 +95,13 @@ def train_batches(
             dataset_info,
             crop_size=crop_size,
             augmentation=augmentation,
+            seed=seed,
             small_instance_weight=small_instance_weight,
             small_instance_area=small_instance_area,
             max_things=max_things,
-            seed=seed,
         )
 
-    return record_streams.endless_batches(
-        file_pattern,
-        make_crop,
-        batch_size=batch_size,
-        shuffle_buffer=shuffle_buffer,
-        cache=cache,
-        seed=seed,
-        shard_count=shard_count,
-        shard_index=shard_index,
-        skip_damaged=skip_damaged,
-        service=service,
-    )
+    return record_streams.endless_batches(file_pattern, make_crop, **stream_options)
 
 
 def train_example(
@@ -122,15 +113,15 @@ def train_example(
     seed: Tensor,
     **target_options,
 ) -> TrainBatch:
-    """One random crop: what a batch of `train_batches` has, without the batch dimension.
+    """Makes one random crop: an element of `train_batches` without the batch dimension.
 
     Args:
-      serialized: scalar string, a TFRecord example.
+      serialized: scalar string, a record.
       dataset_info: The class table.
       crop_size: (height, width).
       augmentation: Random changes.
-      seed: int64 [2]: the seed of the run and the number of the example in it.
-      **target_options: For `panoptic_targets`.
+      seed: int64 [2]: the seed of the run and the number of the example in the run.
+      **target_options: Arguments of `panoptic_targets`.
     """
     example = read_example(serialized, dataset_info)
     image, label_map = transforms.train_transform(
@@ -151,24 +142,20 @@ def evaluation_batches(
     crop_size: tuple[int, int],
     batch_size: int,
     max_images: int | None = None,
-    shard_count: int = 1,
-    shard_index: int = 0,
     skip_damaged: bool = False,
 ) -> tf.data.Dataset:
-    """All images once, in the order of the files; the last batch may be smaller.
+    """Makes `EvaluationBatch`es of all images once, in the order of the files; the last batch may be smaller.
 
     Args:
       file_pattern: One or more globs of TFRecord shards.
       dataset_info: The class table.
       crop_size: (height, width).
-      batch_size: Images in a batch.
-      max_images: Only the first ones.
-      shard_count: Input pipelines that share the images, one for each worker.
-      shard_index: Which of them this is.
-      skip_damaged: Leave out damaged records, as `record_streams.endless_batches` does.
+      batch_size: Images per batch.
+      max_images: Number of images; None for all.
+      skip_damaged: Whether to skip damaged records, as in `record_streams.endless_batches`.
 
     Raises:
-      UserError: If a pattern matches no file.
+      UserError: A pattern matches no file.
     """
 
     def make_example(serialized: Tensor) -> EvaluationBatch:
@@ -177,12 +164,7 @@ def evaluation_batches(
         return EvaluationBatch(image, resized_size, tf.shape(example.label), example.label, example.image_id)
 
     dataset = record_streams.examples_in_order(
-        file_pattern,
-        make_example,
-        max_images=max_images,
-        shard_count=shard_count,
-        shard_index=shard_index,
-        skip_damaged=skip_damaged,
+        file_pattern, make_example, max_images=max_images, skip_damaged=skip_damaged
     )
     dataset = dataset.padded_batch(
         batch_size,
@@ -193,9 +175,13 @@ def evaluation_batches(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def read_example(serialized: Tensor, dataset_info: DatasetInfo) -> example_schema.Example:
-    """A decoded example whose classes are known to be in the class table."""
-    example = example_schema.parse_example(serialized)
+def read_example(serialized: Tensor, dataset_info: DatasetInfo) -> PanopticExample:
+    """Decodes a record and checks its classes against the class table.
+
+    Raises:
+      tf.errors.InvalidArgumentError: As `parse_example`, or the table lacks a class of the record.
+    """
+    example = parse_example(serialized)
     known = tf.constant([*dataset_info.class_order, dataset_info.ignore_label])
     labels, _ = tf.unique(tf.reshape(example.label, [-1]))
     class_ids, _ = tf.unique(labels // dataset_info.label_divisor)
@@ -207,9 +193,67 @@ def read_example(serialized: Tensor, dataset_info: DatasetInfo) -> example_schem
             example.image_id,
             f"has classes that the class table of {dataset_info.name} lacks:",
             unknown,
-            "; is it the dataset_info of this data set?",
+            "; does dataset_info belong to this data set?",
         ],
     )
-    # What follows fails with less helpful words, so in a graph it must wait; eagerly there is nothing to wait for.
+    # Later operations would fail with a less helpful message, so they wait for the check. Eagerly, `check` is None.
     with tf.control_dependencies([check] if check is not None else []):
         return example._replace(label=tf.identity(example.label))
+
+
+def parse_example(serialized: Tensor) -> PanopticExample:
+    """Decodes a record, eagerly or in a graph.
+
+    A label map without a format is raw, as in DeepLab2.
+
+    Args:
+      serialized: scalar string.
+
+    Raises:
+      tf.errors.InvalidArgumentError: A feature is missing, cannot be decoded or contradicts another one.
+    """
+    strings = (examples.IMAGE_ENCODED, examples.IMAGE_FILENAME, examples.LABEL_ENCODED)
+    features = tf.io.parse_single_example(
+        serialized,
+        {
+            **{key: tf.io.FixedLenFeature([], tf.string) for key in strings},
+            **{key: tf.io.FixedLenFeature([], tf.int64) for key in (examples.IMAGE_HEIGHT, examples.IMAGE_WIDTH)},
+            examples.LABEL_FORMAT: tf.io.FixedLenFeature([], tf.string, default_value="raw"),
+        },
+    )
+    image = tf.io.decode_image(features[examples.IMAGE_ENCODED], channels=3, expand_animations=False)
+    image.set_shape([None, None, 3])
+    size = tf.stack([features[examples.IMAGE_HEIGHT], features[examples.IMAGE_WIDTH]])
+    image_id = features[examples.IMAGE_FILENAME]
+    label_format = features[examples.LABEL_FORMAT]
+    is_png = tf.equal(label_format, "png")
+    tf.debugging.Assert(
+        is_png | tf.equal(label_format, "raw"),
+        ["image", image_id, examples.LABEL_FORMAT, label_format, "must be png or raw; convert the data set again"],
+    )
+    label = tf.cond(
+        is_png,
+        lambda: _decode_png_label(features[examples.LABEL_ENCODED]),
+        lambda: tf.reshape(tf.io.decode_raw(features[examples.LABEL_ENCODED], tf.int32), size),
+    )
+    label.set_shape([None, None])
+    for name, tensor in (("image", image), ("label map", label)):
+        got = tf.shape(tensor, out_type=tf.int64)[:2]
+        tf.debugging.Assert(
+            tf.reduce_all(got == size),
+            ["image", image_id, "has a", name, "of size", got, "but the record states", size, "; convert it again"],
+        )
+    return PanopticExample(image, label, image_id)
+
+
+def _decode_png_label(png: Tensor) -> Tensor:
+    """int32 [height, width] of a PNG of `examples.encode_label_map`, or of an 8-bit gray PNG."""
+    pixels = tf.cast(tf.io.decode_png(png, dtype=tf.uint16), tf.int32)  # [height, width, 1 or 3]
+    # Decoded to 16 bits, a value v of 8 bits becomes v * 257.
+    bit_depth = tf.io.decode_raw(tf.strings.substr(png, _PNG_BIT_DEPTH_AT, 1), tf.uint8)[0]
+    pixels = tf.cond(tf.equal(bit_depth, 16), lambda: pixels, lambda: pixels // 257)
+    return tf.cond(
+        tf.equal(tf.shape(pixels)[-1], 1),
+        lambda: pixels[..., 0],
+        lambda: pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2],
+    )

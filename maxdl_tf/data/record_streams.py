@@ -1,29 +1,40 @@
-"""TFRecord files to a stream of what a task makes of their records: shuffled and endless, or once and in order."""
+"""Records of TFRecord files as `tf.data` streams: shuffled and endless, or once and in order.
+
+TensorFlow's own reader stops at the first damaged record of a file. If it is set to ignore errors, it drops the rest of
+the file silently. The streams here either stop with the file and the record, or skip the damaged records only.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sys
 import zlib
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.data import damaged_records
+from maxdl_tf.data import records
+from maxdl_tf.data.records import Damage, Run
 from maxdl_tf.errors import UserError
 from maxdl_tf.structs import Tensor
 
 _FILES_READ_AT_ONCE = 32
+_FILES_SCANNED_AT_ONCE = 8
+_BUFFER_BYTES = 1 << 18
+_DAMAGES_LISTED = 10
+_WHOLE_FILE = -1  # Count of a run that takes all records of a file.
 
 
 class DataService(NamedTuple):
-    """Machines that make the batches in place of the one that trains.
+    """Machines that make the batches in place of the trainer.
 
     Attributes:
-      address: Of the dispatcher of tf.data service: "grpc://host:port".
-      job_name: All workers of a training share one, and no other training has it.
+      address: Address of the dispatcher of the tf.data service: "grpc://host:port".
+      job_name: Name that all workers of a training share and no other training uses.
     """
 
     address: str
@@ -43,41 +54,42 @@ def endless_batches(
     skip_damaged: bool = False,
     service: DataService | None = None,
 ) -> tf.data.Dataset:
-    """Endless shuffled batches of whatever a task makes of its records.
+    """Makes endless shuffled batches.
 
     Args:
       file_pattern: One or more globs of TFRecord shards.
-      make_example: Takes a record, scalar string, and a seed, int64 [2]: the run's, and the example's number in it.
-      batch_size: Examples in a batch; the last of one epoch and the first of the next may share a batch.
-      shuffle_buffer: Examples in the shuffle buffer.
-      cache: Keep the records in memory after the first pass.
-      seed: Runs with the same seed (and files) get the same batches; None for other ones in each run.
-      shard_count: Input pipelines that share the data, one for each worker.
-      shard_index: Which of them this is. Workers take whole files if there is one for each, else every n-th example.
-      skip_damaged: Read the files once before, say on stderr which records are damaged, and leave these out; otherwise
-        the first one is a `tf.errors.DataLossError`.
-      service: Make the batches there. Its machines share the files, and all of `shard_count` take from them what comes
-        first, so that no two runs are the same, whatever the seed.
+      make_example: Function of a record, scalar string, and a seed, int64 [2]: the seed of the run and the number of
+        the example in the run.
+      batch_size: Examples per batch. The end of an epoch and the start of the next may share a batch.
+      shuffle_buffer: Number of examples in the shuffle buffer.
+      cache: Whether to keep the records in memory after the first epoch.
+      seed: Seed of the run. Runs with equal seeds and files get equal batches; None draws a new seed.
+      shard_count: Number of input pipelines that share the data, one per worker.
+      shard_index: Index of this input pipeline. Workers take whole files if there are enough, else every n-th example.
+      skip_damaged: Whether to skip damaged records. The files are then read once before the first batch, and the
+        damaged records are listed on stderr. Otherwise the first one raises `tf.errors.DataLossError`.
+      service: Machines that make the batches. They share the files, and each of the `shard_count` pipelines takes
+        whatever comes first, so two such runs differ, whatever the seed.
 
     Raises:
-      UserError: If a pattern matches no file.
+      UserError: A pattern matches no file.
     """
     deterministic = seed is not None and service is None
     if service is not None:
         shard_count, shard_index = 1, 0
-        # All workers must ask for the same data set.
+        # All workers must request the same data set.
         seed = zlib.crc32(service.job_name.encode()) if seed is None else seed
     elif seed is None:
         seed = random.SystemRandom().getrandbits(31)
 
     files = _checked_files(file_pattern, skip_damaged)
     if len(files) < shard_count:
-        # Examples can be dealt out without gaps only in an order that all workers agree on: that of the files.
+        # Workers can share examples without gaps only in an order that all of them know: the order of the files.
         dataset = _records_in_order(files, skip_damaged).shard(shard_count, shard_index)
     else:
         files = files[shard_index::shard_count]
         if service is not None:
-            # A shuffle buffer would take all files to the one machine that asks first.
+            # A shuffle buffer would give all files to the machine that asks first.
             random.Random(seed).shuffle(files)
         dataset, read = _file_dataset(files, skip_damaged)
         if service is None:
@@ -92,7 +104,7 @@ def endless_batches(
         dataset = dataset.cache()
     dataset = dataset.shuffle(shuffle_buffer, seed=seed).repeat().enumerate()
 
-    @tf.autograph.experimental.do_not_convert  # There is nothing to convert, and looking for it takes a second.
+    @tf.autograph.experimental.do_not_convert  # The search for code to convert takes a second and finds nothing.
     def make_numbered(index: Tensor, serialized: Tensor) -> NamedTuple:
         return make_example(serialized, tf.stack([tf.constant(seed, tf.int64), index * shard_count + shard_index]))
 
@@ -114,31 +126,58 @@ def examples_in_order(
     make_example: Callable[[Tensor], NamedTuple],
     *,
     max_images: int | None = None,
-    shard_count: int = 1,
-    shard_index: int = 0,
     skip_damaged: bool = False,
 ) -> tf.data.Dataset:
-    """What a task makes of each record, once, in the order of the files; not batched.
+    """Makes an example of each record, once, in the order of the files, without batching.
 
     Args:
       file_pattern: One or more globs of TFRecord shards.
-      make_example: Takes a record, scalar string.
-      max_images: Only the first ones.
-      shard_count: Input pipelines that share the images, one for each worker.
-      shard_index: Which of them this is.
-      skip_damaged: Leave out damaged records, as `endless_batches` does.
+      make_example: Function of a record, scalar string.
+      max_images: Number of examples; None for all.
+      skip_damaged: Whether to skip damaged records, as in `endless_batches`.
 
     Raises:
-      UserError: If a pattern matches no file.
+      UserError: A pattern matches no file.
     """
     dataset = _records_in_order(_checked_files(file_pattern, skip_damaged), skip_damaged)
     if max_images is not None:
         dataset = dataset.take(max_images)
-    if shard_count > 1:
-        dataset = dataset.shard(shard_count, shard_index)
     make_example = tf.autograph.experimental.do_not_convert(make_example)
     dataset = dataset.map(make_example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return _already_sharded(dataset)
+
+
+def matching_files(file_pattern: str | Sequence[str]) -> list[str]:
+    """Returns the sorted files that match any of the patterns.
+
+    Raises:
+      UserError: A pattern matches no file.
+    """
+    patterns = [file_pattern] if isinstance(file_pattern, str) else list(file_pattern)
+    files = set()
+    for pattern in patterns:
+        matches = tf.io.gfile.glob(pattern)
+        if not matches:
+            raise UserError(
+                f"file_pattern {pattern!r} matches no file; expected TFRecord shards such as those of maxdl-convert "
+                "(train-00000-of-00008.tfrecord): convert the data first, or correct the path"
+            )
+        files.update(matches)
+    if not files:
+        raise UserError("file_pattern is empty; name the TFRecord shards, such as 'data/train-*.tfrecord'")
+    return sorted(files)
+
+
+def _checked_files(file_pattern: str | Sequence[str], skip_damaged: bool) -> list[str]:
+    """The matching files; TensorFlow reads an empty file without an error, so it is refused here."""
+    files = matching_files(file_pattern)
+    for path in files if not skip_damaged else ():
+        if "://" not in path and os.path.getsize(path) == 0:
+            raise UserError(
+                f"{path} is empty, perhaps because the disk was full; convert the data again, or set "
+                "on_damaged_record: SKIP"
+            )
+    return files
 
 
 def _records_in_order(files: list[str], skip_damaged: bool) -> tf.data.Dataset:
@@ -149,47 +188,109 @@ def _records_in_order(files: list[str], skip_damaged: bool) -> tf.data.Dataset:
 
 
 def _file_dataset(files: list[str], skip_damaged: bool) -> tuple[tf.data.Dataset, Callable[..., tf.data.Dataset]]:
-    """The files, or what is intact of them, and what reads an element."""
+    """A dataset of files, or of their runs of intact records, and the function that reads an element."""
     if not skip_damaged:
         return tf.data.Dataset.from_tensor_slices(files), tf.data.TFRecordDataset
-    runs = damaged_records.intact_runs(files, say=lambda line: print(line, file=sys.stderr, flush=True))
-    return damaged_records.dataset_of_runs(runs), damaged_records.read_run
-
-
-def _checked_files(file_pattern: str | Sequence[str], skip_damaged: bool) -> list[str]:
-    """The files that match; an empty one, for which TensorFlow has no error, is refused unless it is to be skipped."""
-    files = matching_files(file_pattern)
-    for path in files if not skip_damaged else ():
-        if "://" not in path and os.path.getsize(path) == 0:
-            raise UserError(
-                f"{path} is empty, perhaps left by a full disk; convert the data again, or set on_damaged_record: SKIP"
-            )
-    return files
-
-
-def matching_files(file_pattern: str | Sequence[str]) -> list[str]:
-    """The files that any of the patterns matches, sorted.
-
-    Raises:
-      UserError: If a pattern matches none.
-    """
-    patterns = [file_pattern] if isinstance(file_pattern, str) else list(file_pattern)
-    files = set()
-    for pattern in patterns:
-        matches = tf.io.gfile.glob(pattern)
-        if not matches:
-            raise UserError(
-                f"file_pattern {pattern!r} matches no file; wanted TFRecord shards such as those that maxdl-convert "
-                "writes (train-00000-of-00008.tfrecord): convert the data first, or correct the path"
-            )
-        files.update(matches)
-    if not files:
-        raise UserError("no file_pattern is given; name the TFRecord shards, such as 'data/train-*.tfrecord'")
-    return sorted(files)
+    paths, offsets, counts = zip(*_intact_runs(files))
+    runs = (list(paths), tf.constant(offsets, tf.int64), tf.constant(counts, tf.int64))
+    return tf.data.Dataset.from_tensor_slices(runs), _read_run
 
 
 def _already_sharded(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Keeps a distribution strategy from dividing once more what was divided here."""
+    """Keeps a distribution strategy from sharding the dataset again."""
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
     return dataset.with_options(options)
+
+
+# --- damaged records ---
+
+
+def _intact_runs(files: Sequence[str]) -> list[Run]:
+    """Reads the files once and lists the damaged records on stderr.
+
+    Returns:
+      The runs of intact records, in the order of the files; an intact file is one run of `_WHOLE_FILE`.
+
+    Raises:
+      UserError: No record is intact.
+    """
+    with ThreadPoolExecutor(_FILES_SCANNED_AT_ONCE) as threads:
+        scans = list(threads.map(_scan, files))
+    runs = [run for found, _ in scans for run in found]
+    damages = [damage for _, found in scans for damage in found]
+    if not runs:
+        raise UserError(
+            f"none of {len(files)} files has an intact record; the first: {damages[0]}; convert the data again"
+        )
+    if damages:
+        lines = [f"skipping {len(damages)} damaged records (on_damaged_record: SKIP):"]
+        lines += [f"  {damage}" for damage in damages[:_DAMAGES_LISTED]]
+        if len(damages) > _DAMAGES_LISTED:
+            lines.append(f"  and {len(damages) - _DAMAGES_LISTED} more; maxdl-check-data tfrecords lists all")
+        print("\n".join(lines), file=sys.stderr, flush=True)
+    return runs
+
+
+def _scan(path: str) -> tuple[list[Run], list[Damage]]:
+    """`records.scan`, but TensorFlow's reader, which is faster, checks first whether anything is damaged."""
+    try:
+        count = tf.data.TFRecordDataset(path).reduce(tf.constant(0, tf.int64), lambda count, record: count + 1)
+        if int(count):
+            return [Run(path, 0, _WHOLE_FILE)], []
+    except tf.errors.DataLossError:
+        pass
+    return records.scan(path)
+
+
+def _read_run(path: Tensor, offset: Tensor, count: Tensor) -> tf.data.Dataset:
+    """The records of a run as scalar strings, read by graph operations only."""
+    variant = tf.raw_ops.TFRecordDatasetV2(
+        filenames=path[tf.newaxis], compression_type="", buffer_size=_BUFFER_BYTES, byte_offsets=offset[tf.newaxis]
+    )
+    return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string)).take(count)
+
+
+@contextlib.contextmanager
+def naming_bad_records(files: Callable[[], Sequence[str]], parse: Callable[[Tensor], Any]) -> Iterator[None]:
+    """Turns TensorFlow's errors about a record into a `UserError` that names the file and the record.
+
+    TensorFlow reports neither, so the files are read again to find the record. Errors with other causes pass unchanged.
+
+    Args:
+      files: Function that returns the TFRecord files in use.
+      parse: Function of a record that fails if the record is unusable.
+    """
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        damages = [damage for path in files() for damage in records.scan(path)[1]]
+        if not damages:
+            raise
+        more = f", and {len(damages) - 1} more are damaged" if len(damages) > 1 else ""
+        raise UserError(
+            f"{damages[0]}{more}; convert the data again, or set on_damaged_record: SKIP to read the others"
+        ) from error
+    except tf.errors.InvalidArgumentError as error:
+        fault = _first_unusable(files(), parse) if "Iterator" in str(error) else None
+        if fault is None:
+            raise
+        raise UserError(f"{fault}; maxdl-check-data tfrecords lists all such records") from error
+
+
+def _first_unusable(files: Sequence[str], parse: Callable[[Tensor], Any]) -> Damage | None:
+    for path in files:
+        for record in records.read_records(path):
+            if isinstance(record, Damage):
+                continue
+            try:
+                parse(tf.constant(record.data))
+            except tf.errors.InvalidArgumentError as error:
+                return Damage(path, record.number, record.offset, _first_line(error))
+    return None
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    """The message of an eager operation's error without the name of the operation."""
+    text = error.message.replace("assertion failed: ", "").strip()
+    return " ".join(text.split("{{function_node")[0].split("[Op:")[0].split()) or text.splitlines()[0]

@@ -129,7 +129,7 @@ def open_pairs(files: PredictionFiles, annotations: str, panoptic_dir: str | Non
     truth_pngs = Path(panoptic_dir) if panoptic_dir else Path(annotations).with_suffix("")
     if not truth_pngs.is_dir():
         raise UserError(f"{truth_pngs} is not a folder; give the folder of the PNGs of {annotations} as --panoptic_dir")
-    results, _ = load_results(files.json)
+    results = load_results(files.json)
     results = _by_true_id(results, truth.images)
     annotated = [entry for entry in truth.images if entry.png_name is not None]
     if not annotated:
@@ -249,7 +249,7 @@ def submit_files(
     Raises:
       UserError: A file cannot be read or contradicts its JSON, or the submission cannot be written.
     """
-    results, _ = load_results(files.json)
+    results = load_results(files.json)
     with open_submission(path, name) as writer:
         for image_id, result in results.items():
             png = files.pngs / result.png_name

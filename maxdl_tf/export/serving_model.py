@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from maxdl_tf.data.example_schema import IMAGE_ENCODED
+from maxdl_tf.data.examples import IMAGE_ENCODED
 from maxdl_tf.export.image_decoding import decode_image, encoded_images, image_sizes
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.structs import PanopticOutputs

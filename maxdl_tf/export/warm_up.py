@@ -7,7 +7,7 @@ import os
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.data.example_schema import encode_image_example
+from maxdl_tf.data.examples import encode_image_example
 from maxdl_tf.protos import serving_log_pb2
 
 WARM_UP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")

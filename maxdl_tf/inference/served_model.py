@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data.example_schema import encode_image_example
+from maxdl_tf.data.examples import encode_image_example
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.predictor import Prediction
 from maxdl_tf.inference.segment_table import OUTPUT_NAMES, SegmentTable

@@ -12,7 +12,7 @@ from PIL import Image
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import classification
 from maxdl_tf.data.classification_transforms import ASPECT_RANGE, evaluation_transform, train_transform
-from maxdl_tf.data.example_schema import encode_classified_example
+from maxdl_tf.data.examples import encode_classified_example
 from maxdl_tf.data.transforms import Augmentation
 
 # Ids with a gap, and not in order: what the network is taught is the place in class_order.

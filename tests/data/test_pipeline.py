@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import example_schema, pipeline, record_streams
+from maxdl_tf.data import examples, pipeline, record_streams
 from maxdl_tf.data.panoptic_targets import panoptic_targets
 from maxdl_tf.data.transforms import Augmentation
 from maxdl_tf.errors import UserError
@@ -29,7 +29,7 @@ def _record(index: int, label: np.ndarray | None = None) -> bytes:
         label = random.choice([0, 256, 257, 258, 513, 3 * 256, 4 * 256], [height, width])
     file = io.BytesIO()
     Image.fromarray(random.integers(0, 256, [height, width, 3], dtype=np.uint8)).save(file, format="PNG")
-    return example_schema.encode_example(file.getvalue(), "png", label, f"image_{index}")
+    return examples.encode_panoptic_example(file.getvalue(), "png", label, f"image_{index}")
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_evaluation_sees_every_image_once_and_whole(shards):
     for batch in batches:
         for image, resized, raw, label_map, image_id in zip(*batch):
             seen.append(image_id)
-            truth = example_schema.parse_example(tf.constant(_record(int(image_id.split(b"_")[1]))))
+            truth = pipeline.parse_example(tf.constant(_record(int(image_id.split(b"_")[1]))))
             np.testing.assert_array_equal(raw, truth.label.shape)
             np.testing.assert_array_equal(label_map[: raw[0], : raw[1]], truth.label)
             assert np.all(label_map[raw[0] :] == 0) and np.all(label_map[:, raw[1] :] == 0)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from maxdl_tf import class_table, panoptic_ids
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import example_schema
+from maxdl_tf.data import examples, pipeline
 from maxdl_tf.data_gen import coco_panoptic, convert, shapes
 from maxdl_tf.errors import UserError
 from tests.helpers import REPOSITORY, shared_golden, shared_path
@@ -99,7 +99,7 @@ def test_real_data_survives_conversion(tmp_path, name, images, split):
     annotation_of = {Path(annotation["file_name"]).stem: annotation for annotation in content["annotations"]}
     seen = set()
     for record in tf.data.TFRecordDataset(sorted(str(path) for path in tmp_path.glob("val-*"))).take(15):
-        example = example_schema.parse_example(record)
+        example = pipeline.parse_example(record)
         label, image_id = example.label.numpy(), example.image_id.numpy().decode()
         seen.add(image_id)
         annotation = annotation_of[image_id]
@@ -180,14 +180,14 @@ BEFORE_WRITING = [
     ("size of the image", _break("content", "images", 0, "width", 23), r"a\.jpg: 2 x 24 .*says 2 x 23"),
     ("size of the PNG", lambda d: setattr(d, "ids", d.ids[:1]), r"a\.png: 1 x 24 .*says 2 x 24"),
     ("no annotation", _break("content", "annotations", []), r"a\.jpg: panoptic_val\.json has no annotation"),
-    ("no image", _break("content", "images", []), "annotations of images that are not in its list: 5"),
+    ("no image", _break("content", "images", []), "annotations refer to images that the file does not list: 5"),
     (
         "two annotations",
         lambda d: d.content.update(annotations=d.content["annotations"] * 2),
         "image 5 has more than one",
     ),
     ("no segments_info", lambda d: d.content["annotations"][0].pop("segments_info"), "has no 'segments_info'"),
-    ("not a dictionary", lambda d: setattr(d, "content", [1]), "not laid out as COCO"),
+    ("not a dictionary", lambda d: setattr(d, "content", [1]), "holds a JSON list"),
     ("no isthing", _break("content", "categories", [{"id": 1, "name": "a"}]), "category 1 has no 'isthing'"),
     ("no categories", _break("content", "categories", []), "lists no categories.*--dataset_info"),
 ]
@@ -297,7 +297,7 @@ def test_drawn_shapes_survive_the_way_through_coco_files(tmp_path):
     assert isinstance(info, DatasetInfo) and info.classes[0] == SegmentClass(1, "disk", True, info.classes[0].color, 10)
     annotator = coco_panoptic.Annotator(folders["images"], folders["panoptic"], "panoptic.json", info)
     for entry, (image, label) in zip(annotations.images, drawings):
-        record = example_schema.encode_example(*annotator.annotate(entry))
-        example = example_schema.parse_example(tf.constant(record))
+        record = examples.encode_panoptic_example(*annotator.annotate(entry))
+        example = pipeline.parse_example(tf.constant(record))
         np.testing.assert_array_equal(example.image, image)
         np.testing.assert_array_equal(example.label, label)

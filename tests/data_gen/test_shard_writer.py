@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import example_schema
+from maxdl_tf.data import examples
 from maxdl_tf.data_gen import shapes, shard_writer
 from maxdl_tf.data_gen.examples import AnnotatedImage
 from maxdl_tf.data_gen.shard_output import Output
@@ -41,10 +41,7 @@ def _ids(folder, split="train") -> list[list[str]]:
     """The image ids in each shard."""
     return [
         [
-            tf.train.Example.FromString(record)
-            .features.feature[example_schema.IMAGE_FILENAME]
-            .bytes_list.value[0]
-            .decode()
+            tf.train.Example.FromString(record).features.feature[examples.IMAGE_FILENAME].bytes_list.value[0].decode()
             for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
         ]
         for path in sorted(folder.glob(f"{split}-*.tfrecord"))

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf import panoptic_ids
-from maxdl_tf.data import example_schema
+from maxdl_tf.data import examples
 from maxdl_tf.export.serving_model import SIGNATURES, ServingModel, ServingOptions
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor, striped_image
@@ -109,10 +109,12 @@ def test_all_signatures_agree(served, images):
     pair = [images[1], images[1][:, ::-1]]
     wanted = _numpy(served.signatures["serving_default"](image_bytes=_pngs(pair)))
     label = np.zeros(SIZES[1], np.int32)
-    examples = [example_schema.encode_example(tf.io.encode_png(image).numpy(), "png", label, "name") for image in pair]
+    records = [
+        examples.encode_panoptic_example(tf.io.encode_png(image).numpy(), "png", label, "name") for image in pair
+    ]
     for name, argument in (
         ("image_tensor", {"image": np.stack(pair)}),
-        ("tf_example", {"examples": tf.stack(examples)}),
+        ("tf_example", {"examples": tf.stack(records)}),
     ):
         got = _numpy(served.signatures[name](**argument))
         assert set(got) == set(wanted)

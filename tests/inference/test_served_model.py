@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf.data import example_schema
+from maxdl_tf.data import examples
 from maxdl_tf.files.images import read_image
 from maxdl_tf.inference.served_model import OUTPUTS, ServedModel, encoded_upright
 from maxdl_tf.inference.servers import RequestError
@@ -68,10 +68,8 @@ def test_a_jpeg_file_is_sent_as_it_is(photo, signature):
     with open(photo, "rb") as file:
         content = file.read()
     if signature == "tf_example":
-        features = tf.io.parse_single_example(
-            sent, {example_schema.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)}
-        )
-        sent = features[example_schema.IMAGE_ENCODED].numpy()
+        features = tf.io.parse_single_example(sent, {examples.IMAGE_ENCODED: tf.io.FixedLenFeature([], tf.string)})
+        sent = features[examples.IMAGE_ENCODED].numpy()
     assert sent == content
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import example_features, example_schema
+from maxdl_tf.data import examples
 from maxdl_tf.data_gen.checks import records_command as check_records_command
 from tests.data import damaged_files
 from tests.helpers import in_process
@@ -30,7 +30,7 @@ def _image(seed: int, size=LABEL.shape, kind="PNG", mode="RGB") -> bytes:
 
 def _example(seed: int, label=LABEL, image=None, label_format="png", name=None) -> bytes:
     content = _image(seed) if image is None else image
-    return example_schema.encode_example(content, "png", label, name or f"image{seed}", label_format)
+    return examples.encode_panoptic_example(content, "png", label, name or f"image{seed}", label_format)
 
 
 def _write(path, examples) -> None:
@@ -86,7 +86,7 @@ def test_damaged_records_are_named_and_those_behind_them_checked(folder):
     "example, kinds",
     [
         (b"no example", {"example-unreadable"}),
-        (example_schema.encode_image_example(_image(9)), {"example-unreadable"}),
+        (examples.encode_image_example(_image(9)), {"example-unreadable"}),
         (_example(9, image=b"no image"), {"image-undecodable"}),
         (_example(9, image=_image(9, kind="GIF")), {"image-format", "image-format-wrong"}),
         (_example(9, image=_image(9, kind="JPEG")), {"image-format-wrong"}),
@@ -149,23 +149,3 @@ def test_what_cannot_be_checked_is_one_line_and_status_2(folder, capsys):
         assert _check(folder, **arguments) == (2, set())
         said = capsys.readouterr().err.splitlines()
         assert len(said) == 1 and words in said[0]
-
-
-def test_features_are_those_that_tensorflow_wrote():
-    feature = tf.train.Feature
-    features = {
-        "bytes": feature(bytes_list=tf.train.BytesList(value=[b"a", b""])),
-        "numbers": feature(int64_list=tf.train.Int64List(value=[0, 300, -1, 2**62])),
-        "floats": feature(float_list=tf.train.FloatList(value=[0.5, -2.0])),
-        "empty": feature(),
-    }
-    serialized = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-    assert example_features.read_features(serialized) == {
-        "bytes": [b"a", b""],
-        "numbers": [0, 300, -1, 2**62],
-        "floats": [0.5, -2.0],
-        "empty": [],
-    }
-    for broken in (serialized[:-3], b"\xff" * 20, b"text"):
-        with pytest.raises(ValueError):
-            example_features.read_features(broken)

@@ -1,4 +1,4 @@
-"""Reading around damaged records: everything else comes, in any of the reader's ways, and what is missing is said."""
+"""Streams skip damaged records, keep all others in every way of reading, and report what they skip."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.data import damaged_records, record_streams
+from maxdl_tf.data import record_streams
 from maxdl_tf.errors import UserError
 from tests.data import damaged_files
 from tests.data.data_servers import data_servers
@@ -47,7 +47,7 @@ def test_in_order_all_intact_records_come_once(shards, capfd):
     dataset = record_streams.examples_in_order(shards, _number, skip_damaged=True)
     assert list(dataset.as_numpy_iterator()) == [number for number in range(NUM_RECORDS) if number not in LOST]
     lines = capfd.readouterr().err.splitlines()
-    assert lines[0].startswith("4 damaged records are left out")
+    assert lines[0].startswith("skipping 4 damaged records")
     for file, record in (("0", 1), ("0", 3), ("2", 0), ("4", 3)):
         assert sum(f"/{file}.tfrecord: record {record} at byte" in line for line in lines) == 1
 
@@ -88,7 +88,7 @@ def test_no_python_is_in_the_graph(shards):
 
 def _parse_all(files, parse=lambda record: None, **options):
     dataset = record_streams.examples_in_order(files, _number, **options)
-    with damaged_records.naming_bad_records(lambda: record_streams.matching_files(files), parse):
+    with record_streams.naming_bad_records(lambda: record_streams.matching_files(files), parse):
         return list(dataset.as_numpy_iterator())
 
 
@@ -114,7 +114,7 @@ def test_an_intact_record_of_no_use_is_named(tmp_path, skip_damaged):
 
 def test_other_errors_stay_what_they_are(shards):
     def check(error):
-        with damaged_records.naming_bad_records(lambda: [], lambda record: None):
+        with record_streams.naming_bad_records(lambda: [], lambda record: None):
             raise error
 
     for kind in (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
@@ -131,7 +131,7 @@ def test_an_empty_file_is_refused_or_named(tmp_path, capfd):
     assert len(list(dataset)) == 3
     assert "b.tfrecord: record 0 at byte 0: the file is empty" in capfd.readouterr().err
     (tmp_path / "a.tfrecord").unlink()
-    with pytest.raises(UserError, match="no record of 1 files can be read"):
+    with pytest.raises(UserError, match="none of 1 files has an intact record"):
         record_streams.examples_in_order(str(tmp_path / "*"), _number, skip_damaged=True)
 
 
