@@ -80,7 +80,7 @@ def test_skipped_records_are_said_and_the_training_goes_to_its_end(folder, capfd
     assert _train(folder, f"train_dataset {{ {SKIP} }} eval_dataset {{ {SKIP} }}") == 0
     said, result = capfd.readouterr()[::-1]
     assert f"{STEPS}/{STEPS} steps" in said and result.startswith(f"step {STEPS}\n")
-    assert said.count("3 damaged records are left out") == 2  # For training, and for the evaluation after it.
+    assert said.count("skipping 3 damaged records") == 2  # For training, and for the evaluation after it.
     for place in (
         r"train-0\.tfrecord: record 1 at",
         r"train-1\.tfrecord: record 2 at",
@@ -91,7 +91,7 @@ def test_skipped_records_are_said_and_the_training_goes_to_its_end(folder, capfd
 
 def test_evaluation_counts_the_images_that_are_left(folder, capfd):
     assert _evaluate(folder, f"eval_dataset {{ {SKIP} }}") == 0
-    assert "3 damaged records are left out" in capfd.readouterr().err
+    assert "skipping 3 damaged records" in capfd.readouterr().err
     assert json.loads((folder / "metrics.json").read_text())["num_images"] == 9
 
 

@@ -108,7 +108,8 @@ def test_the_search_passes_zeros_quickly(path):
 
 
 @pytest.mark.parametrize(
-    "content, what", [(b"", "empty"), (b"no records " * 50, "is it an uncompressed TFRecord file"), (b"short", "cut off")]
+    "content, what",
+    [(b"", "empty"), (b"no records " * 50, "is it an uncompressed TFRecord file"), (b"short", "cut off")],
 )
 def test_what_is_no_record_file(path, content, what):
     path.write_bytes(content)

@@ -188,7 +188,7 @@ def _annotation(**values):
         (lambda content: content["annotations"][1].pop("segmentation"), [], "annotation 12 has no 'segmentation'"),
         (lambda content: content["images"][0].update(width=7), [], "a.png: 6 x 8 (height x width), but its entry"),
         (lambda content: content.pop("images"), [], "has no list 'images'"),
-        (lambda content: content["images"].append(content["images"][0]), [], "two images have one id"),
+        (lambda content: content["images"].append(content["images"][0]), [], "two images have the id"),
         (lambda content: None, ["--background=x", "--semantic_dir=y"], "give one of them"),
         (lambda content: None, ["--semantic_dir=nowhere"], "--semantic_dir=nowhere is not a folder"),
         (lambda content: None, ["--label_divisor=2"], "annotation 13: is instance 2 of 'dog', label_divisor 2"),

@@ -126,7 +126,7 @@ def test_faults_of_predictions(files, change, complaint):
 def test_a_png_of_another_size(files):
     png = files / "predicted" / "results" / "000000000001.png"
     Image.fromarray(id_to_color(np.full((4, 3), 5))).save(png)
-    with pytest.raises(UserError, match=r"001.png: 4 x 3 .* but the JSON file says 2 x 3"):
+    with pytest.raises(UserError, match=r"001.png: 4 x 3 .* but the JSON file states 2 x 3"):
         compare_all(files)
 
 

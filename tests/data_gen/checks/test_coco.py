@@ -211,7 +211,10 @@ def _split_with_fault() -> Split:
     "change, words",
     [
         (lambda drawn: (drawn / "annotations" / "panoptic_val.json").write_text("{"), "is not a JSON file"),
-        (lambda drawn: (drawn / "annotations" / "panoptic_val.json").write_text("[]"), "wanted an object"),
+        (
+            lambda drawn: (drawn / "annotations" / "panoptic_val.json").write_text("[]"),
+            "holds a JSON list; expected an object",
+        ),
         (lambda drawn: (drawn / "annotations" / "panoptic_val.json").write_text('{"images": []}'), "no list 'annot"),
         (lambda drawn: (drawn / "annotations" / "panoptic_val.json").unlink(), "there is no such file"),
         (lambda drawn: (drawn / "val").rename(drawn / "other"), "--image_dir=.*is not a folder"),
