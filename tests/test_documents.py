@@ -138,3 +138,30 @@ def test_python_examples_compile():
         for line, language, content in code_blocks(path.read_text(encoding="utf-8")):
             if language == "python":
                 compile(content, f"{path.name}:{line}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def templates() -> list[str]:
+    """Every string of the sources, with … for what an f-string fills in; also the lines of the Makefile."""
+    found = (REPOSITORY / "Makefile").read_text(encoding="utf-8").splitlines()
+    for path in [*(REPOSITORY / "maxdl_tf").rglob("*.py"), *(REPOSITORY / "data_gen").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_messages_in_troubleshooting_are_those_of_the_program():
+    text = (REPOSITORY / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    foreign = ("No module named", "RESOURCE_EXHAUSTED", "Killed")
+    ours = [message for message in messages if not message.startswith(foreign)]
+    assert len(ours) > 15
+    known = templates()
+    stale = [
+        message
+        for message in ours
+        if not any(all(part.strip() in template for part in message.split("…")) for template in known)
+    ]
+    assert not stale, f"no string of the program has {stale}"
