@@ -116,7 +116,7 @@ def train(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
         from maxdl_tf.data import synthetic
         from maxdl_tf.losses import assignment
         from maxdl_tf.training import distribution, step_benchmark
-        from maxdl_tf.training.train_step import Trainer
+        from maxdl_tf.training.step import StepOptions, Trainer
 
     options = experiment.train_dataset
     dataset_info = class_table.of_dataset(options)
@@ -140,10 +140,9 @@ def train(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
         optimizers=optimizers,
         batches=strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch).repeat()),
         global_step=global_step,
-        batch_size=options.batch_size,
-        steps_per_loop=1,
-        accumulate_steps=parts,
-        jit_compile=experiment.training.jit_compile,
+        options=StepOptions(
+            batch_size=options.batch_size, accumulate_steps=parts, jit_compile=experiment.training.jit_compile
+        ),
     )
     build_seconds = time.monotonic() - started
     times = step_benchmark.measure_steps(trainer, model, loss, batch, steps=_STEPS.value, parts=parts)

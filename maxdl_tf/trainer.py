@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from maxdl_tf.training.ema import WeightAverages
     from maxdl_tf.training.loop import Plan
     from maxdl_tf.training.optimizers import Optimizers
-    from maxdl_tf.training.train_step import Trainer
+    from maxdl_tf.training.step import Trainer
 
 FLAGS = flags.FlagValues()
 _CONFIG_FILE = flags.DEFINE_string("config_file", None, "Experiment textproto.", required=True, flag_values=FLAGS)
@@ -102,7 +102,7 @@ def main(argv: list[str]) -> int | None:
         from maxdl_tf.training.ema import WeightAverages
         from maxdl_tf.training.interruption import StopSignals
         from maxdl_tf.training.loop import Loop
-        from maxdl_tf.training.train_step import StopTraining
+        from maxdl_tf.training.step import StopTraining
 
     dataset_info = class_table.of_dataset(experiment.train_dataset if trains else experiment.eval_dataset)
     task = tasks.task_of(experiment)
@@ -308,7 +308,7 @@ def build_trainer(
     from maxdl_tf import tasks
     from maxdl_tf.training import distribution
     from maxdl_tf.training.nonfinite import NonFiniteSteps
-    from maxdl_tf.training.train_step import Trainer
+    from maxdl_tf.training.step import StepOptions, Trainer
 
     task = tasks.task_of(experiment)
     return Trainer(
@@ -320,11 +320,13 @@ def build_trainer(
             lambda context: task.build_train_batches(experiment, dataset_info, context, service)
         ),
         global_step=global_step,
-        batch_size=experiment.train_dataset.batch_size,
-        steps_per_loop=experiment.training.steps_per_loop,
-        accumulate_steps=experiment.training.accumulate_steps,
+        options=StepOptions(
+            batch_size=experiment.train_dataset.batch_size,
+            steps_per_loop=experiment.training.steps_per_loop,
+            accumulate_steps=experiment.training.accumulate_steps,
+            jit_compile=experiment.training.jit_compile,
+        ),
         averages=averages,
-        jit_compile=experiment.training.jit_compile,
         nonfinite=NonFiniteSteps(
             _MODEL_DIR.value,
             allowed=experiment.training.skip_nonfinite_steps,

@@ -109,7 +109,7 @@ def unmoved_by_a_step(experiment) -> list[str]:
     import tensorflow as tf
 
     from maxdl_tf import class_table, factory, tasks
-    from maxdl_tf.training.train_step import Trainer
+    from maxdl_tf.training.step import StepOptions, Trainer
     from tests.abstract_variables import abstract_variables
 
     model = build_network(experiment)
@@ -123,13 +123,12 @@ def unmoved_by_a_step(experiment) -> list[str]:
             optimizers=optimizers,
             batches=None,
             global_step=tf.Variable(0, dtype=tf.int64),
-            batch_size=experiment.train_dataset.batch_size,
-            steps_per_loop=experiment.training.steps_per_loop,
+            options=StepOptions(batch_size=experiment.train_dataset.batch_size),
         )
 
         def replica_step(batch):
-            losses, gradients, *_ = trainer._graph.learn(batch)
-            trainer._graph.accept(losses, gradients)
+            losses, gradients, *_ = trainer.forward_backward(batch)
+            trainer.apply_gradients(losses, gradients)
 
         step = tf.function(replica_step, autograph=False).get_concrete_function(batch_spec(experiment))
     written = {

@@ -18,7 +18,7 @@ from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints
 from maxdl_tf.evaluation.model_images import Evaluator, Result
 from maxdl_tf.progress import Progress, duration
 from maxdl_tf.training.ema import WeightAverages
-from maxdl_tf.training.train_step import StopTraining, Trainer
+from maxdl_tf.training.step import StopTraining, Trainer
 from maxdl_tf.training.watchdog import Watchdog
 
 # What TensorFlow needs from the traced step to the end of the first one, against the time of tracing: 0.9 times were

@@ -10,8 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf import process_memory
-from maxdl_tf.training.graph_steps import Loss
-from maxdl_tf.training.train_step import Trainer
+from maxdl_tf.training.step import Loss, Trainer
 
 
 class StepTimes(NamedTuple):

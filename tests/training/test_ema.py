@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from maxdl_tf.checkpoints.save_restore import Checkpoints, load_model_weights
 from tests.training import fakes
-from tests.training.test_train_step import build, losses_of
+from tests.training.test_step import build, losses_of
 
 DECAY = 0.5
 

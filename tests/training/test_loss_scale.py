@@ -12,7 +12,7 @@ from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.training.loss_scale import LossScale
 from maxdl_tf.training.nonfinite import NonFiniteLossError
 from tests.training import fakes
-from tests.training.test_train_step import BATCH_SIZE, build, with_nan_in
+from tests.training.test_step import BATCH_SIZE, build, with_nan_in
 
 
 class Float16Model(fakes.FakeModel):

@@ -10,7 +10,7 @@ from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.training import memory_estimate
 from maxdl_tf.training.memory_estimate import MemoryEstimate, peak_of_results
 from tests.training import fakes
-from tests.training.test_train_step import build
+from tests.training.test_step import build
 
 SIDE = 100
 UNIT = 4 * SIDE * SIDE  # Bytes of a matrix.

@@ -13,7 +13,7 @@ from maxdl_tf.losses.assignment import tensorflow_assign
 from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.training.nonfinite import NonFiniteSteps
 from tests.training import fakes
-from tests.training.test_train_step import CURVES, build, with_nan_in
+from tests.training.test_step import CURVES, build, with_nan_in
 
 LOSS = PanopticLoss(fakes.DATASET_INFO, assign=tensorflow_assign)
 
@@ -44,7 +44,7 @@ def test_a_compiled_step_that_is_left_out_puts_the_statistics_back():
 def calls_out_of(trainer, batch) -> list[str]:
     """The instructions by which the compiled part of a step would reach the host, other programs or libraries."""
     arguments = tf.nest.map_structure(tf.constant, (batch.images, batch.targets))
-    hlo = trainer._graph.differentiate.experimental_get_compiler_ir(*arguments)(stage="hlo")
+    hlo = trainer.differentiate.experimental_get_compiler_ir(*arguments)(stage="hlo")
     assert " while(" in hlo and " convolution(" in hlo  # The matcher, and the network.
     return re.findall(r"custom-call|infeed|outfeed|send|recv|callback", hlo)
 
@@ -111,7 +111,7 @@ def trainer_of(experiment, dataset_info, batches):
     import orbit
 
     from maxdl_tf import factory
-    from maxdl_tf.training.train_step import Trainer
+    from maxdl_tf.training.step import StepOptions, Trainer
 
     keras.utils.set_random_seed(1)
     model = factory.build_model(experiment, dataset_info)
@@ -122,7 +122,7 @@ def trainer_of(experiment, dataset_info, batches):
         optimizers=factory.build_optimizers(experiment, model),
         batches=batches,
         global_step=orbit.utils.create_global_step(),
-        batch_size=experiment.train_dataset.batch_size,
-        steps_per_loop=1,
-        jit_compile=experiment.training.jit_compile,
+        options=StepOptions(
+            batch_size=experiment.train_dataset.batch_size, jit_compile=experiment.training.jit_compile
+        ),
     )

@@ -18,7 +18,7 @@ from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.training.ema import WeightAverages
 from maxdl_tf.training.nonfinite import NonFiniteLossError, NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule
-from maxdl_tf.training.train_step import StopTraining, Trainer
+from maxdl_tf.training.step import StepOptions, StopTraining, Trainer
 from tests.helpers import REPOSITORY
 from tests.training import fakes
 
@@ -54,6 +54,7 @@ def build(
     create=None,
     averages_decay=None,
     loss_scale=None,
+    nonfinite=None,
     **options,
 ):
     """A trainer with its model, optimizers and step counter."""
@@ -79,10 +80,9 @@ def build(
         optimizers=optimizers,
         batches=strategy.experimental_distribute_dataset(batches),
         global_step=global_step,
-        batch_size=batch_size,
-        steps_per_loop=steps_per_loop,
+        options=StepOptions(batch_size=batch_size, steps_per_loop=steps_per_loop, **options),
         averages=averages,
-        **options,
+        nonfinite=nonfinite,
     )
     trainer.averages = averages
     return trainer, model, optimizers, global_step
@@ -265,7 +265,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 from maxdl_tf.training.distribution import create_strategy
-from tests.training.test_train_step import train_averaged, train_with_a_nan_in_parts
+from tests.training.test_step import train_averaged, train_with_a_nan_in_parts
 strategy = create_strategy("mirrored")
 assert strategy.num_replicas_in_sync == 2, strategy.num_replicas_in_sync
 print(json.dumps([train_averaged(strategy), train_with_a_nan_in_parts(strategy)]))
