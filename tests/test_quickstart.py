@@ -1,0 +1,28 @@
+"""The commands of docs/quickstart.md run one after the other, on fewer images and for fewer steps."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.examples import examples_of_document
+from tests.helpers import REPOSITORY, command
+from tests.test_documents import SCRIPTS
+
+SMALLER = {"2000": "24", "100": "8", "training { steps: 150 }": "training { steps: 2 } train_dataset { batch_size: 4 }"}
+
+
+@pytest.mark.slow
+def test_the_commands_run_in_their_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(REPOSITORY / "configs")
+    examples = list(examples_of_document(REPOSITORY / "docs" / "quickstart.md"))
+    assert len(examples) == 7
+    for example in examples:
+        words = [SMALLER.get(word, word) for word in example.words]
+        command(SCRIPTS[example.program].removeprefix("maxdl_tf."), *words, SHAPES_TFRECORDS="shapes")
+
+    annotations = json.loads((tmp_path / "predictions" / "panoptic.json").read_text(encoding="utf-8"))
+    assert len(annotations["annotations"]) == 8
+    assert "PQ" in (tmp_path / "report.html").read_text(encoding="utf-8")
