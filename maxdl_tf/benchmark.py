@@ -88,18 +88,16 @@ def count(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
     """What --mode count prints."""
 
     with command_line.quiet_imports():
-        from maxdl_tf import class_table, factory, tasks
+        from maxdl_tf import tasks
         from maxdl_tf.models import complexity
 
-    options = factory.inference_dataset(experiment)
-    dataset_info = class_table.of_dataset(options)
-    crop_size = factory.crop_size(options)
+    task = tasks.task_of(experiment)
 
     def build_model():
         with command_line.user_errors(ValueError):
-            return tasks.task_of(experiment).build_model(experiment, dataset_info)
+            return task.build_model()
 
-    return {"crop_size": crop_size, **complexity.measure(build_model, crop_size)._asdict()}
+    return {"crop_size": task.crop_size, **complexity.measure(build_model, task.crop_size)._asdict()}
 
 
 def train(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
@@ -109,48 +107,35 @@ def train(experiment: experiment_pb2.Experiment) -> dict[str, Any]:
         raise UserError(f"experiment {experiment.name!r} trains nothing: set train_dataset and training.steps")
     started = time.monotonic()
     with command_line.quiet_imports():
-        import orbit
         import tensorflow as tf
 
-        from maxdl_tf import class_table, factory
         from maxdl_tf.data import synthetic
         from maxdl_tf.losses import assignment
+        from maxdl_tf.tasks import run
+        from maxdl_tf.tasks.panoptic import PanopticTask
         from maxdl_tf.training import distribution, step_benchmark
-        from maxdl_tf.training.step import StepOptions, Trainer
 
     options = experiment.train_dataset
-    dataset_info = class_table.of_dataset(options)
+    task = PanopticTask(experiment, for_training=True)
     strategy = distribution.create_strategy("one_device")
-    with strategy.scope():
-        model = factory.build_model(experiment, dataset_info, for_training=True)
-        global_step = orbit.utils.create_global_step()
-        optimizers = factory.build_optimizers(experiment, model)
-    loss = factory.build_loss(experiment, dataset_info)
+    state = run.build_state(task, strategy)
     parts = experiment.training.accumulate_steps
     batch = synthetic.synthetic_batch(
-        dataset_info,
-        crop_size=factory.crop_size(options),
+        task.dataset_info,
+        crop_size=task.crop_size,
         batch_size=options.batch_size // parts,
         max_things=options.max_things,
     )
-    trainer = Trainer(
-        strategy=strategy,
-        model=model,
-        loss=loss,
-        optimizers=optimizers,
-        batches=strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch).repeat()),
-        global_step=global_step,
-        options=StepOptions(
-            batch_size=options.batch_size, accumulate_steps=parts, jit_compile=experiment.training.jit_compile
-        ),
-    )
+    batches = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch).repeat())
+    trainer = run.build_trainer(task, state, batches)
+    loss = task.build_loss()
     build_seconds = time.monotonic() - started
-    times = step_benchmark.measure_steps(trainer, model, loss, batch, steps=_STEPS.value, parts=parts)
+    times = step_benchmark.measure_steps(trainer, state.model, loss, batch, steps=_STEPS.value, parts=parts)
     valid = loss.target_masks(batch.targets).valid
-    similarity = tf.random.uniform([*valid.shape, factory.build_variant(experiment.model).num_slots])
+    similarity = tf.random.uniform([*valid.shape, task.variant.num_slots])
     matching = step_benchmark.median_seconds(lambda: assignment.assign(similarity, valid), _STEPS.value)
     return {
-        "crop_size": factory.crop_size(options),
+        "crop_size": task.crop_size,
         "batch_size": options.batch_size,
         "device": distribution.describe(strategy),
         "build_seconds": round(build_seconds, 2),
@@ -167,8 +152,8 @@ def predict() -> dict[str, Any]:
     paths = images.find_all_images(_IMAGES.value)
     experiment = _experiment() if _CONFIG_FILE.value else None
     with command_line.quiet_imports():
-        from maxdl_tf import factory
         from maxdl_tf.inference import predict_benchmark
+        from maxdl_tf.tasks.panoptic import PanopticTask
     size = count(experiment) if experiment else {}
     with tempfile.TemporaryDirectory() as folder:
         if _is_saved_model(_MODEL.value):
@@ -176,8 +161,9 @@ def predict() -> dict[str, Any]:
             paths = paths or predict_benchmark.draw_images(folder, crop_size)
             times = predict_benchmark.measure_saved_model(predictor, paths, folder=folder, rounds=_STEPS.value)
         else:
-            predictor, model = factory.build_predictor(experiment, _MODEL.value)
-            crop_size = factory.crop_size(factory.inference_dataset(experiment))
+            task = PanopticTask(experiment)
+            crop_size = task.crop_size
+            predictor, model = task.build_predictor(_MODEL.value)
             paths = paths or predict_benchmark.draw_images(folder, crop_size)
             times = predict_benchmark.measure_model(
                 predictor, model, crop_size, paths, folder=folder, rounds=_STEPS.value

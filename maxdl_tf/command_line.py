@@ -12,7 +12,7 @@ A command is a module whose docstring says what it does and ends with an example
     def main(argv):
         config = load_config(_CONFIG_FILE.value)  # may raise UserError; nothing heavy has been imported yet
         with command_line.quiet_imports():
-            from maxdl_tf import factory
+            from maxdl_tf.tasks import run
         ...
 
     def run():

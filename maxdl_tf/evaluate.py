@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import glob
 import json
 import os
 import sys
@@ -36,7 +35,6 @@ from absl import flags
 
 from maxdl_tf import command_line, processes
 from maxdl_tf.errors import UserError
-from maxdl_tf.export_model import check_checkpoint_exists
 from maxdl_tf.progress import Progress
 
 if TYPE_CHECKING:
@@ -44,7 +42,6 @@ if TYPE_CHECKING:
 
     from maxdl_tf.evaluation.coco_pairs import PredictionFiles
     from maxdl_tf.evaluation.comparison import DatasetEvaluation
-    from maxdl_tf.protos import experiment_pb2
 
 FLAGS = flags.FlagValues()
 _CONFIG_FILE = flags.DEFINE_string(
@@ -198,9 +195,10 @@ def _compare_with_annotations(files: PredictionFiles) -> None:
 def _evaluate_checkpoint() -> None:
     from maxdl_tf import config
     from maxdl_tf.files import disk_space
+    from maxdl_tf.tasks import checks
 
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
-    check_shards(experiment, "eval_dataset")
+    checks.check_shards(experiment, "eval_dataset")
     is_panoptic = experiment.task == experiment.panoptic
     if not is_panoptic and (_REPORT.value or _MASK_AP.value or _SUBMISSION.value):
         raise UserError(
@@ -208,20 +206,19 @@ def _evaluate_checkpoint() -> None:
             "panoptic"
         )
     if _CHECKPOINT.value:
-        check_checkpoint_exists(_CHECKPOINT.value)
+        checks.check_checkpoint_exists(_CHECKPOINT.value)
     if _PICTURES.value:
         disk_space.check_writable(_PICTURES.value)
     with command_line.quiet_imports():
-        from maxdl_tf import class_table, factory, tasks
+        from maxdl_tf import tasks
         from maxdl_tf.checkpoints import save_restore
         from maxdl_tf.evaluation import comparison, submission
         from maxdl_tf.training import distribution, loop
 
-    dataset_info = class_table.of_dataset(experiment.eval_dataset)
     task = tasks.task_of(experiment)
     strategy = distribution.create_strategy(_STRATEGY.value)
     with strategy.scope():
-        model = task.build_model(experiment, dataset_info)
+        model = task.build_model()
     step = 0
     if _CHECKPOINT.value:
         step = save_restore.load_model_weights(model, _CHECKPOINT.value, say=print).step
@@ -231,21 +228,19 @@ def _evaluate_checkpoint() -> None:
             writer = stack.enter_context(submission.open_submission(_SUBMISSION.value, _SUBMISSION_NAME.value))
         measure = functools.partial(
             comparison.evaluate_images,
-            dataset_info=dataset_info,
+            dataset_info=task.dataset_info,
             with_mask_ap=_MASK_AP.value,
             num_pictures=_PICTURE_COUNT.value if _REPORT.value else 0,
             submission=writer,
         )
-        evaluator = task.build_evaluator(
-            experiment,
-            dataset_info,
+        evaluator = task.build_evaluation(
             strategy,
             model,
             show_picture=_write_picture,
             num_pictures=_PICTURE_COUNT.value if _PICTURES.value else 0,
             measure=measure if is_panoptic else None,
         )
-        stack.enter_context(factory.naming_bad_records(experiment, experiment.eval_dataset))
+        stack.enter_context(task.naming_bad_records(experiment.eval_dataset))
         result = loop.evaluate_with_progress(evaluator)
     print(result.as_table())
     if _JSON.value:
@@ -281,17 +276,6 @@ def _write_picture(image_id: str, picture: np.ndarray) -> None:
     from maxdl_tf.files import images
 
     images.write_image(os.path.join(_PICTURES.value, f"{os.path.basename(image_id)}.png"), picture)
-
-
-def check_shards(experiment: experiment_pb2.Experiment, name: str) -> None:
-    """Raises UserError unless the experiment has this data set and each of its patterns finds files."""
-    if not experiment.HasField(name):
-        raise UserError(f"experiment {experiment.name!r} has no {name}, which this command needs; add it to the config")
-    for pattern in getattr(experiment, name).file_pattern:
-        if "://" not in pattern and not glob.glob(pattern):
-            raise UserError(
-                f"{name}.file_pattern {pattern!r} matches no file; convert the data with maxdl-convert, or fix the path"
-            )
 
 
 def run() -> None:

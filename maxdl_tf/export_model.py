@@ -14,8 +14,6 @@ Example:
 
 from __future__ import annotations
 
-import os
-
 from absl import flags
 
 from maxdl_tf import command_line
@@ -80,35 +78,35 @@ _MIN_AGREEMENT = flags.DEFINE_float(
 def main(argv: list[str]) -> None:
     del argv
     from maxdl_tf import config
+    from maxdl_tf.tasks import checks
 
     if _WEIGHTS.value != "float32" and not _FOLD.value:
         raise UserError(f"--weights {_WEIGHTS.value} needs folded batch norms; leave --nofold away")
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
-    check_checkpoint_exists(_CHECKPOINT.value)
+    checks.check_checkpoint_exists(_CHECKPOINT.value)
     with command_line.quiet_imports():
         import tensorflow as tf
 
-        from maxdl_tf import class_table, factory
         from maxdl_tf.checkpoints import save_restore
         from maxdl_tf.export import saved_model
         from maxdl_tf.export.fold_batch_norm import fold_batch_norms
         from maxdl_tf.export.serving_model import ServingOptions
         from maxdl_tf.inference import segmenter
+        from maxdl_tf.tasks.panoptic import PanopticTask
     tf.config.set_visible_devices([], "GPU")
     saved_model.check_export_dir(_EXPORT_DIR.value)
     images = read_images(_VERIFY_IMAGES.value) if _VERIFY_IMAGES.value else None
-    options = factory.inference_dataset(experiment)
-    dataset_info = class_table.of_dataset(options)
-    model = factory.build_model(experiment, dataset_info)
+    task = PanopticTask(experiment)
+    model = task.build_model()
     restored = save_restore.load_model_weights(model, _CHECKPOINT.value)
     print(restored.report())
     model = segmenter.without_semantic_branch(model)
     report = saved_model.export_saved_model(
         model,
-        factory.build_postprocessor(experiment, dataset_info),
+        task.build_postprocessor(),
         inference_model=fold_batch_norms(model, tf.dtypes.as_dtype(_WEIGHTS.value)) if _FOLD.value else None,
-        crop_size=factory.crop_size(options),
-        dataset_info=dataset_info,
+        crop_size=task.crop_size,
+        dataset_info=task.dataset_info,
         export_dir=_EXPORT_DIR.value,
         origin={
             "experiment": experiment.name,
@@ -147,12 +145,6 @@ def read_images(pattern: str) -> dict[str, bytes]:
                 contents[path] = file.read()
             verification.check_image(path, contents[path])
     return contents
-
-
-def check_checkpoint_exists(checkpoint: str) -> None:
-    """Raises UserError where there is neither a checkpoint nor a folder; what is in it is for later."""
-    if "://" not in checkpoint and not os.path.exists(checkpoint + ".index") and not os.path.isdir(checkpoint):
-        raise UserError(f"--checkpoint {checkpoint} does not exist; name a checkpoint as .../ckpt-1000, or its folder")
 
 
 def run() -> None:

@@ -69,10 +69,10 @@ def main(argv: list[str]) -> None:
         with command_line.quiet_imports():
             import tensorflow as tf
 
-            from maxdl_tf import class_table, factory
             from maxdl_tf.checkpoints import deeplab2_import
+            from maxdl_tf.tasks.panoptic import PanopticTask
         tf.config.set_visible_devices([], "GPU")
-        model = factory.build_model(experiment, class_table.of_dataset(factory.inference_dataset(experiment)))
+        model = PanopticTask(experiment).build_model()
         try:
             imported = deeplab2_import.import_weights(
                 model, source, backbone_only=_BACKBONE_ONLY.value, allow_missing=_ALLOW_MISSING.value

@@ -122,9 +122,9 @@ def main(argv: list[str]) -> int:
         from maxdl_tf.inference.predictor import Predictor
 
         if experiment:  # All of training comes with it, which a SavedModel does without.
-            from maxdl_tf import factory
+            from maxdl_tf.tasks.panoptic import PanopticTask
     if experiment:
-        predictor, _ = factory.build_predictor(experiment, _MODEL.value)
+        predictor, _ = PanopticTask(experiment).build_predictor(_MODEL.value)
     else:
         predictor = Predictor.from_saved_model(_MODEL.value)
     if _DIAGNOSE.value and predictor.postprocessor is None:

@@ -90,7 +90,7 @@ def test_predictions_of_a_saved_model_are_measured_in_a_table(tmp_path):
         (["--mode", "predict"], "needs a SavedModel as --model, or the --config_file"),
         (["--mode", "predict", "--config_file", CONFIG, "--model", "no/such"], "no/such is neither"),
         (["--mode", "predict", "--config_file", CONFIG, "--images", "no/such"], "no file matches 'no/such'"),
-        (["--mode", "count", "--config_file", "no/such.textproto"], "cannot read no/such.textproto"),
+        (["--mode", "count", "--config_file", "no/such.textproto"], "no/such.textproto: there is no such file"),
         (["--mode", "train", "--config_file", CONFIG, "--override", "task: classification"], "task: classification"),
         (
             ["--mode", "count", "--config_file", CONFIG, "--override", 'eval_dataset { dataset_info: "" }'],

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from maxdl_tf import class_table
+from maxdl_tf import class_table, tasks
 from maxdl_tf.protos import experiment_pb2, training_pb2
 from tests.helpers import REPOSITORY
 from tests.test_configs import CONFIGS, NAMES, datasets_of, every_config, load
@@ -48,17 +48,15 @@ def without_repetition(key):
 
 def network_key(experiment) -> tuple:
     """Equal for experiments with the same network."""
-    from maxdl_tf import class_table, factory
-
-    classes = class_table.of_dataset(factory.training_dataset(experiment)).class_order
-    return experiment.task, repr(factory.build_variant(experiment.model)), classes
+    task = tasks.task_of(experiment, for_training=True)
+    return experiment.task, repr(task.variant), task.dataset_info.class_order
 
 
 def network_and_crop_key(experiment) -> tuple:
     """Equal for experiments with the same network on images of the same size."""
-    from maxdl_tf import factory
+    from maxdl_tf.tasks.base import crop_size
 
-    return (*network_key(experiment), *(factory.crop_size(dataset) for dataset in datasets_of(experiment)))
+    return (*network_key(experiment), *(crop_size(dataset) for dataset in datasets_of(experiment)))
 
 
 def step_key(experiment) -> tuple:
@@ -72,25 +70,23 @@ def step_key(experiment) -> tuple:
 
 def build_network(experiment):
     """The model, without memory for its weights."""
-    from maxdl_tf import class_table, factory, tasks
     from tests.abstract_variables import abstract_variables
 
     with abstract_variables():
-        dataset_info = class_table.of_dataset(factory.training_dataset(experiment))
-        return tasks.task_of(experiment).build_model(experiment, dataset_info)
+        return tasks.task_of(experiment).build_model()
 
 
 def batch_spec(experiment):
     """Types and shapes of what the input pipeline gives."""
     import tensorflow as tf
 
-    from maxdl_tf import factory
     from maxdl_tf.data.classification import ClassificationBatch
     from maxdl_tf.data.pipeline import TrainBatch
     from maxdl_tf.structs import PanopticTargets
+    from maxdl_tf.tasks.base import crop_size
 
     dataset = experiment.train_dataset
-    batch, size = dataset.batch_size, factory.crop_size(dataset)
+    batch, size = dataset.batch_size, crop_size(dataset)
     images, image_ids = tf.TensorSpec([batch, *size, 3]), tf.TensorSpec([batch], tf.string)
     if experiment.task == experiment_pb2.Experiment.classification:
         return ClassificationBatch(images, tf.TensorSpec([batch], tf.int32), image_ids)
@@ -108,23 +104,14 @@ def unmoved_by_a_step(experiment) -> list[str]:
     """Traces a training step; names of variables of the model and slots of the optimizers that it does not write."""
     import tensorflow as tf
 
-    from maxdl_tf import class_table, factory, tasks
-    from maxdl_tf.training.step import StepOptions, Trainer
+    from maxdl_tf.tasks import run
     from tests.abstract_variables import abstract_variables
 
-    model = build_network(experiment)
+    task = tasks.task_of(experiment, for_training=True)
     with abstract_variables():
-        optimizers = factory.build_optimizers(experiment, model)
-        dataset_info = class_table.of_dataset(experiment.train_dataset)
-        trainer = Trainer(
-            strategy=tf.distribute.get_strategy(),
-            model=model,
-            loss=tasks.task_of(experiment).build_loss(experiment, dataset_info),
-            optimizers=optimizers,
-            batches=None,
-            global_step=tf.Variable(0, dtype=tf.int64),
-            options=StepOptions(batch_size=experiment.train_dataset.batch_size),
-        )
+        state = run.build_state(task, tf.distribute.get_strategy())
+        trainer = run.build_trainer(task, state, batches=None)
+        model, optimizers = state.model, state.optimizers
 
         def replica_step(batch):
             losses, gradients, *_ = trainer.forward_backward(batch)
@@ -187,14 +174,10 @@ def test_the_network_is_as_large_as_the_table_says(path):
 
 @without_repetition(network_and_crop_key)
 def count(experiment):
-    from maxdl_tf import class_table, factory, tasks
     from maxdl_tf.models import complexity
 
-    dataset = factory.inference_dataset(experiment)
-    dataset_info = class_table.of_dataset(dataset)
-    return complexity.measure(
-        lambda: tasks.task_of(experiment).build_model(experiment, dataset_info), factory.crop_size(dataset)
-    )
+    task = tasks.task_of(experiment)
+    return complexity.measure(task.build_model, task.crop_size)
 
 
 @pytest.mark.slow

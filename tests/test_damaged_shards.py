@@ -11,8 +11,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import class_table, evaluate, factory, trainer
+from maxdl_tf import class_table, evaluate, trainer
 from maxdl_tf.data.examples import encode_panoptic_example
+from maxdl_tf.tasks.panoptic import PanopticTask
 from tests.data import damaged_files
 from tests.data.data_servers import data_servers
 from tests.helpers import in_process
@@ -54,7 +55,7 @@ def folder(tmp_path, monkeypatch):
         training {{ seed: 3 steps: {STEPS} steps_per_loop: 2 steps_per_summary: 2 }}
         """
     )
-    monkeypatch.setattr(factory, "build_model", lambda *arguments, **options: fakes.FakeModel())
+    monkeypatch.setattr(PanopticTask, "build_model", lambda *arguments, **options: fakes.FakeModel())
     return tmp_path
 
 
@@ -131,7 +132,7 @@ def _with_class_9() -> bytes:
 def test_what_does_not_go_with_a_data_service_is_refused(folder, capfd):
     for flag, cache, words in (
         ("host:5000", "false", "wanted grpc://host:port"),
-        ("grpc://host:5000", "true", "cache does not go with --data_service"),
+        ("grpc://host:5000", "true", "cache does not work with --data_service"),
     ):
         status = in_process(
             trainer,

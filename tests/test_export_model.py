@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import class_table, config, export_model, factory, panoptic_ids, predict
+from maxdl_tf import class_table, config, export_model, panoptic_ids, predict
 from maxdl_tf.checkpoints.save_restore import Checkpoints
+from maxdl_tf.tasks.panoptic import PanopticTask
 from tests.helpers import REPOSITORY, in_process
 from tests.inference.color_network import INFO
 
@@ -37,7 +38,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     """No variable has its initial value, those of batch norms neither, which have statistics of an image."""
-    model = factory.build_model(config.load_experiment(str(folder / "experiment.textproto")), INFO)
+    model = PanopticTask(config.load_experiment(str(folder / "experiment.textproto"))).build_model()
     generator = np.random.default_rng(0)
     for variable in model.trainable_variables:
         variable.assign(variable + generator.uniform(0.0, 0.1, variable.shape))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf import class_table, config, factory, import_checkpoint
+from maxdl_tf import config, import_checkpoint
 from maxdl_tf.checkpoints.save_restore import load_model_weights
+from maxdl_tf.tasks.panoptic import PanopticTask
 from tests.checkpoints.deeplab2_checkpoints import write_deeplab2_checkpoint
 from tests.helpers import REPOSITORY, in_process, shared_golden, shared_path
 from tests.models.golden_models import golden_weights
@@ -93,9 +94,8 @@ def test_an_imported_checkpoint_gives_the_numbers_of_deeplab2(tmp_path, publishe
     assert f"{count} variables imported" in done.stdout and f"wrote {output}/ckpt-" in done.stdout
     assert os.listdir(output.parent) == [name]
 
-    experiment = config.load_experiment(config_file)
-    dataset_info = class_table.of_dataset(experiment.eval_dataset)
-    model = factory.build_model(experiment, dataset_info)
+    task = PanopticTask(config.load_experiment(config_file))
+    model = task.build_model()
     assert load_model_weights(model, str(output)).model_variables == count
     outputs = model(tf.constant(golden["in/image"], tf.float32), training=False)
     values = {key: getattr(outputs, field) for field, key in OUTPUTS.items()}
@@ -105,9 +105,9 @@ def test_an_imported_checkpoint_gives_the_numbers_of_deeplab2(tmp_path, publishe
         error = float(np.abs(value - golden[f"out/{key}"]).max())
         allowed = max(10 * float(golden[f"sens/{key}"]), np.finfo(np.float32).eps)
         assert error <= allowed, f"{key}: {error:.3g}"
-    prediction = factory.build_postprocessor(experiment, dataset_info)(outputs)
+    prediction = task.build_postprocessor()(outputs)
     np.testing.assert_array_equal(prediction.panoptic, golden["out/panoptic_pred"])
-    accepted = golden["out/panoptic_pred"] != dataset_info.void
+    accepted = golden["out/panoptic_pred"] != task.dataset_info.void
     for field, key in (("instance_score", "instance_scores"), ("semantic_score", "semantic_scores")):
         error = np.abs(getattr(prediction, field) - golden[f"out/{key}"])[accepted].max()
         assert error <= max(10 * float(golden[f"sens/{key}"]), 4 * np.finfo(np.float32).eps), f"{key}: {error:.3g}"

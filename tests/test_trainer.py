@@ -32,9 +32,10 @@ STEPS_PER_CHECKPOINT = 10
 
 # The real command with a network of three layers.
 _WITH_FAKE_MODEL = """
-from maxdl_tf import class_table, factory, trainer
+from maxdl_tf import trainer
+from maxdl_tf.tasks.panoptic import PanopticTask
 from tests.training import fakes
-factory.build_model = lambda *arguments, **options: fakes.FakeModel()
+PanopticTask.build_model = lambda task: fakes.FakeModel()
 trainer.run()
 """
 
@@ -214,7 +215,7 @@ def test_a_batch_that_cannot_be_parted_is_refused(config_file, tmp_path):
 def test_a_step_that_cannot_be_compiled_is_refused(config_file, tmp_path):
     flags = ("--strategy=mirrored", "--override=training { jit_compile: true } model { sync_batch_norm: true }")
     process = run(config_file, tmp_path / "model", *flags, program=_ON_TWO_CPUS)
-    assert_refused(process, r"jit_compile does not go with model.sync_batch_norm on 2 replicas")
+    assert_refused(process, r"jit_compile does not work with model.sync_batch_norm on 2 replicas")
 
 
 def start_two_workers(config_file, folder, steps):
@@ -323,9 +324,12 @@ def test_a_disk_that_is_full_or_too_small_for_the_checkpoints(config_file, small
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--override=train_dataset { file_pattern: '/nowhere/*.tfrecord' }"], "'/nowhere/.*' finds no file; convert"),
+        (
+            ["--override=train_dataset { file_pattern: '/nowhere/*.tfrecord' }"],
+            "'/nowhere/.*' matches no file",
+        ),
         (["--override=training { ema_decay: 2 }"], "training.ema_decay 2.*must lie between 0 and 1"),
-        (["--mode=eval"], "model_dir .*model is not there; train first"),
+        (["--mode=eval"], "model_dir .*model does not exist; train first"),
         (["--mode=test"], "mode.*train_and_eval.*see .* --help"),
     ],
 )

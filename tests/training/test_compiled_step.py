@@ -62,23 +62,24 @@ def test_a_loss_that_asks_the_host_cannot_be_compiled():
 
 @pytest.mark.slow
 def test_the_compiled_step_of_a_real_network_is_the_same_step():
-    experiment, dataset_info = smallest_experiment()
-    batches = tf.data.Dataset.from_tensors(batch_for(experiment, dataset_info)).repeat()
+    task = smallest_task()
+    batches = tf.data.Dataset.from_tensors(synthetic_batch_of(task)).repeat()
     totals = []
     for jit_compile in (False, True):
-        experiment.training.jit_compile = jit_compile
-        trainer = trainer_of(experiment, dataset_info, batches)
+        task.experiment.training.jit_compile = jit_compile
+        trainer = trainer_of(task, batches)
         totals.append([trainer.train(tf.constant(1))["losses/total"] for _ in range(3)])
     assert calls_out_of(trainer, next(iter(batches))) == []
     np.testing.assert_allclose(*totals, rtol=1e-4)
     assert totals[0][2] < totals[0][0]
 
 
-def smallest_experiment():
+def smallest_task():
     """A network with every kind of block, few of each, without drop path."""
     from google.protobuf import text_format
 
     from maxdl_tf.protos import experiment_pb2
+    from maxdl_tf.tasks.panoptic import PanopticTask
 
     experiment = text_format.Parse(
         """
@@ -91,38 +92,22 @@ def smallest_experiment():
         """,
         experiment_pb2.Experiment(),
     )
-    return experiment, fakes.DATASET_INFO
+    task = PanopticTask(experiment, for_training=True)
+    task.dataset_info = fakes.DATASET_INFO
+    return task
 
 
-def batch_for(experiment, dataset_info):
-    from maxdl_tf import factory
+def synthetic_batch_of(task):
     from maxdl_tf.data.synthetic import synthetic_batch
 
-    dataset = experiment.train_dataset
+    dataset = task.experiment.train_dataset
     return synthetic_batch(
-        dataset_info,
-        crop_size=factory.crop_size(dataset),
-        batch_size=dataset.batch_size,
-        max_things=dataset.max_things,
+        task.dataset_info, crop_size=task.crop_size, batch_size=dataset.batch_size, max_things=dataset.max_things
     )
 
 
-def trainer_of(experiment, dataset_info, batches):
-    import orbit
-
-    from maxdl_tf import factory
-    from maxdl_tf.training.step import StepOptions, Trainer
+def trainer_of(task, batches):
+    from maxdl_tf.tasks import run
 
     keras.utils.set_random_seed(1)
-    model = factory.build_model(experiment, dataset_info)
-    return Trainer(
-        strategy=tf.distribute.get_strategy(),
-        model=model,
-        loss=factory.build_loss(experiment, dataset_info),
-        optimizers=factory.build_optimizers(experiment, model),
-        batches=batches,
-        global_step=orbit.utils.create_global_step(),
-        options=StepOptions(
-            batch_size=experiment.train_dataset.batch_size, jit_compile=experiment.training.jit_compile
-        ),
-    )
+    return run.build_trainer(task, run.build_state(task, tf.distribute.get_strategy()), batches)

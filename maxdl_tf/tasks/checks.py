@@ -1,0 +1,78 @@
+"""Checks of experiments and paths that take no time, before TensorFlow is imported and a model is built."""
+
+from __future__ import annotations
+
+import glob
+import os
+
+from maxdl_tf import class_table
+from maxdl_tf.errors import UserError
+from maxdl_tf.files import disk_space
+from maxdl_tf.protos import experiment_pb2, training_pb2
+from maxdl_tf.training import addons
+
+
+def check_run(
+    experiment: experiment_pb2.Experiment,
+    model_dir: str,
+    *,
+    trains: bool,
+    evaluates: bool,
+    data_service: str | None = None,
+) -> None:
+    """Raises UserError if the experiment cannot run here.
+
+    Args:
+      experiment: The experiment.
+      model_dir: Folder of the checkpoints. It is created if the experiment is trained; otherwise it must exist.
+      trains: Whether it is trained.
+      evaluates: Whether it is evaluated.
+      data_service: Address of the dispatcher of a tf.data service.
+    """
+    if trains and experiment.training.optimizer.kind == training_pb2.OptimizerOptions.radam_lookahead:
+        addons.require_addons()
+    tables = []
+    for name in ["train_dataset"] * trains + ["eval_dataset"] * evaluates:
+        check_shards(experiment, name)
+        tables.append(class_table.of_dataset(getattr(experiment, name)))
+    if len({(table.classes, table.label_divisor, table.ignore_label) for table in tables}) > 1:
+        raise UserError("train_dataset and eval_dataset have different class tables; they must be equal")
+    if trains and data_service:
+        _check_data_service(experiment, data_service)
+    if trains and not experiment.training.steps:
+        raise UserError(f"experiment {experiment.name!r} has no training.steps; set the number of steps")
+    if not trains and "://" not in model_dir and not os.path.isdir(model_dir):
+        raise UserError(f"--model_dir {model_dir} does not exist; train first, or fix the path")
+    disk_space.check_writable(model_dir)
+
+
+def _check_data_service(experiment: experiment_pb2.Experiment, address: str) -> None:
+    if not address.startswith("grpc://"):
+        raise UserError(f"--data_service {address}: wanted grpc://host:port")
+    if experiment.train_dataset.cache:
+        raise UserError(
+            "train_dataset.cache does not work with --data_service, whose workers read different files in each epoch; "
+            "add --override 'train_dataset { cache: false }'"
+        )
+
+
+def check_shards(experiment: experiment_pb2.Experiment, name: str) -> None:
+    """Raises UserError unless the experiment has this data set and each of its patterns matches files.
+
+    Args:
+      experiment: The experiment.
+      name: "train_dataset" or "eval_dataset".
+    """
+    if not experiment.HasField(name):
+        raise UserError(f"experiment {experiment.name!r} has no {name}, which this command needs; add it to the config")
+    for pattern in getattr(experiment, name).file_pattern:
+        if "://" not in pattern and not glob.glob(pattern):
+            raise UserError(
+                f"{name}.file_pattern {pattern!r} matches no file; convert the data with maxdl-convert, or fix the path"
+            )
+
+
+def check_checkpoint_exists(checkpoint: str) -> None:
+    """Raises UserError if a path is neither a checkpoint nor a folder. Its contents are not checked."""
+    if "://" not in checkpoint and not os.path.exists(checkpoint + ".index") and not os.path.isdir(checkpoint):
+        raise UserError(f"--checkpoint {checkpoint} does not exist; name a checkpoint as .../ckpt-1000, or its folder")

@@ -1,0 +1,126 @@
+"""Panoptic segmentation (arXiv 2012.00759)."""
+
+from __future__ import annotations
+
+import functools
+
+import tensorflow as tf
+
+from maxdl_tf.checkpoints.save_restore import load_model_weights
+from maxdl_tf.data import pipeline
+from maxdl_tf.evaluation.model_images import Evaluator, PanopticImages, panoptic_quality
+from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.segmenter import without_semantic_branch
+from maxdl_tf.layers.precision import computing_in
+from maxdl_tf.losses import assignment
+from maxdl_tf.losses.panoptic import PanopticLoss
+from maxdl_tf.models.build import build_max_deeplab
+from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.postprocess import Postprocessor
+from maxdl_tf.protos import experiment_pb2, loss_pb2
+from maxdl_tf.tasks import base
+
+
+class PanopticTask(base.Task):
+    """Trains, evaluates and predicts with MaX-DeepLab."""
+
+    kind = experiment_pb2.Experiment.panoptic
+
+    def build_model(self) -> MaXDeepLab:
+        """Builds the network with initial weights; its variables exist."""
+        options = self.experiment.model
+        with computing_in(self.precision):
+            return build_max_deeplab(
+                self.variant,
+                num_classes=len(self.dataset_info.class_order),
+                num_semantic_channels=self.dataset_info.num_semantic_channels,
+                crop_size=base.crop_size(base.training_dataset(self.experiment)),
+                batch_norm_momentum=options.batch_norm_momentum,
+                sync_batch_norm=options.sync_batch_norm,
+            )
+
+    def build_loss(self) -> PanopticLoss:
+        """Builds the loss with its four terms (paper section 3.3)."""
+        options = self.experiment.loss
+        return PanopticLoss(
+            self.dataset_info,
+            pq_style_weight=options.pq_style_weight,
+            instance_discrimination_weight=options.instance_discrimination_weight,
+            mask_id_weight=options.mask_id_weight,
+            semantic_weight=options.semantic_weight if self.experiment.model.semantic_branch else 0.0,
+            positive_weight=options.positive_weight,
+            temperature=options.temperature,
+            pq_style=loss_pb2.LossOptions.PqStyle.Name(options.pq_style),
+            negatives=options.negatives,
+            # XLA cannot call the host.
+            assign=assignment.tensorflow_assign if self.experiment.training.jit_compile else assignment.assign,
+        )
+
+    def build_postprocessor(self) -> Postprocessor:
+        """Builds what turns the model's outputs into a panoptic map."""
+        options = self.experiment.model.postprocess
+        return Postprocessor(
+            self.dataset_info,
+            class_threshold=options.class_threshold,
+            pixel_threshold=options.pixel_threshold,
+            thing_area_limit=options.thing_area_limit,
+            stuff_area_limit=options.stuff_area_limit,
+        )
+
+    def build_predictor(self, checkpoint: str | None) -> tuple[Predictor, MaXDeepLab]:
+        """Builds a predictor, and its model, which lacks the auxiliary semantic branch.
+
+        Args:
+          checkpoint: Path of a checkpoint of the model, or of a folder of checkpoints. None: random weights.
+
+        Raises:
+          UserError: The checkpoint does not exist, or is of another model.
+        """
+        model = self.build_model()
+        if checkpoint:
+            load_model_weights(model, checkpoint)
+        model = without_semantic_branch(model)
+        predictor = Predictor.from_model(
+            model, self.build_postprocessor(), crop_size=self.crop_size, dataset_info=self.dataset_info
+        )
+        return predictor, model
+
+    def build_batches(self, context=None, *, seed=None, service=None):
+        """Builds endless `TrainBatch`es; see `Task.build_batches`."""
+        options = self.experiment.train_dataset
+        return pipeline.train_batches(
+            list(options.file_pattern),
+            self.dataset_info,
+            crop_size=base.crop_size(options),
+            augmentation=base.build_augmentation(options.augmentation),
+            small_instance_weight=options.small_instance_weight,
+            small_instance_area=options.small_instance_area,
+            max_things=options.max_things,
+            **self._stream_arguments(context, seed, service),
+        )
+
+    def build_evaluation_batches(self) -> tf.data.Dataset:
+        """Builds one pass of `EvaluationBatch`es over eval_dataset, or over its first `evaluation.max_images`."""
+        return pipeline.evaluation_batches(
+            list(self.experiment.eval_dataset.file_pattern), self.dataset_info, **self._evaluation_arguments()
+        )
+
+    def build_evaluation(self, strategy, model, *, show_picture=None, num_pictures=0, measure=None):
+        """Builds the evaluation of panoptic quality; see `Task.build_evaluation`.
+
+        A picture shows image, truth and prediction side by side. With `measure`, segments have scores.
+        """
+        images = PanopticImages(
+            strategy=strategy,
+            model=model,
+            postprocess=self.build_postprocessor(),
+            batches=self.build_evaluation_batches(),
+            dataset_info=self.dataset_info,
+            with_scores=measure is not None,
+        )
+        measure = measure or functools.partial(panoptic_quality, dataset_info=self.dataset_info)
+        return Evaluator(images, measure, show=show_picture, num_shown=num_pictures)
+
+    def read_example(self, serialized):
+        """Decodes an image with its label map and checks its classes."""
+        return pipeline.read_example(serialized, self.dataset_info)
