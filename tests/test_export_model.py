@@ -123,7 +123,7 @@ def test_saved_model_and_checkpoint_predict_the_same(trained, exported, tmp_path
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"config_file": "nowhere.textproto"}, "cannot read nowhere.textproto"),
+        ({"config_file": "nowhere.textproto"}, "nowhere.textproto: there is no such file"),
         ({"checkpoint": "nowhere/ckpt-1"}, "--checkpoint nowhere/ckpt-1 does not exist"),
         ({"override": "eval_dataset { crop_size: 64 }"}, "must be 16k+1"),
     ],
