@@ -75,7 +75,9 @@ def compile_protos():
 
     output = ROOT / "maxdl_tf" / "protos"
     sources = sorted((ROOT / "protos").glob("*.proto"))
-    arguments = [f"--proto_path=maxdl_tf/protos={ROOT / 'protos'}", f"--python_out={ROOT}"]
+    # options.proto extends a message of protobuf itself, whose protos lie in grpc_tools.
+    own, standard = f"maxdl_tf/protos={ROOT / 'protos'}", Path(protoc.__file__).parent / "_proto"
+    arguments = [f"--proto_path={own}", f"--proto_path={standard}", f"--python_out={ROOT}"]
     if protoc.main(["protoc", *arguments, *(f"maxdl_tf/protos/{source.name}" for source in sources)]) != 0:
         sys.exit("setup.py: protoc failed; its messages are above")
     for generated in output.glob("*_pb2.py"):

@@ -21,7 +21,7 @@ from google.protobuf.message import Message
 from maxdl_tf import configs
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage, textproto
-from maxdl_tf.protos import dataset_pb2, experiment_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, options_pb2
 
 _MAX_BASES = 10
 _SUFFIX = ".textproto"
@@ -215,86 +215,32 @@ def _where(path: str, sources: Sequence[_Source]) -> str:
     return next((source.name for source in reversed(sources) if not source.name.startswith("--")), "experiment")
 
 
-_AT_LEAST = {
-    "model.num_slots": 1,
-    "model.mask_channels": 1,
-    "model.decoder.stacks": 0,
-    "model.decoder.pretrained_stacks": 0,
-    "model.decoder.blocks": 1,
-    "model.width.memory_channels": 1,
-    "model.width.transformer_width": 1,
-    "model.width.ffn_channels": 1,
-    "model.width.memory_head_channels": 1,
-    "model.width.pixel_head_channels": 1,
-    "model.width.semantic_head_channels": 1,
-    "model.width.semantic_decoder_channels": 1,
-    "model.postprocess.thing_area_limit": 0,
-    "model.postprocess.stuff_area_limit": 0,
-    "loss.pq_style_weight": 0,
-    "loss.instance_discrimination_weight": 0,
-    "loss.mask_id_weight": 0,
-    "loss.semantic_weight": 0,
-    "training.steps": 1,
-    "training.steps_per_checkpoint": 1,
-    "training.checkpoints_to_keep": 1,
-    "training.steps_per_summary": 1,
-    "training.steps_per_loop": 1,
-    "training.summary_images": 0,
-    "training.skip_nonfinite_steps": 0,
-    "training.accumulate_steps": 1,
-    "training.optimizer.learning_rate": 0,
-    "training.optimizer.backbone_multiplier": 0,
-    "training.optimizer.warmup_steps": 0,
-    "training.optimizer.poly_power": 0,
-    "training.optimizer.weight_decay": 0,
-    "training.optimizer.gradient_clip_norm": 0,
-    "training.optimizer.lookahead_steps": 1,
-    "evaluation.steps_between_evaluations": 0,
-    "evaluation.max_images": 0,
-    "evaluation.timeout_seconds": 1,
-    **{
-        f"{dataset}.{field}": least
-        for dataset in ("train_dataset", "eval_dataset")
-        for field, least in (
-            ("batch_size", 1),
-            ("num_classes", 1),
-            ("small_instance_weight", 0),
-            ("small_instance_area", 0),
-            ("max_things", 1),
-            ("shuffle_buffer", 1),
-        )
-    },
-}
-_FRACTIONS = (
-    "model.drop_path_keep",
-    "model.batch_norm_momentum",
-    "model.postprocess.class_threshold",
-    "model.postprocess.pixel_threshold",
-    "loss.positive_weight",
-    "training.ema_decay",
-    "training.optimizer.lookahead_step_size",
-    "loss.label_smoothing",
-)
-_POSITIVE = (
-    "model.width.multiplier",
-    "model.width.stem_multiplier",
-    "loss.temperature",
-    "training.optimizer.epsilon",
-    "train_dataset.augmentation.min_scale",
-    "train_dataset.augmentation.scale_step",
-)
+def _bounded_values(message: Message, path: str = "") -> Iterator[tuple[str, float, options_pb2.Bounds]]:
+    """Yields (dotted path, value, bounds) of every number that is set and has bounds in its proto."""
+    for field, value in message.ListFields():
+        here = f"{path}.{field.name}".lstrip(".")
+        if field.type == field.TYPE_MESSAGE:
+            yield from () if _is_repeated(field) else _bounded_values(value, here)
+        elif field.GetOptions().HasExtension(options_pb2.bounds):
+            bounds = field.GetOptions().Extensions[options_pb2.bounds]
+            for number in value if _is_repeated(field) else [value]:
+                yield here, number, bounds
 
 
-def _value(experiment: Message, path: str):
-    """The value of a dotted path, its default included, or None where it is unset and has none."""
-    value = experiment
-    for name in path.split("."):
-        field = value.DESCRIPTOR.fields_by_name[name]
-        is_set_or_has_default = field.has_default_value or value.HasField(name)
-        if field.type != field.TYPE_MESSAGE and not is_set_or_has_default:
-            return None
-        value = getattr(value, name)
-    return value
+def _broken_bound(value: float, bounds: options_pb2.Bounds) -> str:
+    """What a value must be, or an empty string if it is so. NaN is outside of all bounds."""
+    if bounds.one_of and value not in bounds.one_of:
+        *first, last = (f"{allowed:g}" for allowed in bounds.one_of)
+        return f"must be {', '.join(first)} or {last}"
+    if bounds.HasField("above") and not value > bounds.above:
+        return f"must be above {bounds.above:g}"
+    too_small = bounds.HasField("min") and not value >= bounds.min
+    too_large = bounds.HasField("max") and not value <= bounds.max
+    if not (too_small or too_large):
+        return ""
+    if bounds.HasField("min") and bounds.HasField("max"):
+        return f"must lie between {bounds.min:g} and {bounds.max:g}"
+    return f"must be at least {bounds.min:g}" if too_small else f"must be at most {bounds.max:g}"
 
 
 def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source]) -> None:
@@ -302,31 +248,14 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source])
         raise UserError(f"{_where(path, sources)}: {path} {got}: {wanted}")
 
     if not experiment.model.variant:
-        complain("model.variant", "is not set", "name a row of the variant table, such as 's'")
-    for path, least in _AT_LEAST.items():
-        value = _value(experiment, path)
-        if value is not None and not value >= least:
-            complain(path, value, f"must be at least {least}")
-    for path in _FRACTIONS:
-        value = _value(experiment, path)
-        if value is not None and not 0 <= value <= 1:
-            complain(path, value, "must lie between 0 and 1")
-    for path in _POSITIVE:
-        if not _value(experiment, path) > 0:
-            complain(path, _value(experiment, path), "must be above 0")
-    decoder = experiment.model.decoder
-    if any(stride not in (4, 8, 16) for stride in decoder.transformer_strides):
-        complain("model.decoder.transformer_strides", list(decoder.transformer_strides), "each must be 4, 8 or 16")
+        complain("model.variant", "is not set", "name a variant, such as 's'")
+    for path, value, bounds in _bounded_values(experiment):
+        wanted = _broken_bound(value, bounds)
+        if wanted:
+            complain(path, value, wanted)
     low_level = experiment.model.width.semantic_low_level_channels
-    if len(low_level) not in (0, 2) or any(channels < 1 for channels in low_level):
+    if len(low_level) not in (0, 2):
         complain("model.width.semantic_low_level_channels", list(low_level), "wants two numbers, for strides 8 and 4")
-    augmentation = experiment.train_dataset.augmentation
-    if augmentation.max_scale < augmentation.min_scale:
-        complain(
-            "train_dataset.augmentation.max_scale",
-            augmentation.max_scale,
-            f"must be at least min_scale, which is {augmentation.min_scale}",
-        )
     for name in ("train_dataset", "eval_dataset"):
         if experiment.HasField(name):
             _validate_dataset(name, getattr(experiment, name), complain)
@@ -336,7 +265,14 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source])
 
 def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) -> None:
     if options.num_classes and options.dataset_info:
-        complain(f"{name}.num_classes", options.num_classes, "there is a dataset_info, too; leave one of them out")
+        complain(f"{name}.num_classes", options.num_classes, "there is also a dataset_info; drop one of them")
+    augmentation = options.augmentation
+    if augmentation.max_scale < augmentation.min_scale:
+        complain(
+            f"{name}.augmentation.max_scale",
+            augmentation.max_scale,
+            f"must be at least min_scale, which is {augmentation.min_scale}",
+        )
     if not options.file_pattern:
         complain(f"{name}.file_pattern", "is not set", "name the TFRecord shards, such as 'data/train-*.tfrecord'")
     crop = tuple(options.crop_size)

@@ -1,9 +1,12 @@
 """What a person gets for a good and for a bad experiment file."""
 
+import re
+
 import pytest
 
 from maxdl_tf import class_table, config
 from maxdl_tf.errors import UserError
+from maxdl_tf.protos import experiment_pb2, options_pb2
 
 GOOD = """\
 # A comment may say ${ANYTHING}.
@@ -169,3 +172,44 @@ def test_dataset_info_lies_beside_the_shards(write, tmp_path):
         class_table.of_dataset(experiment.train_dataset)
     write(INFO, class_table.FILE_NAME)
     assert class_table.of_dataset(experiment.train_dataset).name == "two"
+
+
+def bounded_fields(message, path=()):
+    """(path, field) of every field of the experiment whose proto has bounds."""
+    for field in message.fields:
+        if field.message_type:
+            yield from bounded_fields(field.message_type, (*path, field.name))
+        elif field.GetOptions().HasExtension(options_pb2.bounds):
+            yield (*path, field.name), field
+
+
+BOUNDED = list(bounded_fields(experiment_pb2.Experiment.DESCRIPTOR))
+EVERY_BOUNDED = pytest.mark.parametrize(("path", "field"), BOUNDED, ids=[".".join(path) for path, _ in BOUNDED])
+
+
+def override(path, value):
+    return " { ".join(path[:-1]) + f" {{ {path[-1]}: {value} " + "} " * (len(path) - 1)
+
+
+@EVERY_BOUNDED
+def test_a_value_outside_of_its_bounds_is_refused(write, path, field):
+    bounds = field.GetOptions().Extensions[options_pb2.bounds]
+    outside = [bounds.min - 1] * bounds.HasField("min") + [bounds.max + 1] * bounds.HasField("max")
+    outside += [bounds.above] * bounds.HasField("above") + [max(bounds.one_of) + 1 for _ in bounds.one_of[:1]]
+    for value in outside:
+        with pytest.raises(UserError, match=rf"^--override:1: {re.escape('.'.join(path))} {value:g}(\.0)?: must "):
+            config.load_experiment(write(GOOD), [override(path, f"{value:g}")])
+
+
+@EVERY_BOUNDED
+def test_defaults_and_the_bounds_themselves_are_allowed(path, field):
+    bounds = field.GetOptions().Extensions[options_pb2.bounds]
+    inside = [bounds.min] * bounds.HasField("min") + [bounds.max] * bounds.HasField("max") + list(bounds.one_of)
+    for value in inside + [field.default_value] * field.has_default_value:
+        assert config._broken_bound(value, bounds) == ""
+
+
+def test_the_usual_fields_have_bounds():
+    named = {".".join(path) for path, _ in BOUNDED}
+    assert {"training.steps", "model.width.multiplier", "eval_dataset.batch_size", "loss.positive_weight"} <= named
+    assert len(named) > 50
