@@ -12,7 +12,7 @@ import numpy as np
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.errors import ErrorCost, ErrorCounts, count_errors, error_costs
 from maxdl_tf.evaluation.mask_ap import ImageThings, MaskApResult, mask_ap, thing_masks
-from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, stack_counts
+from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, overlap_of, stack_counts
 from maxdl_tf.evaluation.quality import (
     Intervals,
     PanopticQualityResult,
@@ -69,7 +69,7 @@ def compare(
     Raises:
       ValueError: The maps have different sizes.
     """
-    matching = match(truth, prediction)
+    matching = match(overlap_of(truth.ids, prediction.ids), truth.segments, prediction.segments)
     num_ids = dataset_info.num_semantic_channels
     scored = scored_segments(matching)
     things = None

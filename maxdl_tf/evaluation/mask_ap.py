@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.evaluation.segment_map import Segment, SegmentMap
+from maxdl_tf.evaluation.segment_map import SegmentInfo, SegmentMap
 
 _AREAS = ("all", "small", "medium", "large")
 
@@ -19,7 +19,7 @@ _AREAS = ("all", "small", "medium", "large")
 class ThingMask(NamedTuple):
     """A thing of an image and pycocotools' run lengths of its mask."""
 
-    segment: Segment
+    segment: SegmentInfo
     rle: dict[str, Any]
 
 

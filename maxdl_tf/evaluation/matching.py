@@ -17,9 +17,50 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maxdl_tf.evaluation.segment_map import SegmentMap, compact_ids
+from maxdl_tf.evaluation.segment_map import SegmentInfo, compact_ids
 
 VOID = -1  # Class id of void among the segments of a matching.
+
+
+class Overlap(NamedTuple):
+    """Pixels that two maps of an image share.
+
+    Attributes:
+      true_ids: int64 [true segments], ids in the truth, ascending.
+      ids: int64 [predicted segments], ids in the prediction, ascending.
+      pixels: int64 [true segments, predicted segments], number of pixels with both ids.
+    """
+
+    true_ids: np.ndarray
+    ids: np.ndarray
+    pixels: np.ndarray
+
+
+def overlap_of(truth: np.ndarray, prediction: np.ndarray) -> Overlap:
+    """Counts the pixels of each pair of ids.
+
+    Args:
+      truth: int [height, width].
+      prediction: int, the same shape.
+
+    Raises:
+      ValueError: The shapes differ.
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    if truth.shape != prediction.shape:
+        raise ValueError(f"truth is {truth.shape} and prediction {prediction.shape}; resize the prediction first")
+    truth, prediction = truth.reshape(-1), prediction.reshape(-1)
+    # A picture has 20 to 100 times fewer runs of pixels, in which neither map changes, than pixels.
+    changes = truth[1:] != truth[:-1]
+    changes |= prediction[1:] != prediction[:-1]
+    starts = np.flatnonzero(changes) + 1
+    starts = np.concatenate([np.zeros(min(1, truth.size), starts.dtype), starts])
+    lengths = np.diff(starts, append=truth.size)
+    true_ids, true_index = compact_ids(truth[starts])
+    ids, index = compact_ids(prediction[starts])
+    shape = (len(true_ids), len(ids))
+    pixels = np.bincount(true_index * shape[1] + index, weights=lengths, minlength=shape[0] * shape[1])
+    return Overlap(true_ids, ids, pixels.astype(np.int64).reshape(shape))
 
 
 class Matching(NamedTuple):
@@ -44,22 +85,26 @@ class Matching(NamedTuple):
     wrong: np.ndarray
 
 
-def match(truth: SegmentMap, prediction: SegmentMap) -> Matching:
-    """Matches the segments of two maps.
+def match(overlap: Overlap, true_segments: Sequence[SegmentInfo], segments: Sequence[SegmentInfo]) -> Matching:
+    """Matches segments by the rule.
 
-    Raises:
-      ValueError: The maps have different sizes.
+    Args:
+      overlap: Overlap of truth and prediction. Ids that are not listed are void.
+      true_segments: True segments, in the order of their source.
+      segments: Predicted segments.
     """
-    true_ids, ids, pixels = overlap(truth.ids, prediction.ids)
-    true_segment = {segment.id: segment for segment in truth.segments}
-    segment_of = {segment.id: segment for segment in prediction.segments}
-    last_crowds = {segment.class_id: segment.id for segment in truth.segments if segment.is_crowd}
-    true_class = np.array([true_segment[i].class_id if i in true_segment else VOID for i in true_ids.tolist()], int)
-    class_id = np.array([segment_of[i].class_id if i in segment_of else VOID for i in ids.tolist()], int)
-    is_crowd = np.array([i in true_segment and true_segment[i].is_crowd for i in true_ids.tolist()], bool)
+    true_ids, ids, pixels = overlap
+    true_by_id = {segment.id: segment for segment in true_segments}
+    by_id = {segment.id: segment for segment in segments}
+    listed_true, listed = [true_by_id.get(i) for i in true_ids.tolist()], [by_id.get(i) for i in ids.tolist()]
+    true_class, class_id = (
+        np.array([VOID if segment is None else segment.class_id for segment in found], int)
+        for found in (listed_true, listed)
+    )
+    score = np.array([np.nan if s is None or s.score is None else s.score for s in listed], np.float64)
+    is_crowd = np.array([segment is not None and segment.is_crowd for segment in listed_true], bool)
+    last_crowds = {segment.class_id: segment.id for segment in true_segments if segment.is_crowd}
     forgives = np.isin(true_ids, list(last_crowds.values()))
-    scores = (segment_of[i].score if i in segment_of else None for i in ids.tolist())
-    score = np.array([np.nan if value is None else value for value in scores], np.float64)
 
     true_area, area = pixels.sum(axis=1), pixels.sum(axis=0)
     on_void = pixels[true_class == VOID].sum(axis=0)
@@ -70,37 +115,6 @@ def match(truth: SegmentMap, prediction: SegmentMap) -> Matching:
     on_crowd = (pixels * (same_class & forgives[:, np.newaxis])).sum(axis=0)
     wrong = ~((class_id == VOID) | matched.any(axis=0)) & (2 * (on_void + on_crowd) <= area)
     return Matching(true_class, class_id, score, pixels / np.maximum(union, 1), matched, missed, wrong)
-
-
-def overlap(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts the pixels of each pair of ids.
-
-    Args:
-      truth: int [height, width].
-      prediction: int, the same shape.
-
-    Returns:
-      Ids of the truth, int64 [true segments], ascending; ids of the prediction, int64 [predicted segments], ascending;
-      pixels with both ids, int64 [true segments, predicted segments].
-
-    Raises:
-      ValueError: The shapes differ.
-    """
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape:
-        raise ValueError(f"truth is {truth.shape} and prediction {prediction.shape}; resize the prediction first")
-    truth, prediction = truth.reshape(-1), prediction.reshape(-1)
-    # A picture has 20 to 100 times fewer runs of pixels, in which neither map changes, than pixels.
-    changes = truth[1:] != truth[:-1]
-    changes |= prediction[1:] != prediction[:-1]
-    starts = np.flatnonzero(changes) + 1
-    starts = np.concatenate([np.zeros(min(1, truth.size), starts.dtype), starts])
-    lengths = np.diff(starts, append=truth.size)
-    true_ids, true_index = compact_ids(truth[starts])
-    ids, index = compact_ids(prediction[starts])
-    shape = (len(true_ids), len(ids))
-    pixels = np.bincount(true_index * shape[1] + index, weights=lengths, minlength=shape[0] * shape[1])
-    return true_ids, ids, pixels.astype(np.int64).reshape(shape)
 
 
 class PanopticCounts(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, stack_counts
-from maxdl_tf.evaluation.segment_map import from_label_map
+from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, overlap_of, stack_counts
+from maxdl_tf.evaluation.segment_map import segments_of_labels
 
 Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
 
@@ -136,10 +136,9 @@ class PanopticQuality:
         Raises:
           ValueError: The shapes differ, or a class is not in the table.
         """
-        matching = match(
-            from_label_map(truth, self._info, "truth", has_crowds=self._ignore_crowd),
-            from_label_map(prediction, self._info, "prediction"),
-        )
+        overlap = overlap_of(truth, prediction)
+        true_segments = segments_of_labels(overlap.true_ids, self._info, "truth", has_crowds=self._ignore_crowd)
+        matching = match(overlap, true_segments, segments_of_labels(overlap.ids, self._info, "prediction"))
         self._images.append(count_matches(matching, self._info.num_semantic_channels))
 
     def result(self) -> PanopticQualityResult:

@@ -15,7 +15,7 @@ _COCO_VOID = 0
 _LONGEST_TABLE = 1 << 17  # Ids below this are looked up in a table of that length, others are sorted.
 
 
-class Segment(NamedTuple):
+class SegmentInfo(NamedTuple):
     """A segment of a map.
 
     Attributes:
@@ -40,7 +40,7 @@ class SegmentMap(NamedTuple):
     """
 
     ids: np.ndarray
-    segments: Sequence[Segment]
+    segments: Sequence[SegmentInfo]
 
 
 def from_coco(
@@ -68,7 +68,7 @@ def from_coco(
                 f"{source}: segment {segment_id} has category {category}, which the annotations do not list"
             )
         segments.append(
-            Segment(segment_id, class_of_category[category], bool(info.get("iscrowd", 0)), info.get("score"))
+            SegmentInfo(segment_id, class_of_category[category], bool(info.get("iscrowd", 0)), info.get("score"))
         )
     listed = {segment.id for segment in segments}
     drawn = set(different_ids(ids).tolist()) - {_COCO_VOID}
@@ -91,10 +91,23 @@ def from_label_map(
     has_crowds: bool = False,
     scores: Mapping[int, float] | None = None,
 ) -> SegmentMap:
-    """Lists the segments of a label map.
+    """Lists the segments of a label map, int [height, width]; other arguments as in `segments_of_labels`."""
+    labels = different_ids(label_map)
+    return SegmentMap(label_map, segments_of_labels(labels, dataset_info, source, has_crowds=has_crowds, scores=scores))
+
+
+def segments_of_labels(
+    labels: np.ndarray,
+    dataset_info: DatasetInfo,
+    source: str,
+    *,
+    has_crowds: bool = False,
+    scores: Mapping[int, float] | None = None,
+) -> list[SegmentInfo]:
+    """Lists the segments of the labels that occur in a label map; void is not listed.
 
     Args:
-      label_map: int [height, width], class id * label_divisor + instance.
+      labels: int [labels], class id * label_divisor + instance.
       dataset_info: Class table.
       source: Name of the map in errors.
       has_crowds: Whether instance 0 of a thing class is a crowd, as in truth.
@@ -104,7 +117,7 @@ def from_label_map(
       ValueError: The class of a label is not in the table.
     """
     segments = []
-    for label in different_ids(label_map).tolist():
+    for label in labels.tolist():
         class_id, instance = panoptic_ids.decode_label(label, dataset_info.label_divisor)
         if class_id == dataset_info.ignore_label:
             continue
@@ -116,8 +129,8 @@ def from_label_map(
                 f"{', '.join(map(str, dataset_info.class_order))} and {dataset_info.ignore_label} for void"
             )
         is_crowd = has_crowds and row.is_thing and instance == 0
-        segments.append(Segment(label, class_id, is_crowd, scores.get(label) if scores else None))
-    return SegmentMap(label_map, segments)
+        segments.append(SegmentInfo(label, class_id, is_crowd, scores.get(label) if scores else None))
+    return segments
 
 
 def to_label_maps(
@@ -136,8 +149,8 @@ def to_label_maps(
 def different_ids(ids: np.ndarray) -> np.ndarray:
     """The ids that occur in a map, int64, ascending."""
     ids = np.asarray(ids).reshape(-1)
-    # Neighbors in a row mostly have the same id; only the first of each run is looked up.
-    return compact_ids(ids[np.flatnonzero(np.concatenate([ids[:1] == ids[:1], ids[1:] != ids[:-1]]))])[0]
+    # Neighbors in a row mostly have the same id; only one of each run is looked up.
+    return compact_ids(np.append(ids[:-1][ids[1:] != ids[:-1]], ids[-1:]))[0]
 
 
 def compact_ids(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

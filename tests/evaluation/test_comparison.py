@@ -13,7 +13,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.comparison import evaluate_images
 from maxdl_tf.evaluation.model_images import EvaluatedImage
 from maxdl_tf.evaluation.quality import PanopticQuality
-from maxdl_tf.evaluation.segment_map import Segment, SegmentMap, from_coco, from_label_map, to_label_maps
+from maxdl_tf.evaluation.segment_map import SegmentInfo, SegmentMap, from_coco, from_label_map, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
 from maxdl_tf.panoptic_ids import color_to_id
 from tests.evaluation import pairs
@@ -91,7 +91,7 @@ def test_submission(tmp_path):
 def test_a_submission_that_fails_leaves_nothing(tmp_path):
     complaint = "segment id 16777216; a PNG of a submission holds ids from 1 to 16777215"
     with pytest.raises(UserError, match=complaint), open_submission(str(tmp_path / "new"), "val_test") as writer:
-        writer.add(1, SegmentMap(np.full((2, 2), 2**24), [Segment(2**24, 1)]), {1: 10})
+        writer.add(1, SegmentMap(np.full((2, 2), 2**24), [SegmentInfo(2**24, 1)]), {1: 10})
     assert not list(tmp_path.iterdir())
 
 

@@ -5,14 +5,14 @@ import pytest
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.evaluation.mask_ap import ImageThings, mask_ap, thing_masks
-from maxdl_tf.evaluation.segment_map import Segment, SegmentMap
+from maxdl_tf.evaluation.segment_map import SegmentInfo, SegmentMap
 
 INFO = DatasetInfo("few", tuple(SegmentClass(i, f"class {i}", i <= 2, (0, 0, 0), i) for i in range(1, 4)))
 
 
 def things(ids, *listed):
     """The things in a map; each listed one is id, class, and score or crowd."""
-    return thing_masks(SegmentMap(ids, [Segment(i, class_id, **more) for i, class_id, more in listed]), INFO)
+    return thing_masks(SegmentMap(ids, [SegmentInfo(i, class_id, **more) for i, class_id, more in listed]), INFO)
 
 
 def square(size, at=0, value=1, side=120):
@@ -26,7 +26,7 @@ def test_masks_of_things():
 
     ids = square(7, at=3, value=9)
     (thing,) = things(ids, (9, 2, {"score": 0.25}))
-    assert coco_mask.area(thing.rle) == 49 and thing.segment == Segment(9, 2, score=0.25)
+    assert coco_mask.area(thing.rle) == 49 and thing.segment == SegmentInfo(9, 2, score=0.25)
     assert things(ids, (9, 3, {})) == []  # Stuff.
     np.testing.assert_array_equal(coco_mask.decode(thing.rle), ids == 9)
 
