@@ -37,6 +37,7 @@ from absl import flags
 
 from maxdl_tf import command_line
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 if TYPE_CHECKING:
     from maxdl_tf.protos import experiment_pb2
@@ -215,7 +216,7 @@ def _check_flags() -> None:
     elif not _is_saved_model(model):
         if not _CONFIG_FILE.value:
             raise UserError("--mode predict needs a SavedModel as --model, or the --config_file of the model")
-        if model and "://" not in model and not os.path.isdir(model) and not os.path.exists(model + ".index"):
+        if model and not storage.is_remote(model) and not os.path.isdir(model) and not os.path.exists(model + ".index"):
             raise UserError(f"--model {model} is neither a SavedModel's folder nor a checkpoint; check the path")
 
 

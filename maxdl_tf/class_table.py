@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 if TYPE_CHECKING:
     from maxdl_tf.protos import dataset_pb2
@@ -105,8 +106,6 @@ def load(path: str) -> DatasetInfo:
     Raises:
       UserError: With file and line, if the file cannot be read or is not a valid class table.
     """
-    from maxdl_tf.files import storage
-
     return parse(storage.read_text(path), path)
 
 
@@ -166,7 +165,7 @@ def of_dataset(options: dataset_pb2.DatasetOptions) -> DatasetInfo:
     if options.dataset_info:
         return load(options.dataset_info)
     path = os.path.join(os.path.dirname(options.file_pattern[0]), FILE_NAME)
-    if not os.path.exists(path) and "://" not in path:
+    if not os.path.exists(path) and not storage.is_remote(path):
         raise UserError(
             f"no class table: {path} does not exist and the data set names no dataset_info; convert the data with "
             "maxdl-convert, which writes one, or set dataset_info"

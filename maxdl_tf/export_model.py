@@ -18,6 +18,7 @@ from absl import flags
 
 from maxdl_tf import command_line
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()
 _CONFIG_FILE = flags.DEFINE_string(
@@ -135,15 +136,12 @@ def min_agreement(wanted: float | None, weights: str) -> float:
 
 def read_images(pattern: str) -> dict[str, bytes]:
     """The contents of image files by path; UserError if there are none, or they are neither JPEG nor PNG."""
-    from maxdl_tf.export import verification
     from maxdl_tf.files import images
 
     contents = {}
     with command_line.user_errors(OSError):
         for path in images.find_images(pattern):
-            with open(path, "rb") as file:
-                contents[path] = file.read()
-            verification.check_image(path, contents[path])
+            contents[path] = images.as_upright_file(storage.read_file(path), path)
     return contents
 
 

@@ -34,6 +34,7 @@ from absl import flags
 
 from maxdl_tf import beam_pipeline, command_line
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.files.images import MAX_PIXELS
 from maxdl_tf.progress import Progress
 
@@ -209,7 +210,7 @@ def _check_runner(is_saved_model: bool) -> None:
 
 def _check_model(model: str, config_file: str | None, overrides: list[str]) -> bool:
     """Whether `model` is a SavedModel; UserError if the flags do not fit together or nothing is there."""
-    is_remote = "://" in model  # Looked at by TensorFlow, later.
+    is_remote = storage.is_remote(model)  # Looked at by TensorFlow, later.
     if os.path.exists(os.path.join(model, "saved_model.pb")) or (is_remote and not config_file):
         if config_file or overrides:
             raise UserError(

@@ -159,7 +159,7 @@ def test_of_hostile_files_the_good_ones_are_predicted_and_the_bad_ones_named(exp
     captured = capsys.readouterr()
     told = [line for line in captured.err.splitlines() if "failed: " in line]
     assert {os.path.basename(line.split("failed: ")[1].split(": ")[0]) for line in told} == bad
-    assert "bad_large.png: 12000x9000 pixels, but at most 50,000,000 are read" in captured.err
+    assert "bad_large.png: 12000x9000 pixels, but the limit is 50,000,000" in captured.err
     assert f"predicted {len(good)} of {len(good) + len(bad)} images" in captured.out
 
 

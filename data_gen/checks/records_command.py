@@ -26,6 +26,7 @@ from maxdl_tf.data_gen.checks import pictures as check_pictures
 from maxdl_tf.data_gen.checks import records as check_records
 from maxdl_tf.data_gen.checks.findings import Split
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()
 _FILE_PATTERN = flags.DEFINE_multi_string(
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> int:
 
 
 def _matching(pattern: str) -> list[str]:
-    if "://" in pattern:
+    if storage.is_remote(pattern):
         with command_line.quiet_imports():
             import tensorflow as tf
         paths = tf.io.gfile.glob(pattern)

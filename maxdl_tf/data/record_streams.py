@@ -20,6 +20,7 @@ import tensorflow as tf
 from maxdl_tf.data import records
 from maxdl_tf.data.records import Damage, Run
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.structs import Tensor
 
 _FILES_READ_AT_ONCE = 32
@@ -172,7 +173,7 @@ def _checked_files(file_pattern: str | Sequence[str], skip_damaged: bool) -> lis
     """The matching files; TensorFlow reads an empty file without an error, so it is refused here."""
     files = matching_files(file_pattern)
     for path in files if not skip_damaged else ():
-        if "://" not in path and os.path.getsize(path) == 0:
+        if not storage.is_remote(path) and os.path.getsize(path) == 0:
             raise UserError(
                 f"{path} is empty, perhaps because the disk was full; convert the data again, or set "
                 "on_damaged_record: SKIP"

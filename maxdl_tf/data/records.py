@@ -17,6 +17,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from maxdl_tf.files import storage
+
 _HEADER, _FOOTER = 12, 4
 _WRONG_LENGTH = "the length of the record does not match its checksum"
 _BLOCK = 1 << 20  # Bytes per step of the search for a header.
@@ -176,7 +178,7 @@ def _find_header(file: BinaryIO, offset: int, size: int) -> int:
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[tuple[BinaryIO, int]]:
     """Opens a local or remote file; yields the file and its size in bytes."""
-    if "://" in path:
+    if storage.is_remote(path):
         import tensorflow as tf
 
         with tf.io.gfile.GFile(path, "rb") as file:

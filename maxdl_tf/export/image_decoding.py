@@ -1,13 +1,10 @@
-"""Encoded images to pixels inside of a SavedModel, where nobody looks at them first.
+"""Encoded images to pixels inside a SavedModel, by TensorFlow's operations alone.
 
-Everything is done by TensorFlow's operations. An image that cannot be taken raises InvalidArgumentError, which names
-its place in the batch and what to do. The size is read from the header and checked before anything is decoded, so that
-a small file cannot claim a lot of memory.
+JPEG and PNG files are decoded by the policy of `maxdl_tf.files.images`: upright by EXIF, RGB, 8 bits, no transparency,
+the first frame. GIF is refused, because TensorFlow unpacks all frames at once, whatever their claimed size.
 
-JPEG (also gray and CMYK) and PNG (also gray, palette, transparency, 16 bits; the first frame of an animation) become
-RGB; transparency is dropped, 16 bits are cut to the upper 8. GIF is refused, because TensorFlow unpacks all its frames
-at once, however large they say they are. An EXIF orientation is not applied: send upright pixels. (`maxdl-predict`
-reads images otherwise, and does apply it.)
+The size is read from the header and checked before anything is decoded, so that a small file cannot claim a lot of
+memory. A file that cannot be decoded raises InvalidArgumentError, which names its place in the batch and the remedy.
 """
 
 from __future__ import annotations
@@ -16,10 +13,11 @@ import tensorflow as tf
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _PNG_SIZE_AT = 16  # Width and height follow, 4 bytes each.
+_MOST_SEGMENTS = 100  # Segments of a file that are searched for EXIF, which comes before the pixels.
 
 
 def image_sizes(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """int32 [batch, 2], the (height, width) of string [batch], from their headers.
+    """int32 [batch, 2], the (height, width) of each upright image of string [batch], from the headers.
 
     Raises:
       tf.errors.InvalidArgumentError: An image is empty, of another format, damaged in its header or too large.
@@ -47,14 +45,14 @@ def image_sizes(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
             (pixels > max_pixels, too_large),
         )
         with tf.control_dependencies([_refuse(index, complaint)]):
-            return tf.identity(size)
+            return tf.where(_orientation(image) >= 5, size[::-1], size)
 
     indices = tf.range(tf.size(encoded))
     return tf.map_fn(size_of, indices, fn_output_signature=tf.TensorSpec([2], tf.int32), parallel_iterations=1)
 
 
 def decode_image(encoded: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """uint8 [height, width, 3] of one of string [batch], whose `size` `image_sizes` told.
+    """uint8 [height, width, 3] of one of string [batch]; `size` is its (height, width) from `image_sizes`.
 
     Raises:
       tf.errors.InvalidArgumentError: The image is damaged.
@@ -64,6 +62,8 @@ def decode_image(encoded: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tf.Te
         return tf.ensure_shape(tf.io.decode_image(image, 3, expand_animations=False), [None, None, 3])
 
     image = _attempt(decode, encoded[index], tf.zeros([0, 0, 3], tf.uint8))
+    orientation = _orientation(encoded[index])
+    image = tf.cond(orientation > 1, lambda: _turned(image, orientation), lambda: image)
     damaged = tf.reduce_any(tf.shape(image)[:2] != size)
     complaint = _first_that_holds((damaged, "is damaged or cut off; send the whole file, unchanged"))
     with tf.control_dependencies([_refuse(index, complaint)]):
@@ -71,7 +71,7 @@ def decode_image(encoded: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tf.Te
 
 
 def encoded_images(examples: tf.Tensor, key: str) -> tf.Tensor:
-    """string [batch], the feature `key` of serialized tf.Examples; empty where an example has none or is none."""
+    """string [batch], the feature `key` of serialized tf.Examples; empty if an example is invalid or lacks it."""
 
     def read(example):
         return tf.io.parse_single_example(example, {key: tf.io.FixedLenFeature([], tf.string)})[key]
@@ -86,7 +86,7 @@ def _kind(image: tf.Tensor) -> tf.Tensor:
 
 
 def _header_size(image: tf.Tensor) -> tf.Tensor:
-    """int32 [2], (height, width); zeros where the header does not say."""
+    """int32 [2], (height, width) as stored; zeros if the header does not state it."""
     unknown = tf.zeros([2], tf.int32)
     length = tf.strings.length(image)
 
@@ -94,7 +94,8 @@ def _header_size(image: tf.Tensor) -> tf.Tensor:
         return _attempt(lambda image: tf.image.extract_jpeg_shape(image)[:2], image, unknown)
 
     def of_png():
-        width, height = (_number(image, _PNG_SIZE_AT + 4 * place) for place in (0, 1))
+        header = _bytes(tf.strings.substr(image, _PNG_SIZE_AT, 8))
+        width, height = (tf.cast(_number(header, 4 * place, 4), tf.int32) for place in (0, 1))  # May become negative.
         return tf.stack([height, width])
 
     kind = _kind(image)
@@ -107,10 +108,69 @@ def _header_size(image: tf.Tensor) -> tf.Tensor:
     )
 
 
-def _number(image: tf.Tensor, offset: int) -> tf.Tensor:
-    """int32 scalar of the four bytes at `offset`, the highest first; negative if the highest bit is set."""
-    parts = tf.cast(tf.io.decode_raw(tf.strings.substr(image, offset, 4), tf.uint8), tf.int32)
-    return tf.reduce_sum(tf.bitwise.left_shift(parts, tf.constant([24, 16, 8, 0])))
+def _orientation(image: tf.Tensor) -> tf.Tensor:
+    """int64 scalar, the EXIF orientation of an encoded image, 1..8; 1 if it has none."""
+    data = _bytes(image)
+    is_jpeg = _kind(image) == "jpeg"
+
+    def next_segment(start, exif):
+        """JPEG: FF, marker, length with itself, content. PNG: length of the content, name, content, checksum."""
+
+        def of_jpeg():
+            is_exif = (_number(data, start, 2) == 0xFFE1) & (tf.strings.substr(image, start + 4, 6) == b"Exif\0\0")
+            # Pixels follow the marker DA; anything but a marker is damage.
+            goes_on = (_number(data, start, 1) == 0xFF) & (_number(data, start + 1, 1) != 0xDA)
+            return is_exif, start + 10, tf.where(goes_on, start + 2 + _number(data, start + 2, 2), length)
+
+        def of_png():
+            is_exif = tf.strings.substr(image, start + 4, 4) == b"eXIf"
+            return is_exif, start + 8, start + 12 + _number(data, start, 4)
+
+        is_exif, content, following = tf.cond(is_jpeg, of_jpeg, of_png)
+        return following, tf.where(is_exif, content, exif)
+
+    length = tf.cast(tf.strings.length(image), tf.int64)
+    _, exif = tf.while_loop(
+        lambda start, exif: (start + 12 <= length) & (exif == 0),
+        next_segment,
+        (tf.where(is_jpeg, tf.constant(2, tf.int64), 8), tf.constant(0, tf.int64)),
+        maximum_iterations=_MOST_SEGMENTS,
+    )
+    return tf.cond(exif > 0, lambda: _tiff_orientation(data, exif), lambda: tf.constant(1, tf.int64))
+
+
+def _tiff_orientation(data: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
+    """int64 scalar, the orientation in the TIFF header that begins at `start`."""
+    little = _number(data, start, 2) == 0x4949  # "II"; otherwise the high bytes come first, "MM".
+    directory = start + _number(data, start + 4, 4, little)
+    count = _number(data, directory, 2, little)
+    entries = directory + 2 + 12 * tf.range(count)  # Each: tag 2, type 2, count 4, value 4 bytes.
+    is_orientation = _number(data, entries, 2, little) == 0x0112
+    values = tf.boolean_mask(_number(data, entries + 8, 2, little), is_orientation)
+    value = tf.reduce_max(tf.concat([values[:1], tf.constant([1], tf.int64)], axis=0))
+    return tf.where(value <= 8, value, 1)
+
+
+def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """An image [height, width, 3] of this orientation, upright."""
+    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    upside_down = tf.reduce_any(orientation == tf.constant([3, 4, 7, 8], tf.int64))
+    mirrored = tf.reduce_any(orientation == tf.constant([2, 3, 6, 7], tf.int64))
+    return tf.reverse(image, tf.where([upside_down, mirrored])[:, 0])
+
+
+def _bytes(text: tf.Tensor) -> tf.Tensor:
+    """uint8 [length + 1], the bytes of a string and a 0."""
+    return tf.concat([tf.io.decode_raw(text, tf.uint8), [0]], axis=0)
+
+
+def _number(data: tf.Tensor, offset: tf.Tensor | int, size: int, little: tf.Tensor | bool = False) -> tf.Tensor:
+    """int64, the unsigned numbers of `size` bytes at each offset of `data`, which `_bytes` made; 0 beyond its end."""
+    places = tf.cast(offset, tf.int64)[..., tf.newaxis] + tf.range(size, dtype=tf.int64)
+    parts = tf.gather(data, tf.clip_by_value(places, 0, tf.size(data, tf.int64) - 1))
+    shifts = tf.constant([8 * place for place in range(size)], tf.int64)
+    parts = tf.bitwise.left_shift(tf.cast(parts, tf.int64), tf.where(little, shifts, shifts[::-1]))
+    return tf.reduce_sum(parts, axis=-1)
 
 
 def _attempt(function, argument: tf.Tensor, otherwise: tf.Tensor) -> tf.Tensor:

@@ -140,7 +140,7 @@ def verify(
     Args:
       reference: What the model says.
       saved_model: Its folder.
-      images: JPEG or PNG files' contents, by names.
+      images: Contents of upright JPEG or PNG files, by name.
       min_agreement: Share of an image's pixels that must have the same label, or be proven ties.
 
     Returns:
@@ -148,7 +148,7 @@ def verify(
 
     Raises:
       RuntimeError: Labels of an image agree less.
-      UserError: There is no image, or a file is none.
+      UserError: There is no image.
     """
     if not images:
         raise UserError("no images to compare on; give one at least")
@@ -164,14 +164,6 @@ def verify(
                 )
             found.append(agreement)
     return Agreement(*(sum(field) for field in zip(*found)))
-
-
-def check_image(name: str, encoded: bytes) -> None:
-    """Raises UserError for what is not a JPEG or PNG file."""
-    try:
-        tf.io.decode_image(encoded, 3, expand_animations=False)
-    except tf.errors.InvalidArgumentError as error:
-        raise UserError(f"{name} cannot be compared on; want a JPEG or PNG file") from error
 
 
 def _is_rounding(got: np.ndarray, wanted: np.ndarray) -> bool:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 _PROBE_PREFIX = ".maxdl_probe_"
 _CURVES = 20_000_000  # Bytes for TensorBoard's files.
@@ -20,7 +21,7 @@ def check_writable(directory: str) -> None:
     Raises:
       UserError: It cannot be created or written.
     """
-    if _is_remote(directory):
+    if storage.is_remote(directory):
         _check_remote(directory)
         return
     try:
@@ -46,7 +47,7 @@ def check_space(directory: str, size: int, count: int) -> None:
     Raises:
       UserError: They do not fit.
     """
-    if _is_remote(directory) or count < 1:
+    if storage.is_remote(directory) or count < 1:
         return
     free = shutil.disk_usage(directory).free
     if free < size * count + _CURVES:
@@ -90,10 +91,6 @@ def _check_remote(directory: str) -> None:
         tf.io.gfile.remove(path)
     except tf.errors.OpError as error:
         raise UserError(f"cannot write to {directory}: {error.message}; check the path and your rights") from error
-
-
-def _is_remote(directory: str) -> bool:
-    return "://" in directory
 
 
 def _complaint(directory: str, error: OSError) -> str:

@@ -1,4 +1,13 @@
-"""Image files: found, read as the network wants them, written whole or not at all."""
+"""Image files: found, decoded by one policy, written whole or not at all.
+
+The policy, which `maxdl_tf.export.image_decoding` follows inside SavedModels:
+
+- Pixels stand upright: an EXIF orientation is applied.
+- Gray, palette and CMYK images become RGB. Transparency is dropped.
+- Channels of 16 bits keep their upper 8 bits. Floating point pixels are refused.
+- Of an animation, the first frame is taken.
+- The size is read first. An image of more pixels than allowed is refused before it is decoded.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +17,9 @@ import glob
 import io
 import os
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from typing import Union
+from typing import NamedTuple, Union
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -20,25 +28,43 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
 ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]  # See `as_pixels`.
-MAX_PIXELS = 50_000_000  # Of an image that is read, unless more are asked for.
+MAX_PIXELS = 50_000_000  # Default limit of an image that is decoded.
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_FORMATS = {"MPO": "jpeg"}  # Photographs with further images behind the first.
+_EXIF_ORIENTATION = 0x0112
+
+
+class DecodedImage(NamedTuple):
+    """The content of an image file.
+
+    Attributes:
+      pixels: uint8 [height, width, 3], RGB, upright.
+      format: Format of the file in lower case, such as "jpeg" or "png".
+      mode: Pillow's name for the channels of the file, such as "RGB", "L" or "I;16".
+      orientation: EXIF orientation of the file, which `pixels` no longer have; 1 if the file is upright.
+    """
+
+    pixels: np.ndarray
+    format: str
+    mode: str
+    orientation: int
 
 
 def find_all_images(patterns: Iterable[str]) -> list[str]:
-    """The image files that any of the patterns means, each once, sorted by path; as `find_images`."""
+    """The image files that match any of the patterns, each once, sorted by path; see `find_images`."""
     paths = (path for pattern in patterns for path in find_images(pattern))
     return sorted({path if storage.is_remote(path) else os.path.normpath(path) for path in paths})
 
 
 def find_images(pattern: str) -> list[str]:
-    """The image files that `pattern` means, sorted by path.
+    """The image files that match `pattern`, sorted by path.
 
     Args:
-      pattern: A file; a folder, which means the files right in it that have the suffix of an image; or a glob, in
-        which `**` stands for any number of folders. All may be where tf.io.gfile reaches, where a glob knows no `**`.
+      pattern: A file, a folder, or a glob. A folder stands for the files directly in it that have an image's suffix.
+        In a glob, `**` stands for any number of folders, except where tf.io.gfile reads it.
 
     Raises:
-      UserError: It means no file.
+      UserError: No file matches.
     """
     if storage.is_folder(pattern):
         paths = [
@@ -46,12 +72,12 @@ def find_images(pattern: str) -> list[str]:
             for name in storage.list_folder(pattern)
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
-        # Folders and pipes are no images, whatever they are called; a link to nowhere is told when it is read.
+        # Folders and pipes are no images, whatever their names. A dead link is reported when it is read.
         paths = [path for path in paths if not storage.exists(path) or _is_file(path)]
         if not paths:
             raise UserError(
                 f"folder {pattern} has no images (files ending in {' '.join(IMAGE_SUFFIXES)}); "
-                f"for images in folders below it give '{os.path.join(pattern, '**', '*.jpg')}'"
+                f"for images in folders below it, give '{os.path.join(pattern, '**', '*.jpg')}'"
             )
     elif _is_file(pattern):
         paths = [pattern]
@@ -64,37 +90,13 @@ def find_images(pattern: str) -> list[str]:
 
 
 def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Reads an image as RGB, upright.
-
-    The size is read first: nothing is decoded of an image of more than `max_pixels`.
-
-    An EXIF orientation is applied, so that photographs stand as they were taken. Gray and palette images become RGB,
-    16-bit ones keep their upper 8 bits, transparency is dropped, of an animation the first frame is taken.
-
-    Returns:
-      uint8 [height, width, 3].
+    """The pixels of an image file, uint8 [height, width, 3], by the policy of this module.
 
     Raises:
-      UserError: The file is not an image, is damaged, too large, or holds floating point pixels.
+      UserError: The file is not an image, is damaged, is too large, or holds floating point pixels.
     """
-    try:
-        with _pillow_without_a_word(), _open_image(path) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise UserError(
-                    f"{path}: {width}x{height} pixels, but at most {max_pixels:,} are read; make it smaller or allow "
-                    "more with --max_pixels"
-                )
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return _rgb(image, path)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them.
-        reason = re.sub(
-            r"cannot identify image file .*", "not an image of a known format", str(error) or type(error).__name__
-        )
-        raise UserError(f"{path}: cannot be read as an image: {reason}") from error
+    # A local file is read as far as needed: only its header if it is too large.
+    return _decode(io.BytesIO(storage.read_file(path)) if storage.is_remote(path) else path, path, max_pixels).pixels
 
 
 def as_pixels(image: ImageLike) -> np.ndarray:
@@ -113,7 +115,7 @@ def as_pixels(image: ImageLike) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(os.fspath(image))
     if isinstance(image, Image.Image):
-        return _rgb(ImageOps.exif_transpose(image), "PIL image")
+        return _as_rgb(ImageOps.exif_transpose(image), "PIL image")
     if not isinstance(image, np.ndarray):
         raise UserError(f"image {type(image).__name__}: want a path, a PIL image or a uint8 [height, width, 3] array")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
@@ -130,8 +132,87 @@ def as_pixels(image: ImageLike) -> np.ndarray:
     return image
 
 
-def _rgb(image: Image.Image, name: str) -> np.ndarray:
-    """uint8 [height, width, 3] of a loaded image; `name` is its name in errors."""
+def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> DecodedImage:
+    """Decodes the content of an image file by the policy of this module.
+
+    Args:
+      content: Content of the file.
+      name: Name of the file in errors.
+      max_pixels: Largest number of pixels.
+
+    Raises:
+      UserError: As in `read_image`.
+    """
+    return _decode(io.BytesIO(content), name, max_pixels)
+
+
+def encode_png(pixels: np.ndarray, compress_level: int = 1) -> bytes:
+    """The content of a PNG file with these pixels, uint8 [height, width, 3] or [height, width]."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=compress_level)
+    return file.getvalue()
+
+
+def as_upright_file(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> bytes:
+    """`content` itself if it is an upright JPEG or PNG file, else the same image as a PNG file.
+
+    Readers that ignore EXIF and know only these formats, such as TensorFlow, see the right pixels in the result.
+
+    Raises:
+      UserError: As in `read_image`.
+    """
+    image = decode_image(content, name, max_pixels)
+    if image.format in ("jpeg", "png") and image.orientation == 1:
+        return content
+    return encode_png(image.pixels)
+
+
+def write_image(path: str, pixels: np.ndarray) -> None:
+    """Writes uint8 [height, width, 3] as JPEG if `path` ends in .jpg, else as PNG.
+
+    The file appears whole or not at all.
+
+    Raises:
+      OSError: It cannot be written.
+    """
+    if path.endswith(".jpg"):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, format="JPEG", quality=92, subsampling=0)
+        content = file.getvalue()
+    else:
+        content = encode_png(pixels, compress_level=3)
+    storage.write_whole(path, content)
+
+
+def _decode(file: str | io.BytesIO, name: str, max_pixels: int) -> DecodedImage:
+    try:
+        with _silent_pillow(), Image.open(file) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise UserError(
+                    f"{name}: {width}x{height} pixels, but the limit is {max_pixels:,}; make the image smaller or "
+                    "raise the limit with --max_pixels"
+                )
+            image.load()
+            kind, mode = (image.format or "").lower(), image.mode
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            ImageOps.exif_transpose(image, in_place=True)
+            return DecodedImage(
+                pixels=_as_rgb(image, name),
+                format=_FORMATS.get(image.format, kind),
+                mode=mode,
+                orientation=orientation if orientation in range(1, 9) else 1,
+            )
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them.
+        reason = re.sub(
+            r"cannot identify image file .*", "not an image of a known format", str(error) or type(error).__name__
+        )
+        raise UserError(f"{name}: cannot be read as an image: {reason}") from error
+
+
+def _as_rgb(image: Image.Image, name: str) -> np.ndarray:
     if image.mode.startswith("I"):
         gray = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(gray[..., np.newaxis], 3, axis=-1)
@@ -140,41 +221,13 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def write_image(path: str, pixels: np.ndarray) -> None:
-    """Writes uint8 [h, w, 3] in the format that the suffix names; another process never sees a part of it.
-
-    Raises:
-      OSError: It cannot be written.
-    """
-    options = {"quality": 92, "subsampling": 0} if path.endswith(".jpg") else {"compress_level": 3}
-    if storage.is_remote(path):
-        file = io.BytesIO()
-        Image.fromarray(pixels).save(file, format="JPEG" if path.endswith(".jpg") else "PNG", **options)
-        storage.write_file(path, file.getvalue())  # Remote files appear when they are closed.
-        return
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path) or ".", prefix=".", suffix=os.path.splitext(path)[1])
-    os.close(handle)
-    try:
-        Image.fromarray(pixels).save(temporary, **options)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
 def _is_file(path: str) -> bool:
     return storage.exists(path) and not storage.is_folder(path) if storage.is_remote(path) else os.path.isfile(path)
 
 
-def _open_image(path: str) -> Image.Image:
-    """Local files are read as far as they are needed, which of those that are too large is their head."""
-    return Image.open(io.BytesIO(storage.read_file(path)) if storage.is_remote(path) else path)
-
-
 @contextlib.contextmanager
-def _pillow_without_a_word() -> Iterator[None]:
-    """No warnings of damaged EXIF blocks, which do not hinder us; none of large images, as the limit is our own."""
+def _silent_pillow() -> Iterator[None]:
+    """No warnings of damaged EXIF blocks, which do no harm here, and no size limit besides ours."""
     limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -183,9 +236,3 @@ def _pillow_without_a_word() -> Iterator[None]:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = limit
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

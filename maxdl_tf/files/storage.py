@@ -5,6 +5,7 @@ TensorFlow is imported only for paths with a scheme, so that converting processe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -150,9 +151,15 @@ def write_whole(path: str, content: bytes) -> None:
     Raises:
       OSError: It cannot be written.
     """
-    partial = f"{path}.{uuid.uuid4().hex}.partial"
-    write_file(partial, content)
-    rename(partial, path)
+    # Hidden and short, whatever the length of the name.
+    partial = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.partial")
+    try:
+        write_file(partial, content)
+        rename(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove_file(partial)
+        raise
 
 
 @_raises_os_error

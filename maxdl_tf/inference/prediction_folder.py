@@ -14,7 +14,7 @@ import os
 from collections.abc import Sequence
 
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import storage
+from maxdl_tf.files import new_folder, storage
 
 ANNOTATION_FILE = "panoptic.json"
 INSTANCE_FILE = "instances.json"
@@ -54,11 +54,7 @@ def image_ids(names: Sequence[str]) -> list[int] | list[str]:
 def check_output(output: str, overwrite: bool) -> None:
     """UserError if the output folder holds what must not be lost, or cannot be written to."""
     if not storage.is_remote(output):
-        existing = os.path.abspath(output)
-        while not os.path.exists(existing):
-            existing = os.path.dirname(existing)
-        if not os.path.isdir(existing) or not os.access(existing, os.W_OK | os.X_OK):
-            raise UserError(f"--output {output}: {existing} is not a folder that can be written to; name another one")
+        new_folder.check_can_be_made(output, f"--output {output}")
     present = {name for name in storage.list_folder(output) if not name.startswith(".")}
     foreign = present - {*_FILES, *_FOLDERS}
     if ANNOTATION_FILE in present and not _is_ours(os.path.join(output, ANNOTATION_FILE)):

@@ -7,14 +7,12 @@ prediction = model.predict("photo.jpg", pixels)
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-from PIL import Image
 
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.examples import encode_image_example
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import images, storage
 from maxdl_tf.inference.predictor import Prediction
 from maxdl_tf.inference.segment_table import OUTPUT_NAMES, SegmentTable
 from maxdl_tf.inference.segments import segments_of
@@ -22,8 +20,6 @@ from maxdl_tf.inference.servers import RequestError, Server
 
 INPUT_OF_SIGNATURE = {"serving_default": "image_bytes", "image_tensor": "image", "tf_example": "examples"}
 OUTPUTS = ("panoptic_map", "image_size", *OUTPUT_NAMES)
-_SENT_AS_IT_IS = ("JPEG", "PNG")
-_EXIF_ORIENTATION = 0x0112
 
 
 class ServedModel:
@@ -76,20 +72,5 @@ class ServedModel:
     def _batch(self, path: str, image: np.ndarray) -> np.ndarray:
         if self._signature == "image_tensor":
             return image[np.newaxis]
-        encoded = encoded_upright(path, image)
+        encoded = images.as_upright_file(storage.read_file(path), path)
         return np.array([encode_image_example(encoded) if self._signature == "tf_example" else encoded], object)
-
-
-def encoded_upright(path: str, image: np.ndarray) -> bytes:
-    """What to send for a file: its bytes, or `image` as PNG where a server would see something else or nothing.
-
-    That is where the file is neither JPEG nor PNG, or an EXIF orientation turns it.
-    """
-    with Image.open(path) as file:
-        as_it_is = file.format in _SENT_AS_IT_IS and file.getexif().get(_EXIF_ORIENTATION, 1) == 1
-    if as_it_is:
-        with open(path, "rb") as file:
-            return file.read()
-    png = io.BytesIO()
-    Image.fromarray(image).save(png, "PNG", compress_level=1)
-    return png.getvalue()

@@ -7,7 +7,7 @@ import os
 
 from maxdl_tf import class_table
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import disk_space
+from maxdl_tf.files import disk_space, storage
 from maxdl_tf.protos import experiment_pb2, training_pb2
 from maxdl_tf.training import addons
 
@@ -41,7 +41,7 @@ def check_run(
         _check_data_service(experiment, data_service)
     if trains and not experiment.training.steps:
         raise UserError(f"experiment {experiment.name!r} has no training.steps; set the number of steps")
-    if not trains and "://" not in model_dir and not os.path.isdir(model_dir):
+    if not trains and not storage.is_remote(model_dir) and not os.path.isdir(model_dir):
         raise UserError(f"--model_dir {model_dir} does not exist; train first, or fix the path")
     disk_space.check_writable(model_dir)
 
@@ -66,7 +66,7 @@ def check_shards(experiment: experiment_pb2.Experiment, name: str) -> None:
     if not experiment.HasField(name):
         raise UserError(f"experiment {experiment.name!r} has no {name}, which this command needs; add it to the config")
     for pattern in getattr(experiment, name).file_pattern:
-        if "://" not in pattern and not glob.glob(pattern):
+        if not storage.is_remote(pattern) and not glob.glob(pattern):
             raise UserError(
                 f"{name}.file_pattern {pattern!r} matches no file; convert the data with maxdl-convert, or fix the path"
             )
@@ -74,5 +74,9 @@ def check_shards(experiment: experiment_pb2.Experiment, name: str) -> None:
 
 def check_checkpoint_exists(checkpoint: str) -> None:
     """Raises UserError if a path is neither a checkpoint nor a folder. Its contents are not checked."""
-    if "://" not in checkpoint and not os.path.exists(checkpoint + ".index") and not os.path.isdir(checkpoint):
+    if (
+        not storage.is_remote(checkpoint)
+        and not os.path.exists(checkpoint + ".index")
+        and not os.path.isdir(checkpoint)
+    ):
         raise UserError(f"--checkpoint {checkpoint} does not exist; name a checkpoint as .../ckpt-1000, or its folder")

@@ -1,6 +1,7 @@
 """What clients send, and what they send by mistake or in bad faith."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf.export.image_decoding import decode_image, image_sizes
+from maxdl_tf.files import images
 
 MAX_PIXELS = 100_000
 
@@ -80,12 +82,40 @@ def test_of_an_animation_the_first_frame_is_taken(decode):
     np.testing.assert_array_equal(pixels, np.asarray(frames[0]))
 
 
-def test_an_exif_orientation_is_not_applied(decode):
-    image = _picture("RGB")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    pixels = decode(tf.constant([_encoded(image, "JPEG", exif=exif)])).numpy()
-    assert pixels.shape == (image.height, image.width, 3)
+def _exif(orientation, big_endian=False):
+    """A TIFF header with a description and an orientation."""
+    order = ">" if big_endian else "<"
+    header = (b"MM" if big_endian else b"II") + struct.pack(order + "HI", 42, 8)
+    description = struct.pack(order + "HHI4s", 0x010E, 2, 4, b"abc\0")
+    entry = struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    return b"Exif\0\0" + header + struct.pack(order + "H", 2) + description + entry + bytes(4)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize("big_endian", [False, True])
+def test_exif_orientation_is_applied_as_by_the_reader_of_files(decode, kind, orientation, big_endian):
+    encoded = _encoded(_picture("RGB"), kind, exif=_exif(orientation, big_endian))
+    wanted = images.decode_image(encoded, "turned")
+    assert wanted.orientation == (orientation if 1 <= orientation <= 8 else 1)
+    pixels = decode(tf.constant([encoded])).numpy()
+    assert pixels.shape == wanted.pixels.shape == ((37, 23, 3) if 5 <= orientation <= 8 else (23, 37, 3))
+    np.testing.assert_allclose(pixels, wanted.pixels.astype(int), atol=0 if kind == "PNG" else 12)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "I;16"])
+def test_both_readers_have_one_policy(decode, mode):
+    encoded = _encoded(_picture(mode), "PNG")
+    np.testing.assert_array_equal(decode(tf.constant([encoded])), images.decode_image(encoded, mode).pixels)
+
+
+@pytest.mark.parametrize("cut", range(0, 60, 7))
+def test_damaged_exif_is_ignored(decode, cut):
+    """The block is cut, or says that its entries lie beyond the file."""
+    block = _exif(6)
+    for damaged in (block[:cut], block[:10] + b"\xff\xff\xff\xff" + block[14:]):
+        encoded = _encoded(_picture("RGB"), "JPEG", exif=damaged)
+        assert decode(tf.constant([encoded])).shape in ((23, 37, 3), (37, 23, 3))
 
 
 def _claims(kind, width, height):

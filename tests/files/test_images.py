@@ -1,3 +1,4 @@
+import io
 import os
 
 import numpy as np
@@ -42,6 +43,29 @@ def test_exif_orientation_is_applied(tmp_path, rgb):
     exif[0x0112] = 6  # The camera was turned: rotate by 270 degrees to see it upright.
     Image.fromarray(rgb).save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(images.read_image(str(tmp_path / "turned.png")), np.rot90(rgb, 3))
+    decoded = images.decode_image((tmp_path / "turned.png").read_bytes(), "turned.png")
+    assert (decoded.format, decoded.mode, decoded.orientation, decoded.pixels.shape) == ("png", "RGB", 6, (7, 5, 3))
+
+
+@pytest.mark.parametrize("suffix, orientation", [("jpg", 6), ("png", 3), ("gif", None), ("webp", None), ("bmp", None)])
+def test_an_upright_file_holds_what_is_read(tmp_path, rgb, suffix, orientation):
+    """A JPEG or PNG file that is turned, and every other format, becomes PNG."""
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    path = tmp_path / f"photo.{suffix}"
+    Image.fromarray(rgb).save(path, **({"exif": exif} if orientation else {}))
+    content = images.as_upright_file(path.read_bytes(), path.name)
+    assert content.startswith(b"\x89PNG")
+    np.testing.assert_array_equal(images.decode_image(content, "upright").pixels, images.read_image(str(path)))
+
+
+def test_an_upright_jpeg_or_png_file_stays_as_it_is(rgb):
+    for kind in ("JPEG", "PNG"):
+        file = io.BytesIO()
+        Image.fromarray(rgb).save(file, kind)
+        content = file.getvalue()
+        assert images.as_upright_file(content, "upright") is content
 
 
 @pytest.mark.parametrize("damage", ["text", "empty", "truncated"])
@@ -92,7 +116,7 @@ def test_a_large_image_is_refused_before_it_is_decoded(tmp_path, rgb):
     Image.fromarray(rgb).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(content[:60])  # Decoding it would fail otherwise.
-    with pytest.raises(UserError, match=r"cut\.png: 7x5 pixels, but at most 34 are read"):
+    with pytest.raises(UserError, match=r"cut\.png: 7x5 pixels, but the limit is 34"):
         images.read_image(str(tmp_path / "cut.png"), max_pixels=34)
     assert images.read_image(str(tmp_path / "a.png"), max_pixels=35).shape == (5, 7, 3)
 
