@@ -1,1 +1,1 @@
-"""Comparison of predictions with the truth: counts, errors, intervals, reports. Without TensorFlow."""
+"""Evaluation of a model or of predictions in files. Only `model_images` and `accuracy` import TensorFlow."""

@@ -61,7 +61,7 @@ def test_pictures_of_the_best_and_the_worst():
     qualities = [comparison.quality() for comparison in found.best(12)]
     assert qualities == sorted(qualities, reverse=True) and found.best(1)[0].quality() > found.worst(1)[0].quality()
     assert all((picture == int(image_id[4:])).all() for image_id, picture in found.pictures.items())
-    # Of few images none is shown twice.
+    # No image is shown twice.
     assert len(found.best(10)) == 10 and len(found.worst(10)) == 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from maxdl_tf.data import transforms
 from maxdl_tf.drawing import label_maps
+from maxdl_tf.evaluation import comparison, matching, quality
 from maxdl_tf.evaluation.comparison import evaluate_images
 from maxdl_tf.evaluation.model_images import Evaluator, PanopticImages, panoptic_quality
 from maxdl_tf.evaluation.quality import PanopticQuality
@@ -81,6 +83,18 @@ def test_predictions_are_resized_with_aligned_corners():
     # Row i of 5 reads row floor(i / 2 + 0.5) of 3, column i of 3 reads column floor(i / 2 + 0.5) of 2.
     np.testing.assert_array_equal(raw, [[1, 2, 2], [3, 4, 4], [3, 4, 4], [5, 6, 6], [5, 6, 6]])
     np.testing.assert_array_equal(transforms.resize_labels(raw, (3, 2)).numpy(), crop)
+
+
+def test_an_image_is_compared_once_whatever_is_asked(monkeypatch):
+    compared = []
+    count = lambda *maps: compared.append(maps) or matching.match(*maps)  # noqa: E731
+    monkeypatch.setattr(quality, "match", count)
+    monkeypatch.setattr(comparison, "match", count)
+    measure = functools.partial(evaluate_images, dataset_info=fakes.DATASET_INFO, with_mask_ap=True, num_pictures=2)
+    evaluator = Evaluator(build_images(with_scores=True), measure, show=lambda *example: None, num_shown=3)
+    evaluator.evaluate(tf.constant(-1))
+    assert evaluator.result.mask_ap.ap > 0 and len(evaluator.result.pictures) == 4
+    assert len(compared) == len(RAW_SIZES)
 
 
 _TWO_REPLICAS = """
