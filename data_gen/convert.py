@@ -1,15 +1,14 @@
-r"""Writes data sets as TFRecord shards that the trainer reads.
+r"""Converts a data set to TFRecord shards for training.
 
 maxdl-convert coco_panoptic   images with COCO panoptic annotations (a JSON file and a folder of PNGs)
-maxdl-convert coco_instances  images with COCO instances annotations: polygons and RLE, and PNGs of stuff if there are
-                              any
-maxdl-convert label_pngs      a folder of images and a folder of label PNGs that are called like them
-maxdl-convert cityscapes      Cityscapes as it is downloaded
+maxdl-convert coco_instances  images with COCO instances annotations (polygons and RLE), optionally with PNGs of stuff
+maxdl-convert label_pngs      a folder of images and a folder of label PNGs with matching file names
+maxdl-convert cityscapes      Cityscapes as downloaded
 maxdl-convert ade20k          ADE20K (ADEChallengeData2016 with its instances)
-maxdl-convert image_folders   images in one folder for each class, to pretrain a backbone on
-maxdl-convert shapes          a data set that it draws itself
+maxdl-convert image_folders   classified images in one folder per class, to pretrain a backbone
+maxdl-convert shapes          a data set that the command draws itself
 
-Each has flags of its own: maxdl-convert coco_panoptic --help.
+Each converter has its own flags: maxdl-convert coco_panoptic --help.
 
 Example:
   maxdl-convert coco_panoptic --image_dir coco/val2017 --annotation_file coco/annotations/panoptic_val2017.json \
@@ -35,8 +34,8 @@ CONVERTERS = {
 
 
 def main(argv: list[str]) -> int:
-    """Called only where the first argument names no converter."""
-    got = f"{argv[1]!r} is not a data set that it knows" if len(argv) > 1 else "no data set named"
+    """Reports a missing or unknown converter."""
+    got = f"{argv[1]!r} is not a converter" if len(argv) > 1 else "the name of a converter is missing"
     raise command_line.choose_one_of(CONVERTERS, argv, got)
 
 

@@ -1,28 +1,28 @@
-"""Label maps made of what other formats say of each pixel."""
+"""Label maps from the pixel values and masks of other formats."""
 
 from __future__ import annotations
 
-import io
-import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data.coco_files import some
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import storage
+
+OVERLAPS = ("smaller_on_top", "larger_on_top", "later_on_top", "void")
+NOTHING, CONTESTED = -1, -2
 
 
 class Numbering:
-    """The labels of one image's segments: things are numbered from 1 within their class, in the order they come.
+    """Assigns labels to the segments of one image; things are numbered from 1 within their class.
 
     Args:
       dataset_info: The class table.
-      treat_crowd_as_ignore: Make crowds void; otherwise they are instance 0 of their class.
+      treat_crowd_as_ignore: Whether crowds become void; otherwise they are instance 0 of their class.
     """
 
     def __init__(self, dataset_info: DatasetInfo, treat_crowd_as_ignore: bool = True):
@@ -31,10 +31,10 @@ class Numbering:
         self._instances: Counter[int] = Counter()
 
     def label(self, row: SegmentClass, is_crowd: bool = False) -> int:
-        """The label of the next segment of that class.
+        """Returns the label of the next segment of a class.
 
         Raises:
-          UserError: If the table's label_divisor has no room for it.
+          UserError: The instance number exceeds the label_divisor of the class table.
         """
         if is_crowd and self._treat_crowd_as_ignore:
             return self._info.void
@@ -44,26 +44,26 @@ class Numbering:
             instance = self._instances[row.id]
             if instance >= self._info.label_divisor:
                 raise UserError(
-                    f"is instance {instance} of {row.name!r}, label_divisor {self._info.label_divisor} has room for "
-                    f"{self._info.label_divisor - 1}; take a larger one"
+                    f"is instance {instance} of {row.name!r}; label_divisor {self._info.label_divisor} allows "
+                    f"instances below {self._info.label_divisor}; use a larger one"
                 )
         return panoptic_ids.encode_label(row.id, instance, self._info.label_divisor)
 
 
 def replace_values(values: np.ndarray, label_of_value: Callable[[int], int], name: str) -> np.ndarray:
-    """A label map of a map of other values.
+    """Converts a map of other values to a label map.
 
     Args:
       values: int [height, width].
-      label_of_value: The label of a value; called once for each that occurs, in ascending order. Raises UserError for
-        one that must not occur.
-      name: Of the map, in complaints.
+      label_of_value: Function that returns the label of a value and raises UserError for an invalid one. It is called
+        once for each value in the map, in ascending order.
+      name: Name of the map in error messages.
 
     Returns:
       int32 [height, width].
 
     Raises:
-      UserError: With the name, the values that must not occur and what is wrong with them.
+      UserError: The map has invalid values; the message has the name and the values.
     """
     found, position = np.unique(values, return_inverse=True)
     labels, faults = [], []
@@ -77,39 +77,59 @@ def replace_values(values: np.ndarray, label_of_value: Callable[[int], int], nam
     return np.array(labels, np.int32)[position].reshape(values.shape)
 
 
-def read_png(path: str | os.PathLike) -> tuple[np.ndarray, str]:
-    """A PNG's pixels and its mode, as Pillow names it.
+def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
+    """Decodes a COCO segmentation: a list of polygons, or an RLE, compressed or not.
 
     Returns:
-      int32 [height, width] of a gray or palette PNG ("L", "I;16", "P", ...), uint8 [height, width, channels] of others.
+      bool [height, width].
 
     Raises:
-      UserError: If it cannot be read or decoded.
+      UserError: The segmentation has another format or another size.
     """
+    from pycocotools import mask as coco_mask
+
     try:
-        with Image.open(io.BytesIO(storage.read_file(path))) as image:
-            pixels = np.asarray(image)
-            return (pixels.astype(np.int32) if pixels.ndim == 2 else pixels), image.mode
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be decoded: {error}") from error
+        if isinstance(segmentation, list):
+            if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+                raise UserError("a polygon needs at least three points, each with an x and a y")
+            rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+        else:
+            if list(segmentation["size"]) != [height, width]:
+                raise UserError(
+                    f"the RLE has the size {segmentation['size']}, the image [{height}, {width}] (height, width)"
+                )
+            rle = segmentation
+            if isinstance(segmentation["counts"], list):
+                if sum(segmentation["counts"]) != height * width:
+                    raise UserError(f"the RLE counts {sum(segmentation['counts'])} pixels; expected {height * width}")
+                rle = coco_mask.frPyObjects(segmentation, height, width)
+        return coco_mask.decode(rle).astype(bool)
+    except UserError:
+        raise
+    except Exception as error:  # pycocotools also raises plain Exceptions.
+        raise UserError(f"the segmentation is neither a list of polygons nor an RLE: {error}") from error
 
 
-def read_gray_png(path: str | os.PathLike) -> np.ndarray:
-    """int32 [height, width] of a PNG whose pixels are numbers.
+def paint(masks: Sequence[np.ndarray], size: tuple[int, int], overlap: str) -> np.ndarray:
+    """Assigns each pixel to one of several masks, which may overlap.
 
-    Raises:
-      UserError: If it cannot be read or decoded, or has colors.
+    Args:
+      masks: bool [height, width] each.
+      size: (height, width).
+      overlap: Mask that gets a pixel of several masks, one of OVERLAPS: the smaller or the larger mask (the later one
+        among equals), the later mask, or none ("void").
+
+    Returns:
+      int32 [height, width]: index of the mask, NOTHING outside of all masks, CONTESTED where no mask gets the pixel.
     """
-    pixels, mode = read_png(path)
-    if pixels.ndim != 2:
-        raise UserError(f"{path}: a PNG of mode {mode}; wanted a gray one, whose values are numbers of classes")
-    return pixels
-
-
-def check_size(path: str | os.PathLike, got: tuple[int, ...], wanted: tuple[int, ...], of: str) -> None:
-    """UserError if two sizes (height, width) are not the same."""
-    if tuple(got) != tuple(wanted):
-        raise UserError(
-            f"{path}: {got[0]} x {got[1]} (height x width), but {of} is {wanted[0]} x {wanted[1]}; "
-            "a label map needs a pixel for each of its image"
-        )
+    order = list(range(len(masks)))
+    if overlap in ("smaller_on_top", "larger_on_top"):
+        sign = -1 if overlap == "smaller_on_top" else 1
+        order.sort(key=lambda index: sign * np.count_nonzero(masks[index]))  # The sort is stable.
+    painted = np.full(size, NOTHING, np.int32)
+    for index in order:
+        if overlap == "void":
+            painted[masks[index]] = np.where(painted[masks[index]] == NOTHING, index, CONTESTED)
+        else:
+            painted[masks[index]] = index
+    return painted

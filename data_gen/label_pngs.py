@@ -1,17 +1,17 @@
-r"""Converts a folder of images and a folder of label PNGs that are called like them.
+r"""Converts a folder of images and a folder of label PNGs with matching file names.
 
-The table of classes is made of what is in the PNGs: a first pass finds the numbers of the classes, and each that ever
-has an instance is a thing, the others are stuff. --class_names gives them names; where it also says of each whether it
-is a thing, there is no first pass. Where --output_dir has a class table of an earlier split, that one is used: convert
-first the split that has all classes.
+The class table is built from the PNGs. A first pass finds the class numbers; a class that ever has an instance is a
+thing, and other classes are stuff. --class_names names the classes. If it also states the kind of each class, there is
+no first pass. If --output_dir has the class table of an earlier split, the converter uses that table, so convert the
+split with all classes first.
 
-A gray PNG of 8 or 16 bits, or one with a palette, has in each pixel the number
+A pixel of a gray PNG of 8 or 16 bits, or of a palette PNG, is one number:
 
-  class * label_divisor + instance   --coding class_instance; instance 0: stuff, or a crowd of a class of things
-  class                              --coding class: there are no instances, all is stuff
-  instance                           --coding instance: there is one class, things, numbered 1
+  class * label_divisor + instance   --coding class_instance; instance 0 is stuff, or a crowd of a thing class
+  class                              --coding class; there are no instances, and all classes are stuff
+  instance                           --coding instance; there is one class of things, number 1
 
-and an RGB one class = red, instance = green + 256 blue; one of gray with alpha has class = gray, instance = alpha.
+In an RGB PNG, class = red and instance = green + 256 blue. In a gray PNG with alpha, class = gray and instance = alpha.
 
 Example:
   maxdl-convert label_pngs --image_dir fruit/train --label_dir fruit/train_labels --split train --output_dir tfrecords
@@ -27,82 +27,63 @@ import numpy as np
 from absl import flags
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data_gen import class_tables, file_pairs, image_files, output_flags, shard_writer
-from maxdl_tf.data_gen.examples import AnnotatedImage
-from maxdl_tf.data_gen.file_pairs import FilePair
-from maxdl_tf.data_gen.first_pass import gather
-from maxdl_tf.data_gen.label_maps import Numbering, check_size, read_png, replace_values
+from maxdl_tf.data_gen import class_names, converter_flags, shard_writer, source_files
+from maxdl_tf.data_gen.annotated_images import AnnotatedImage
+from maxdl_tf.data_gen.label_maps import Numbering, replace_values
+from maxdl_tf.data_gen.source_files import FilePair
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
 CODINGS = ("class_instance", "class", "instance")
-_CHANNEL_DIVISOR = 2**16  # In channels: instance = green + 256 blue.
+_CHANNEL_DIVISOR = 2**16  # In PNGs with channels, instance = green + 256 blue.
 
 FLAGS = flags.FlagValues()
-_IMAGE_DIR = flags.DEFINE_string(
-    "image_dir", None, "Folder of the images, JPEG or PNG, with those below it.", required=True, flag_values=FLAGS
-)
+_IMAGE_DIR = converter_flags.define_image_dir(FLAGS, "Folder of the images, JPEG or PNG, subfolders included.")
 _LABEL_DIR = flags.DEFINE_string(
-    "label_dir", None, "Folder of the label PNGs, NAME.png to each image NAME.", required=True, flag_values=FLAGS
+    "label_dir", None, "Folder of the label PNGs, NAME.png for each image NAME.", required=True, flag_values=FLAGS
 )
 _LABEL_ENDING = flags.DEFINE_string(
-    "label_ending", "", "What follows NAME in the label PNGs' names, such as _labels.", flag_values=FLAGS
+    "label_ending", "", "Part of the label PNGs' names after NAME, such as _labels.", flag_values=FLAGS
 )
-_CODING = flags.DEFINE_enum("coding", "class_instance", CODINGS, "What gray values mean.", flag_values=FLAGS)
-_LABEL_DIVISOR = flags.DEFINE_integer(
-    "label_divisor",
-    256,
-    "Gray values are class * label_divisor + instance; also of the records, where it is one more than the most "
-    "instances that a class can have in an image.",
-    lower_bound=2,
-    flag_values=FLAGS,
-)
-_VOID_VALUES = flags.DEFINE_list(
-    "void_values",
-    ["0"],
-    "Gray values that mean void, or classes in a PNG with channels. None if empty.",
-    flag_values=FLAGS,
+_CODING = flags.DEFINE_enum("coding", "class_instance", CODINGS, "Meaning of gray values.", flag_values=FLAGS)
+_LABEL_DIVISOR = converter_flags.define_label_divisor(FLAGS, "Divisor of gray values of --coding class_instance. ")
+_VOID_VALUES = converter_flags.define_void_values(
+    FLAGS, ["0"], "Gray values that mean void, or void classes in PNGs with channels; may be empty."
 )
 _CLASS_NAMES = flags.DEFINE_string(
     "class_names",
     None,
-    "Text file with a line `number: name`, `number: name: thing` or `number: name: stuff` for each class. Without it "
-    "they are called class_NUMBER.",
+    "Text file with a line `number: name`, `number: name: thing` or `number: name: stuff` for each class. Without the "
+    "file, classes are called class_NUMBER.",
     flag_values=FLAGS,
 )
-_DATASET_NAME = flags.DEFINE_string(
-    "dataset_name", None, "Name in the class table; if not given, that of --output_dir.", flag_values=FLAGS
+_DATASET_NAME = converter_flags.define_dataset_name(FLAGS)
+_CROWD_AS_IGNORE = converter_flags.define_treat_crowd_as_ignore(
+    FLAGS, "pixels of a thing class without an instance (crowds)"
 )
-_CROWD_AS_IGNORE = flags.DEFINE_boolean(
-    "treat_crowd_as_ignore",
-    True,
-    "Make pixels of a class of things that belong to no instance void; otherwise they are instance 0, a crowd.",
-    flag_values=FLAGS,
-)
-output_flags.define(FLAGS)
+converter_flags.define_output(FLAGS)
 
 
 def main(argv: list[str]) -> int:
     del argv
-    output = output_flags.read(FLAGS)
-    pairs = file_pairs.find_pairs(
+    output = converter_flags.read_output(FLAGS)
+    pairs = source_files.find_pairs(
         storage.check_folder(_IMAGE_DIR.value, "--image_dir"),
         storage.check_folder(_LABEL_DIR.value, "--label_dir"),
         label_ending=_LABEL_ENDING.value,
     )
     if not output.skip_bad_input:
-        file_pairs.check_pairs(pairs)
-    void_values = class_tables.parse_numbers(_VOID_VALUES.value, "--void_values")
-    coding = Coding(_CODING.value, _LABEL_DIVISOR.value, void_values)
-    info = class_tables.table_of_earlier_split(output.folder)
+        source_files.check_pairs(pairs)
+    coding = Coding(_CODING.value, _LABEL_DIVISOR.value, converter_flags.read_void_values(_VOID_VALUES))
+    info = output.earlier_class_table()
     if info is None or _CLASS_NAMES.value:
-        names = class_tables.read_class_names(_CLASS_NAMES.value) if _CLASS_NAMES.value else {}
+        names = class_names.read_class_names(_CLASS_NAMES.value) if _CLASS_NAMES.value else {}
         is_thing = {number: row.is_thing for number, row in names.items()}
         if not names or None in is_thing.values():
             labels = [pair.label for pair in pairs if pair.label]
             is_thing = find_classes(labels, coding, output.processes, output.skip_bad_input)
-        name = class_tables.dataset_name(_DATASET_NAME.value, output.folder)
-        info = class_tables.table_of(is_thing, names, name, _LABEL_DIVISOR.value, _LABEL_DIR.value)
+        name = output.dataset_name(_DATASET_NAME.value)
+        info = class_names.named_table(is_thing, names, name, _LABEL_DIVISOR.value, _LABEL_DIR.value)
     annotator = Annotator(info, coding, _CROWD_AS_IGNORE.value)
     print(shard_writer.write_shards(pairs, annotator.annotate, info, output))
     return 0
@@ -110,12 +91,12 @@ def main(argv: list[str]) -> int:
 
 @dataclass(frozen=True)
 class Coding:
-    """What the pixels of label PNGs mean.
+    """Meaning of the pixels of label PNGs.
 
     Attributes:
-      kind: One of CODINGS, for gray PNGs.
-      label_divisor: Of kind "class_instance".
-      void_values: Gray values that mean void, or classes in a PNG with channels.
+      kind: Meaning of gray values, one of CODINGS.
+      label_divisor: Divisor of gray values of kind "class_instance".
+      void_values: Gray values that mean void, or void classes in PNGs with channels.
     """
 
     kind: str = "class_instance"
@@ -123,15 +104,15 @@ class Coding:
     void_values: frozenset[int] = frozenset({0})
 
     def read(self, path: str) -> tuple[np.ndarray, int, frozenset[int]]:
-        """A PNG as one number for each pixel.
+        """Reads a PNG as one number per pixel.
 
         Returns:
-          int32 [height, width] of class * divisor + instance; the divisor; the numbers that mean void.
+          int32 [height, width], class * divisor + instance; the divisor; the numbers that mean void.
 
         Raises:
-          UserError: If it cannot be read or has another mode.
+          UserError: The file cannot be read or decoded, or has another mode.
         """
-        pixels, mode = read_png(path)
+        pixels, mode = source_files.read_png(path)
         if mode in ("RGB", "LA"):
             wide = pixels.astype(np.int64)
             instance = wide[..., 1] + (256 * wide[..., 2] if mode == "RGB" else 0)
@@ -140,8 +121,7 @@ class Coding:
             return values.astype(np.int32), _CHANNEL_DIVISOR, frozenset(void)
         if pixels.ndim != 2:
             raise UserError(
-                f"{path}: a PNG of mode {mode}; wanted a gray one, or RGB with class = red and instance = green + 256 "
-                "blue"
+                f"{path}: a PNG of mode {mode}; expected gray, or RGB with class = red and instance = green + 256 blue"
             )
         divisor = {"class": 1, "instance": 2**24}.get(self.kind, self.label_divisor)
         void = self.void_values
@@ -152,20 +132,21 @@ class Coding:
 
 
 def find_classes(paths: list[str], coding: Coding, processes: int = 1, skip_bad_input: bool = False) -> dict[int, bool]:
-    """The classes in label PNGs, and of each whether it ever has an instance.
+    """Finds the classes in label PNGs: {class number: whether it ever has an instance}.
 
     Raises:
-      UserError: If a PNG cannot be read, unless those are to be skipped.
+      UserError: A PNG is faulty and not skipped.
     """
     is_thing: dict[int, bool] = {}
-    for found in gather(functools.partial(classes_in, coding), paths, processes, "finding classes", skip_bad_input):
+    function = functools.partial(classes_in, coding)
+    for found in class_names.first_pass(function, paths, processes, "finding classes", skip_bad_input):
         for number, thing in found.items():
             is_thing[number] = is_thing.get(number, False) or thing
     return is_thing
 
 
 def classes_in(coding: Coding, path: str) -> dict[int, bool]:
-    """The classes in a label PNG, and of each whether it has an instance."""
+    """Finds the classes in a label PNG: {class number: whether it has an instance}."""
     values, divisor, void = coding.read(path)
     found: dict[int, bool] = {}
     for value in np.unique(values).tolist():
@@ -178,23 +159,23 @@ def classes_in(coding: Coding, path: str) -> dict[int, bool]:
 
 def _check_class(number: int, value: int, coding: Coding, path: str) -> None:
     if number == 0:
-        what = f"{path}: value {value} is class 0"
+        fault = f"{path}: value {value} is class 0"
         if coding.kind == "class":
-            raise UserError(f"{what}; classes count from 1: name it in --void_values, or add 1 to all values")
+            raise UserError(f"{fault}, but classes count from 1; add it to --void_values, or add 1 to all values")
         raise UserError(
-            f"{what} with --coding {coding.kind} --label_divisor {coding.label_divisor}, and classes count from 1; if "
-            "the values are classes alone, say --coding class; if they are instances alone, --coding instance"
+            f"{fault} with --coding {coding.kind} --label_divisor {coding.label_divisor}, but classes count from 1; "
+            "pass --coding class if the values are classes alone, or --coding instance if they are instances alone"
         )
 
 
 @dataclass(frozen=True)
 class Annotator:
-    """Makes label maps of label PNGs.
+    """Converts images with label PNGs.
 
     Attributes:
-      dataset_info: The class table; its source_ids are the numbers of the classes in the PNGs.
-      coding: What the PNGs' pixels mean.
-      treat_crowd_as_ignore: Make pixels of things that belong to no instance void; otherwise they are instance 0.
+      dataset_info: The class table; its source_ids are the class numbers in the PNGs.
+      coding: Meaning of the PNGs' pixels.
+      treat_crowd_as_ignore: Whether pixels of things without an instance become void; otherwise they are instance 0.
     """
 
     dataset_info: DatasetInfo
@@ -202,30 +183,29 @@ class Annotator:
     treat_crowd_as_ignore: bool = True
 
     def annotate(self, pair: FilePair) -> AnnotatedImage:
-        """The image and its label map; instances of a class are numbered anew, in the order of their numbers.
+        """Converts an image; the instances of a class are renumbered in ascending order.
 
         Raises:
-          UserError: With file and value.
+          UserError: The image or its label map is faulty; the message has the file and the value.
         """
         pair.check()
-        image = image_files.read_image(pair.image)
+        image = source_files.read_image(pair.image)
         values, divisor, void = self.coding.read(pair.label)
-        check_size(pair.label, values.shape, image.size, "its image")
+        source_files.check_size(pair.label, values.shape, image.size, "its image")
         numbering = Numbering(self.dataset_info, self.treat_crowd_as_ignore)
-        rows = {row.source_id: row for row in self.dataset_info.classes}
 
         def label_of(value: int) -> int:
             if value in void:
                 return self.dataset_info.void
             number, instance = divmod(value, divisor)
-            row = rows.get(number)
+            row = self.dataset_info.by_source_id.get(number)
             if row is None:
                 _check_class(number, value, self.coding, pair.label)
                 raise UserError(f"class {number} is not in the class table; add it to --class_names or --void_values")
             if instance and not row.is_thing:
                 raise UserError(
-                    f"is instance {instance} of {row.name!r}, which the class table has as stuff; convert first the "
-                    "split that has instances of it, or pass --class_names"
+                    f"is instance {instance} of {row.name!r}, which is stuff in the class table; convert the split "
+                    "that has instances of it first, or pass --class_names"
                 )
             return numbering.label(row, is_crowd=row.is_thing and not instance)
 

@@ -1,7 +1,7 @@
-"""Draws a panoptic data set of its own: disks, squares and triangles in front of sky, ground and water.
+"""Draws a panoptic data set: disks, squares and triangles in front of sky, ground and water.
 
-Things overlap, and each has its own color, shading, texture, size and rotation; stuff is told by its texture, and its
-borders are irregular. An image depends on the seed, the split and its number only.
+Things overlap; they vary in color, shading, texture, size and rotation. Stuff differs by texture and has irregular
+borders. An image depends only on the seed, the split and its number.
 
 Example:
   maxdl-convert shapes --split train --count 4000 --output_dir shapes_tfrecords
@@ -24,48 +24,52 @@ from PIL import Image
 
 from maxdl_tf import class_table, command_line, panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data_gen import output_flags, shard_writer
-from maxdl_tf.data_gen.examples import AnnotatedImage
+from maxdl_tf.data_gen import converter_flags, shard_writer
+from maxdl_tf.data_gen.annotated_images import AnnotatedImage
 from maxdl_tf.errors import UserError
 
 DATASET_INFO_FILE = Path(__file__).resolve().parent.parent / "configs" / "datasets" / "shapes.textproto"
 
 FLAGS = flags.FlagValues()
-_COUNT = flags.DEFINE_integer("count", 1000, "Images to draw.", lower_bound=1, flag_values=FLAGS)
+_COUNT = flags.DEFINE_integer("count", 1000, "Number of images.", lower_bound=1, flag_values=FLAGS)
 _HEIGHT = flags.DEFINE_integer("height", 129, "Height of the images in pixels.", lower_bound=32, flag_values=FLAGS)
 _WIDTH = flags.DEFINE_integer("width", 129, "Width of the images in pixels.", lower_bound=32, flag_values=FLAGS)
-_MAX_THINGS = flags.DEFINE_integer("max_things", 5, "Things in an image, at most.", lower_bound=1, flag_values=FLAGS)
+_MAX_THINGS = flags.DEFINE_integer(
+    "max_things", 5, "Largest number of things in an image.", lower_bound=1, flag_values=FLAGS
+)
 _MIN_SIZE = flags.DEFINE_float(
     "min_size",
     0.15,
-    "Size of the smallest things as a share of the image's shorter side; the largest have half of it.",
+    "Size of the smallest things as a fraction of the image's shorter side; the largest reach 0.5.",
     lower_bound=0.1,
     upper_bound=0.5,
     flag_values=FLAGS,
 )
-_IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder to write the images into as files, too.", flag_values=FLAGS)
+_IMAGE_DIR = flags.DEFINE_string("image_dir", None, "Folder for copies of the images as JPEG files.", flag_values=FLAGS)
 _CLASS_FOLDERS = flags.DEFINE_string(
     "class_folders",
     None,
-    "Folder to write each image into as CLASS/NAME.jpg, too, by the class of its largest thing.",
+    "Folder for copies of the images as CLASS/NAME.jpg, by the class of the largest thing.",
     flag_values=FLAGS,
 )
-_SEED = flags.DEFINE_integer("seed", 0, "The same seed gives the same images.", lower_bound=0, flag_values=FLAGS)
-output_flags.define(FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "Random seed; equal seeds give equal images.", lower_bound=0, flag_values=FLAGS)
+converter_flags.define_output(FLAGS)
 
 _JPEG_QUALITY = 95
-_MAX_SIZE = 0.5  # Of a thing, as a share of the shorter side.
-_SMALLEST_VISIBLE_SHARE = 0.4  # Of a thing; one that would hide more of another is drawn elsewhere or not at all.
-_SMALLEST_STUFF_SHARE = 0.02  # Of the image; less is given to the stuff around it.
+_MAX_SIZE = 0.5  # Size of the largest things as a fraction of the shorter side.
+_SMALLEST_VISIBLE_SHARE = 0.4  # A thing that would hide more of another one is drawn elsewhere or not at all.
+_SMALLEST_STUFF_SHARE = 0.02  # Stuff with a smaller share of the image goes to the stuff around it.
 _TRIES_PER_THING = 8
 
 
 def main(argv: list[str]) -> int:
     del argv
-    output = output_flags.read(FLAGS)
+    output = converter_flags.read_output(FLAGS)
     info = dataset_info()
     if _MAX_THINGS.value >= info.label_divisor:
-        raise UserError(f"--max_things={_MAX_THINGS.value}: a label map holds at most {info.label_divisor - 1}")
+        raise UserError(
+            f"--max_things={_MAX_THINGS.value}: a label map holds at most {info.label_divisor - 1} instances"
+        )
     folders = [Path(_IMAGE_DIR.value)] if _IMAGE_DIR.value else []
     if _CLASS_FOLDERS.value:
         folders += [Path(_CLASS_FOLDERS.value, info.by_id[class_id].name) for class_id in info.thing_ids]
@@ -88,26 +92,26 @@ def main(argv: list[str]) -> int:
 
 @functools.cache
 def dataset_info() -> DatasetInfo:
-    """The class table of what is drawn here."""
+    """Returns the class table of the drawn images."""
     return class_table.load(str(DATASET_INFO_FILE))
 
 
 def largest_thing(label: np.ndarray) -> str:
-    """Name of the class of the thing with the most pixels, of int [height, width]; every image has a thing."""
+    """Returns the class name of the thing with the most pixels in a label map, int [height, width]."""
     info = dataset_info()
     values, areas = np.unique(label[label % info.label_divisor > 0], return_counts=True)
     return info.by_id[values[areas.argmax()] // info.label_divisor].name
 
 
 class Drawing(NamedTuple):
-    """image: uint8 [height, width, 3]. label: int32 [height, width], class id * label divisor + instance."""
+    """An image, uint8 [height, width, 3], and its label map, int32 [height, width]."""
 
     image: np.ndarray
     label: np.ndarray
 
 
 class _Shape(NamedTuple):
-    """kind: "disk", "square" or "triangle". distance: float [height, width], signed, in pixels, negative inside."""
+    """A disk, square or triangle; `distance`, float [height, width], is signed, in pixels, and negative inside."""
 
     kind: str
     distance: np.ndarray
@@ -119,14 +123,14 @@ class Painter:
     """Draws the images of one split.
 
     Attributes:
-      height: In pixels.
-      width: In pixels.
-      max_things: An image has 1 to this many things.
-      seed: With the split's name and the image's number it decides all that is random.
-      split: "train" and "val" of one seed are different images.
-      min_size: Of a thing, as a share of the image's shorter side.
-      image_dir: Where `annotate` leaves each image as a file as well.
-      class_folders: The same, in folders named by the class of an image's largest thing.
+      height: Height in pixels.
+      width: Width in pixels.
+      max_things: Largest number of things in an image; the smallest is 1.
+      seed: Random seed.
+      split: Name of the split; images of different splits differ.
+      min_size: Size of the smallest things as a fraction of the image's shorter side.
+      image_dir: Folder for copies of the images as files.
+      class_folders: Folder for copies in subfolders, by the class of the largest thing.
     """
 
     height: int
@@ -139,7 +143,7 @@ class Painter:
     class_folders: str | None = None
 
     def annotate(self, index: int) -> AnnotatedImage:
-        """Image number `index` as the shard writer wants it."""
+        """Draws image number `index` and compresses it."""
         drawing = self.draw(index)
         file = io.BytesIO()
         Image.fromarray(drawing.image).save(file, format="JPEG", quality=_JPEG_QUALITY)
@@ -152,7 +156,7 @@ class Painter:
         return AnnotatedImage(file.getvalue(), "jpeg", drawing.label, image_id)
 
     def draw(self, index: int) -> Drawing:
-        """Image number `index`, before compression."""
+        """Draws image number `index`."""
         random = np.random.default_rng([self.seed, zlib.crc32(self.split.encode()), index])
         info = dataset_info()
         class_id = {entry.name: entry.id for entry in info.classes}
@@ -180,10 +184,10 @@ class Painter:
         image += random.normal(0, 4, image.shape)
         return Drawing(np.clip(np.round(image), 0, 255).astype(np.uint8), label)
 
-    # --- where things and stuff are ---
+    # --- layout ---
 
     def _place_things(self, random: np.random.Generator) -> list[_Shape]:
-        """Shapes from back to front, each of which stays visible enough."""
+        """Places shapes from back to front; each remains sufficiently visible."""
         shapes: list[_Shape] = []
         for _ in range(random.integers(1, self.max_things + 1)):
             for _ in range(_TRIES_PER_THING):
@@ -196,7 +200,7 @@ class Painter:
     def _random_shape(self, random: np.random.Generator) -> _Shape:
         kind = random.choice(["disk", "square", "triangle"])
         size = random.uniform(self.min_size, _MAX_SIZE) * min(self.height, self.width)
-        # Centers keep far enough inside for every shape to show most of itself.
+        # Centers stay inside, so that most of every shape is visible.
         center = random.uniform(0.3 * size, np.array([self.height, self.width]) - 0.3 * size)
         y, x = np.mgrid[: self.height, : self.width] - (center - 0.5)[:, np.newaxis, np.newaxis]
         angle = random.uniform(0, 2 * np.pi)
@@ -211,7 +215,7 @@ class Painter:
         return _Shape(str(kind), distance, size)
 
     def _lay_out_stuff(self, random: np.random.Generator, covered: np.ndarray) -> np.ndarray:
-        """0, sky, above an irregular horizon; 1, ground, below it; sometimes 2, a lake in it. int [height, width]."""
+        """int [height, width]: 0, sky, above an irregular horizon; 1, ground, below it; sometimes 2, a lake in it."""
         y, x = np.mgrid[: self.height, : self.width] / np.array([self.height, self.width]).reshape(2, 1, 1)
         horizon = random.uniform(0.3, 0.7) + random.uniform(-0.25, 0.25) * (x - 0.5)
         horizon += 0.25 * (self._noise(random, 4)[:1] - 0.5) + 0.06 * (self._noise(random, 16)[:1] - 0.5)
@@ -223,7 +227,7 @@ class Painter:
         shares = np.bincount(stuff[~covered], minlength=3) / stuff.size
         return np.where(shares < _SMALLEST_STUFF_SHARE, np.argmax(shares), np.arange(3))[stuff]
 
-    # --- what stuff looks like: float [height, width, 3], 0..255 ---
+    # --- appearance of stuff: float [height, width, 3], 0..255 ---
 
     def _sky(self, random: np.random.Generator) -> np.ndarray:
         """A smooth gradient with soft clouds."""
@@ -255,7 +259,7 @@ class Painter:
 
 
 def _visible_shares(shapes: list[_Shape]) -> np.ndarray:
-    """Of each shape, from back to front, the share that later ones leave visible."""
+    """Visible fraction of each shape, from back to front."""
     owner = np.full(shapes[0].distance.shape, -1)
     for number, shape in enumerate(shapes):
         owner[shape.distance < 0] = number
@@ -264,7 +268,7 @@ def _visible_shares(shapes: list[_Shape]) -> np.ndarray:
 
 
 def _surface(random: np.random.Generator, color: np.ndarray, size: float, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """A thing's color at points y, x [points]: plain, striped or dotted, brighter towards one side. [points, 3]."""
+    """Colors of a thing at points y, x [points]: plain, striped or dotted, brighter towards one side; [points, 3]."""
     light, stripe = random.uniform(0, 2 * np.pi, 2)
     shade = 1 + random.uniform(0, 0.5) * np.cos((x * np.cos(light) + y * np.sin(light)) / size)
     frequency = 2 * np.pi / (size * random.uniform(0.15, 0.35))
@@ -283,7 +287,7 @@ def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _color_unlike(random: np.random.Generator, other: np.ndarray) -> np.ndarray:
-    """A strong color that stands out from `other`."""
+    """A strong color that differs clearly from `other`."""
     for _ in range(20):
         color = _rgb(random.random(), random.uniform(0.4, 1), random.uniform(0.35, 1))
         if np.linalg.norm(color - other) > 80:

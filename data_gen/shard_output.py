@@ -1,12 +1,13 @@
-"""Where shards go: their names, what may be there already, and how they appear all at once.
+"""The output folder of a conversion: names of shards, checks of existing files, and publication of all shards at once.
 
-Shards grow in a hidden folder inside the output folder and are moved out of it when the last one is complete, so that a
-run that was killed leaves nothing that a reader would take, and the next run removes the rest.
+Shards grow in a hidden folder inside the output folder and leave it when the last one is complete. A killed run leaves
+no file that a reader would find, and the next run removes its hidden folder.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,18 +24,18 @@ _LISTED_AT_THE_END = 20
 
 @dataclass(frozen=True)
 class Output:
-    """Where shards go and how they are written.
+    """Output options of a conversion.
 
     Attributes:
-      directory: Made if it is not there.
-      split: Shards are named `SPLIT-00000-of-00008.tfrecord`.
-      num_shards: None: one for every EXAMPLES_PER_SHARD tasks.
-      processes: With 1, everything happens in this process.
-      label_format: "png" or "raw".
-      skip_bad_input: Leave out what raises UserError, instead of ending the conversion.
-      overwrite: Replace shards of the split that are there.
-      runner: Of Apache Beam, such as "DirectRunner"; None: processes of our own.
-      beam_options: Flags for that runner.
+      directory: Path of the output folder; it is created if necessary.
+      split: Name of the split; shards are named `SPLIT-00000-of-00008.tfrecord`.
+      num_shards: Number of shards; None for one per EXAMPLES_PER_SHARD tasks.
+      processes: Number of parallel processes; 1 stays in this process.
+      label_format: Format of label maps, "png" or "raw".
+      skip_bad_input: Whether to skip tasks that raise UserError; otherwise the first one stops the conversion.
+      overwrite: Whether to replace existing shards of the split.
+      runner: Runner of Apache Beam, such as "DirectRunner"; None for local processes.
+      beam_options: Flags of the runner.
     """
 
     directory: str
@@ -59,41 +60,52 @@ class Output:
 
     @property
     def staging(self) -> str:
-        """Where shards grow; the leading dot hides it from globs."""
+        """Folder in which shards grow; the leading dot hides it from globs."""
         return f"{self.folder}/.incomplete-{self.split}"
 
     @property
     def dataset_info_file(self) -> str:
         return f"{self.folder}/{class_table.FILE_NAME}"
 
+    def dataset_name(self, given: str | None) -> str:
+        """Name of the data set in the class table: the given name, or that of the output folder."""
+        if given:
+            return given
+        path = self.folder if storage.is_remote(self.folder) else os.path.realpath(self.folder)
+        return os.path.basename(path.rstrip("/")) or "dataset"
+
+    def earlier_class_table(self) -> DatasetInfo | None:
+        """The class table of an earlier conversion to the folder, which all splits share; None if there is none."""
+        return class_table.load(self.dataset_info_file) if storage.exists(self.dataset_info_file) else None
+
     def shard_names(self, num_tasks: int) -> list[str]:
-        """The names of all shards.
+        """Returns the names of all shards.
 
         Raises:
-          UserError: If there can be no shards, or not as many as wanted.
+          UserError: There are no tasks, or the number of shards does not suit them.
         """
         if num_tasks == 0:
-            raise UserError("there is nothing to convert: the data set has no images")
+            raise UserError("the data set has no images; check the paths and --split")
         num_shards = math.ceil(num_tasks / EXAMPLES_PER_SHARD) if self.num_shards is None else self.num_shards
         largest = min(num_tasks, _LARGEST_SHARD_COUNT)
         if not 1 <= num_shards <= largest:
-            raise UserError(f"--num_shards={num_shards} for {num_tasks} images: must be 1 to {largest}")
+            raise UserError(f"--num_shards={num_shards} for {num_tasks} images: must be between 1 and {largest}")
         return [f"{self.split}-{shard:05d}-of-{num_shards:05d}.tfrecord" for shard in range(num_shards)]
 
     def existing_shards(self) -> list[str]:
-        """The names of the split's shards that are in the folder."""
+        """Names of the split's shards in the folder."""
         pattern = re.compile(re.escape(self.split) + r"-\d{5}-of-\d{5}\.tfrecord")
         return [name for name in storage.list_folder(self.folder) if pattern.fullmatch(name)]
 
 
 class Report(NamedTuple):
-    """What a conversion did; as text, what to tell the user.
+    """Result of a conversion; `str` gives the report for the user.
 
     Attributes:
-      written: Examples in the shards.
+      written: Number of examples in the shards.
       num_shards: Number of shards.
-      skipped: A message for each task that was left out.
-      output: Where the shards are.
+      skipped: Message of each skipped task.
+      output: Output options.
     """
 
     written: int
@@ -114,17 +126,17 @@ class Report(NamedTuple):
 
 
 def shard_bounds(num_tasks: int, num_shards: int) -> list[tuple[int, int]]:
-    """The first task of each shard and the one after its last; sizes differ by one at most."""
+    """Returns (start, end) of the tasks of each shard; the sizes differ by at most one."""
     starts = [num_tasks * shard // num_shards for shard in range(num_shards + 1)]
     return list(zip(starts, starts[1:]))
 
 
 def prepare(dataset_info: DatasetInfo, output: Output) -> None:
-    """Makes the folders and checks that nothing in them contradicts what is to be written.
+    """Creates the folders and checks that existing shards and class tables do not conflict with the new ones.
 
     Raises:
-      UserError: If something does.
-      OSError: If they cannot be made.
+      UserError: Existing files conflict.
+      OSError: A folder cannot be created.
     """
     if storage.exists(output.folder) and not storage.is_folder(output.folder):
         raise UserError(f"--output_dir={output.folder} is a file; name a folder")
@@ -132,25 +144,25 @@ def prepare(dataset_info: DatasetInfo, output: Output) -> None:
     if existing and not output.overwrite:
         raise UserError(
             f"{output.folder} already has {len(existing)} shards of split {output.split!r}; choose another "
-            "--output_dir or --split, or say --overwrite"
+            "--output_dir or --split, or pass --overwrite"
         )
     table = output.dataset_info_file
     if storage.exists(table):
         difference = _difference(class_table.load(table), dataset_info)
         if difference:
             raise UserError(
-                f"{table} does not agree with this split: {difference}; choose another --output_dir, or pass "
-                f"--dataset_info={table} to a converter that takes it"
+                f"{table} differs from the class table of this split: {difference}; choose another --output_dir, or "
+                f"pass --dataset_info={table} if the converter has this flag"
             )
     storage.remove_folder(output.staging)
     storage.make_folder(output.staging)
 
 
 def publish(dataset_info: DatasetInfo, names: list[str], output: Output) -> None:
-    """Moves the shards of these names to where readers look, the class table first.
+    """Moves the class table and then the shards out of the hidden folder.
 
     Raises:
-      OSError: If that fails.
+      OSError: A file cannot be moved.
     """
     if not storage.exists(output.dataset_info_file):
         staged = f"{output.staging}/{class_table.FILE_NAME}"
@@ -163,7 +175,7 @@ def publish(dataset_info: DatasetInfo, names: list[str], output: Output) -> None
 
 
 def _difference(there: DatasetInfo, new: DatasetInfo) -> str | None:
-    """The first thing in which two class tables differ, other than their names and colors."""
+    """Describes the first difference of two class tables; names of data sets and colors do not count."""
     for field in ("label_divisor", "ignore_label"):
         if getattr(there, field) != getattr(new, field):
             return f"its {field} is {getattr(there, field)}, here it is {getattr(new, field)}"

@@ -1,8 +1,8 @@
-"""Images to TFRecord shards: in parallel, the same bytes however many processes, all shards or none.
+"""Images to TFRecord shards: in parallel, with the same bytes for any number of processes, all shards or none.
 
-The processes make serialized examples and need no TensorFlow; this one writes them in the order of the tasks, which
-takes a small part of the time that they take (docs/data.md has figures). Where one machine is not enough,
-`beam_shards` writes the same shards.
+Local processes make the serialized examples and do not import TensorFlow. The main process writes them in the order of
+the tasks, which takes a small part of the time (docs/data.md has numbers). Apache Beam writes the same shards if one
+machine is too slow; one worker writes a shard as a whole, and the shard gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -10,42 +10,43 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from maxdl_tf import command_line
+from maxdl_tf import beam_pipeline, command_line
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data_gen import beam_shards
-from maxdl_tf.data_gen.examples import Example, make_record
+from maxdl_tf.data_gen.annotated_images import Annotated, make_record
 from maxdl_tf.data_gen.shard_output import Output, Report, prepare, publish, shard_bounds
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 from maxdl_tf.processes import results_in_order
 from maxdl_tf.progress import Progress
 
+_STOP = "stop"  # Marker file: the input is bad, so other workers need not start another shard.
+
 
 def write_shards(
-    tasks: Sequence[Any], annotate: Callable[[Any], Example], dataset_info: DatasetInfo, output: Output
+    tasks: Sequence[Any], annotate: Callable[[Any], Annotated], dataset_info: DatasetInfo, output: Output
 ) -> Report:
-    """Converts all tasks, showing progress on stderr, and leaves the class table beside the shards.
+    """Converts all tasks, shows the progress on stderr, and writes the class table next to the shards.
 
     Args:
-      tasks: One per example; each is sent to a process by pickling.
-      annotate: Makes a task's example in any process, so it must pickle; raises UserError about bad input.
-      dataset_info: The class table, which must agree with the one that other splits left in the output folder.
-      output: Where and how.
+      tasks: One picklable object per example.
+      annotate: Picklable function that converts a task; it raises UserError for bad input.
+      dataset_info: The class table, which must agree with that of other splits in the output folder.
+      output: Output options.
 
     Raises:
-      UserError: If the input is bad and not to be skipped, or the output cannot be written. No shard is there then.
+      UserError: The input is bad and not skipped, or the output cannot be written. No shard exists then.
     """
     names = output.shard_names(len(tasks))
-    write_staged = beam_shards.write_staged if output.runner else _write_staged
+    write_staged = _write_with_beam if output.runner else _write_locally
     new_folders = _missing_folders(output.folder)
     try:
         prepare(dataset_info, output)
-        written, skipped = write_staged(
-            tasks, functools.partial(make_record, annotate, output.label_format), names, output
-        )
+        make = functools.partial(make_record, annotate, output.label_format)
+        written, skipped = write_staged(tasks, make, names, output)
         if not written:
             raise UserError(f"all {len(tasks)} images were skipped, nothing is written; the first: {skipped[0]}")
         publish(dataset_info, names, output)
@@ -62,7 +63,7 @@ def write_shards(
 
 
 def _missing_folders(folder: str) -> list[str]:
-    """Those that have to be made, from the innermost outward; of remote ones, which are no real folders, none."""
+    """Local folders that must be created, from the innermost outward."""
     missing = []
     while not storage.is_remote(folder) and folder and not os.path.exists(folder):
         missing.append(folder)
@@ -70,15 +71,15 @@ def _missing_folders(folder: str) -> list[str]:
     return missing
 
 
-def _write_staged(
+def _write_locally(
     tasks: Sequence[Any], make: Callable[[Any], bytes | UserError], names: Sequence[str], output: Output
 ) -> tuple[int, list[str]]:
-    """Writes the shards with processes of our own; returns the number of examples and what was skipped."""
+    """Writes the shards with local processes; returns the number of examples and the messages of skipped tasks."""
     skipped: list[str] = []
     written = 0
     with results_in_order(make, tasks, output.processes) as records:
         progress = Progress(f"converting {output.split}", total=len(tasks))
-        with command_line.quiet_imports():  # After the processes have started: they need not wait for it.
+        with command_line.quiet_imports():  # After the start of the processes, which need not wait for it.
             import tensorflow as tf
         try:
             with progress:
@@ -96,3 +97,57 @@ def _write_staged(
         except tf.errors.OpError as error:
             raise OSError(error.message) from error
     return written, skipped
+
+
+def _write_with_beam(
+    tasks: Sequence[Any], make: Callable[[Any], bytes | UserError], names: Sequence[str], output: Output
+) -> tuple[int, list[str]]:
+    """Writes the shards with Apache Beam; returns the number of examples and the messages of skipped tasks."""
+    bounds = shard_bounds(len(tasks), len(names))
+    shards = {name: tasks[start:end] for name, (start, end) in zip(names, bounds)}
+    beam_pipeline.import_beam()  # A missing Beam is an error before the next line announces the conversion.
+    print(f"converting {output.split}: {len(tasks)} images in {len(names)} shards on Beam's {output.runner}")
+    write = BeamShardWriter(make, output.staging, output.skip_bad_input)
+    answers = beam_pipeline.run_chunks(write, shards, output.staging, output.runner, output.beam_options)
+    for answer in answers:
+        if answer["fault"]:
+            raise UserError(answer["fault"])
+    return sum(answer["written"] for answer in answers), [line for answer in answers for line in answer["skipped"]]
+
+
+class BeamShardWriter:
+    """Writes one shard in a worker of Apache Beam.
+
+    Args:
+      make: Picklable function that returns the record of a task, or the error if its input is bad.
+      staging: Folder of the shards.
+      skip_bad_input: Whether to skip bad input; otherwise the first bad task stops the conversion.
+    """
+
+    def __init__(self, make: Callable[[Any], bytes | UserError], staging: str, skip_bad_input: bool):
+        self._make = make
+        self._staging = staging
+        self._skip_bad_input = skip_bad_input
+
+    def __call__(self, name: str, tasks: Sequence[Any]) -> dict[str, Any]:
+        """Writes the shard; returns the number of examples, the messages of skipped tasks, and the fault or None."""
+        with command_line.quiet_imports():
+            import tensorflow as tf
+
+        written, skipped = 0, []
+        if storage.exists(f"{self._staging}/{_STOP}"):
+            return {"written": 0, "skipped": [], "fault": None}
+        partial = f"{self._staging}/{name}.{uuid.uuid4().hex}.partial"  # Two workers may get the same shard.
+        with tf.io.TFRecordWriter(partial) as writer:
+            for task in tasks:
+                record = self._make(task)
+                if isinstance(record, bytes):
+                    writer.write(record)
+                    written += 1
+                elif self._skip_bad_input:
+                    skipped.append(str(record))
+                else:
+                    storage.write_file(f"{self._staging}/{_STOP}", b"")
+                    return {"written": written, "skipped": [], "fault": str(record)}
+        storage.rename(partial, f"{self._staging}/{name}")
+        return {"written": written, "skipped": skipped, "fault": None}

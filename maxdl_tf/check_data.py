@@ -1,12 +1,12 @@
-r"""Lists what is wrong in a data set, and what it is made of, before anything is trained on it.
+r"""Reports faults and statistics of a data set before training.
 
-maxdl-check-data coco_panoptic   images with COCO panoptic annotations, as they are
-maxdl-check-data tfrecords       the shards that maxdl-convert wrote
+maxdl-check-data coco_panoptic   images with COCO panoptic annotations
+maxdl-check-data tfrecords       shards of maxdl-convert
 
-Each has flags of its own: maxdl-check-data coco_panoptic --help. Give all splits at once, so that images of one that
-are also in another are found. Every finding names file and segment and says what to do.
+Each check has its own flags: maxdl-check-data coco_panoptic --help. Check all splits in one run, so that images that
+occur in two splits are found. Each finding names the file and the segment and says how to fix it.
 
-Exit status: 0 if there is no error (there may be warnings and notes), 1 if there is one, 2 if it could not check.
+Exit status: 0 without errors (warnings and notes are possible), 1 with errors, 2 if the check could not run.
 
 Example:
   maxdl-check-data coco_panoptic --image_dir coco/train2017 --annotation_file coco/panoptic_train2017.json \
@@ -18,15 +18,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maxdl_tf import command_line
-from maxdl_tf.data_gen.checks import coco_command as check_coco_command
-from maxdl_tf.data_gen.checks import records_command as check_records_command
+from maxdl_tf.data_gen.checks import coco, records
 
-CHECKS = {"coco_panoptic": check_coco_command, "tfrecords": check_records_command}
+CHECKS = {"coco_panoptic": coco, "tfrecords": records}
 
 
 def main(argv: list[str]) -> int:
-    """Called only where the first argument names no kind of data."""
-    got = f"{argv[1]!r} is no kind of data that it knows" if len(argv) > 1 else "no kind of data named"
+    """Reports a missing or unknown kind of data."""
+    got = f"{argv[1]!r} is not a check" if len(argv) > 1 else "the name of a check is missing"
     raise command_line.choose_one_of(CHECKS, argv, got)
 
 

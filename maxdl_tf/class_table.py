@@ -1,12 +1,13 @@
-"""Class tables: the classes of a data set, read from and written to textproto, or built from COCO categories."""
+"""Class tables: the classes of a data set, as a textproto or built from categories."""
 
 from __future__ import annotations
 
 import colorsys
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
@@ -14,7 +15,8 @@ from maxdl_tf.files import storage
 if TYPE_CHECKING:
     from maxdl_tf.protos import dataset_pb2
 
-FILE_NAME = "dataset_info.textproto"  # The class table beside the shards of a data set.
+FILE_NAME = "dataset_info.textproto"  # File of the class table in the folder of the shards.
+_BLACK = (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,12 @@ class SegmentClass:
     """One row of a class table.
 
     Attributes:
-      id: The id in label maps and TFRecords, at least 1.
-      name: For people.
-      is_thing: True if its instances are told apart, False for stuff.
-      color: (red, green, blue), 0..255, for pictures.
-      source_id: The id in the annotations that the data set came from (COCO: the official
-        category id, 1..200), written back by predictions in COCO format.
+      id: Class id in label maps and TFRecords, at least 1.
+      name: Human-readable name.
+      is_thing: Whether the class has instances; False for stuff.
+      color: (red, green, blue) in pictures, 0..255.
+      source_id: Class id in the original annotations (COCO: the official category id, 1..200). Predictions in COCO
+        format use it.
     """
 
     id: int
@@ -39,11 +41,10 @@ class SegmentClass:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A data set's class table and the numbers that its label maps are coded with.
+    """Class table of a data set, with the numbers that encode its label maps.
 
-    A pixel of a label map is `class id * label_divisor + instance`. Instances of things count from
-    1; instance 0 of a thing class is a crowd; stuff always has instance 0. Pixels without a label
-    are void: `ignore_label * label_divisor`.
+    A pixel of a label map is `class id * label_divisor + instance`. Instances of a thing class count from 1, and
+    instance 0 is a crowd. Stuff has instance 0. Pixels without a label are void: `ignore_label * label_divisor`.
     """
 
     name: str
@@ -57,12 +58,14 @@ class DatasetInfo:
             raise ValueError(f"data set {self.name!r} has no classes; list at least one")
         if len(set(ids)) != len(ids):
             repeated = sorted({i for i in ids if ids.count(i) > 1})
-            raise ValueError(f"data set {self.name!r}: class ids {repeated} occur more than once; ids must be unique")
+            raise ValueError(
+                f"data set {self.name!r}: class ids {repeated} occur more than once; class ids must be unique"
+            )
         if min(ids) < 1:
-            raise ValueError(f"data set {self.name!r}: class id {min(ids)}; ids start at 1")
+            raise ValueError(f"data set {self.name!r}: class id {min(ids)}; class ids start at 1")
         if self.ignore_label in ids:
             raise ValueError(
-                f"data set {self.name!r}: ignore_label {self.ignore_label} is also the id of a class; take another"
+                f"data set {self.name!r}: ignore_label {self.ignore_label} is also a class id; choose another"
             )
         if self.ignore_label < 0 or self.label_divisor < 2:
             raise ValueError(
@@ -82,38 +85,48 @@ class DatasetInfo:
 
     @cached_property
     def class_order(self) -> tuple[int, ...]:
-        """The class ids in the order of the class head's logits: things, then stuff (void follows)."""
+        """Class ids in the order of the class logits: things, then stuff. Void is not among them."""
         return self.thing_ids + self.stuff_ids
 
     @property
     def num_semantic_channels(self) -> int:
-        """Channels of the auxiliary semantic head: class ids are channel numbers, void's included."""
+        """Number of channels of the auxiliary semantic head: class ids, including void, are channel numbers."""
         return max(*self.class_order, self.ignore_label) + 1
 
     @property
     def void(self) -> int:
-        """The value of void pixels in a label map."""
+        """Value of void pixels in a label map."""
         return self.ignore_label * self.label_divisor
 
     @cached_property
     def by_id(self) -> dict[int, SegmentClass]:
+        """{class id: class}."""
         return {c.id: c for c in self.classes}
+
+    @cached_property
+    def by_source_id(self) -> dict[int, SegmentClass]:
+        """{source id: class}."""
+        return {c.source_id: c for c in self.classes}
 
 
 def load(path: str) -> DatasetInfo:
-    """Reads a DatasetInfo textproto.
+    """Reads a class table from a textproto file.
 
     Raises:
-      UserError: With file and line, if the file cannot be read or is not a valid class table.
+      UserError: The file cannot be read or is not a valid class table; the message has the file and the line.
     """
     return parse(storage.read_text(path), path)
 
 
 def parse(text: str, name: str = "dataset info") -> DatasetInfo:
-    """Parses a DatasetInfo textproto; `name` stands for it in error messages.
+    """Parses the textproto of a class table.
+
+    Args:
+      text: The textproto.
+      name: Name of the text in error messages.
 
     Raises:
-      UserError: With name and line, if it is not a valid class table.
+      UserError: The text is not a valid class table; the message has the name and the line.
     """
     from google.protobuf import text_format
 
@@ -124,7 +137,7 @@ def parse(text: str, name: str = "dataset info") -> DatasetInfo:
     classes = []
     for entry in message.segment_class:
         if not entry.id or not entry.name:
-            raise UserError(f"{name}: a segment_class lacks its id or its name: {text_format.MessageToString(entry)!r}")
+            raise UserError(f"{name}: a segment_class has no id or no name: {text_format.MessageToString(entry)!r}")
         color = (entry.color.red, entry.color.green, entry.color.blue)
         classes.append(SegmentClass(entry.id, entry.name, entry.is_thing, color, entry.source_id or entry.id))
     try:
@@ -134,7 +147,7 @@ def parse(text: str, name: str = "dataset info") -> DatasetInfo:
 
 
 def to_text(info: DatasetInfo) -> str:
-    """The inverse of `parse`."""
+    """Formats a class table as a textproto; the inverse of `parse`."""
     from google.protobuf import text_format
 
     from maxdl_tf.protos import dataset_pb2
@@ -153,51 +166,86 @@ def to_text(info: DatasetInfo) -> str:
 
 
 def of_dataset(options: dataset_pb2.DatasetOptions) -> DatasetInfo:
-    """The class table of a data set: `num_classes`, the file it names, or the file beside its shards.
+    """Reads the class table of a data set: from `num_classes`, `dataset_info`, or the file in the shards' folder.
 
     Raises:
-      UserError: There is no class table, or it is not valid.
+      UserError: The data set has no class table, or the class table is not valid.
     """
     if options.num_classes:
         numbers = range(1, options.num_classes + 1)
-        classes = tuple(SegmentClass(number, str(number), False, (0, 0, 0), number) for number in numbers)
-        return DatasetInfo(f"{options.num_classes} classes", classes)
+        rows = [SourceClass(number, str(number), False, _BLACK) for number in numbers]
+        return from_source_classes(rows, f"{options.num_classes} classes")
     if options.dataset_info:
         return load(options.dataset_info)
     path = os.path.join(os.path.dirname(options.file_pattern[0]), FILE_NAME)
     if not os.path.exists(path) and not storage.is_remote(path):
         raise UserError(
-            f"no class table: {path} does not exist and the data set names no dataset_info; convert the data with "
+            f"no class table: {path} does not exist, and the data set sets no dataset_info; convert the data with "
             "maxdl-convert, which writes one, or set dataset_info"
         )
     return load(path)
 
 
+class SourceClass(NamedTuple):
+    """A class as the original annotations define it.
+
+    Attributes:
+      source_id: Class id in the annotations.
+      name: Human-readable name.
+      is_thing: Whether the class has instances.
+      color: (red, green, blue), 0..255; None for one that differs from those of the neighbors in the table.
+    """
+
+    source_id: int
+    name: str
+    is_thing: bool
+    color: tuple[int, int, int] | None = None
+
+
+def from_source_classes(rows: Iterable[SourceClass], name: str, label_divisor: int = 256) -> DatasetInfo:
+    """Builds a class table: class ids count from 1 in the order of the source ids, and void is 0.
+
+    Raises:
+      ValueError: The table is not valid; it has no class, for example.
+    """
+    classes = [
+        SegmentClass(rank + 1, row.name, row.is_thing, row.color or _distinct_color(rank), row.source_id)
+        for rank, row in enumerate(sorted(rows, key=lambda row: row.source_id))
+    ]
+    return DatasetInfo(name, tuple(classes), label_divisor)
+
+
 def from_categories(
     categories: list[dict[str, Any]], source: str | os.PathLike, name: str, label_divisor: int = 256
 ) -> DatasetInfo:
-    """The class table of a category list: ids from 1 in the order of the category ids, void 0.
+    """Builds the class table of a COCO category list.
+
+    Args:
+      categories: Dictionaries with id, name, isthing and, optionally, color.
+      source: Path of the file with the categories, for error messages.
+      name: Name of the data set.
+      label_divisor: Label divisor of the table.
 
     Raises:
-      UserError: If the list is empty or an entry lacks something.
+      UserError: The list is empty, or an entry is incomplete.
     """
     if not categories:
         raise UserError(f"{source} lists no categories; pass a class table with --dataset_info")
-    classes = []
-    for rank, category in enumerate(sorted(categories, key=lambda category: category["id"])):
-        missing = [key for key in ("name", "isthing") if key not in category]
+    rows = []
+    for category in categories:
+        missing = [key for key in ("id", "name", "isthing") if key not in category]
         if missing:
             raise UserError(
-                f"{source}: category {category['id']} has no {missing[0]!r}; add it, or pass --dataset_info"
+                f"{source}: category {category.get('id')} has no {missing[0]!r}; add it, or pass --dataset_info"
             )
-        color = tuple(category.get("color") or distinct_color(rank))
-        classes.append(SegmentClass(rank + 1, category["name"], bool(category["isthing"]), color, category["id"]))
+        color = tuple(category["color"]) if category.get("color") else None
+        rows.append(SourceClass(category["id"], category["name"], bool(category["isthing"]), color))
     try:
-        return DatasetInfo(name, tuple(classes), label_divisor)
+        return from_source_classes(rows, name, label_divisor)
     except ValueError as error:
         raise UserError(f"{source}: {error}") from error
 
 
-def distinct_color(rank: int) -> tuple[int, ...]:
-    """RGB 0..255; hues a golden angle apart never come close to their last few predecessors."""
+def _distinct_color(rank: int) -> tuple[int, ...]:
+    """RGB, 0..255. Hues a golden angle apart differ clearly from the last few."""
     return tuple(round(255 * part) for part in colorsys.hsv_to_rgb(0.618034 * rank % 1, 0.55 + 0.3 * (rank % 2), 0.9))

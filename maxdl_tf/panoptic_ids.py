@@ -1,24 +1,24 @@
-"""The two codes of panoptic segmentation: label values and the colors of COCO's PNGs."""
+"""The two encodings of panoptic segmentation: label values, and the colors of COCO's PNGs."""
 
 from __future__ import annotations
 
 import numpy as np
 
-MAX_SEGMENT_ID = 2**24 - 1  # What three bytes of a PNG's pixel hold.
+MAX_SEGMENT_ID = 2**24 - 1  # The largest number in the three bytes of an RGB pixel.
 
 
 def encode_label(class_id, instance, label_divisor: int):
-    """`class_id * label_divisor + instance`; numbers, arrays or tensors of any shape."""
+    """Returns `class_id * label_divisor + instance` of numbers, arrays or tensors of any shape."""
     return class_id * label_divisor + instance
 
 
 def decode_label(label, label_divisor: int):
-    """The (class_id, instance) that `encode_label` made `label` of."""
+    """Returns (class_id, instance); the inverse of `encode_label`."""
     return label // label_divisor, label % label_divisor
 
 
 def color_to_id(color: np.ndarray) -> np.ndarray:
-    """Segment ids of a COCO panoptic PNG: red + 256 green + 65536 blue.
+    """Converts the colors of a COCO panoptic PNG to segment ids: red + 256 green + 65536 blue.
 
     Args:
       color: uint8 [..., 3], RGB.
@@ -31,7 +31,7 @@ def color_to_id(color: np.ndarray) -> np.ndarray:
 
 
 def id_to_color(segment_id: np.ndarray) -> np.ndarray:
-    """The inverse of `color_to_id`: int [...] in 0..2^24-1 to uint8 [..., 3]."""
+    """Converts int [...] in 0..2^24-1 to uint8 [..., 3]; the inverse of `color_to_id`."""
     segment_id = np.asarray(segment_id)
     color = np.empty((*segment_id.shape, 3), np.uint8)
     for channel in range(3):

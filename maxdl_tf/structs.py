@@ -1,23 +1,22 @@
-"""What crosses a border between parts of the package has a name, and it is here."""
+"""Named tuples that pass between the parts of the package."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-Tensor = Any  # A tf.Tensor; TensorFlow is not imported here so that data_gen's workers stay light.
-OUTPUT_STRIDE = 4  # Pixels of the input for each position of mask logits and pixel features, in both directions.
+Tensor = Any  # A tf.Tensor; importing TensorFlow here would slow down the processes of the converters.
+OUTPUT_STRIDE = 4  # Input pixels per position of the mask logits and pixel features, along height and width.
 
 
 class PanopticTargets(NamedTuple):
     """Ground truth of a batch at the size of the crop (architecture section 5).
 
     Attributes:
-      semantic: int32 [batch, height, width], class ids; ignore_label where void. Crowd pixels keep
-        their class.
+      semantic: int32 [batch, height, width], class ids; ignore_label in void pixels. Crowd pixels keep their class.
       semantic_weight: float32 [batch, height, width], weight of each pixel in the semantic loss.
-      thing_id_mask: int32 [batch, height, width], 0.. for the things of an image in raster order of
-        their first pixel, -1 on stuff, crowd and void.
-      thing_id_class: int32 [batch, max_things], class id of each of them, -1 where there is none.
+      thing_id_mask: int32 [batch, height, width], number of the thing, from 0, in raster order of the first pixel; -1
+        in stuff, crowd and void pixels.
+      thing_id_class: int32 [batch, max_things], class id of each thing; -1 behind the last thing.
     """
 
     semantic: Tensor
@@ -27,16 +26,16 @@ class PanopticTargets(NamedTuple):
 
 
 class PanopticOutputs(NamedTuple):
-    """What the model says of a batch (paper section 3.2, figure 3).
+    """Output of the model for a batch (paper section 3.2, figure 3).
 
     Attributes:
-      pixel_feature: float [batch, height/4, width/4, channels], L2-normalised.
-      mask_logits: float [batch, height/4, width/4, slots]; a softmax over slots gives the masks.
-      class_logits: float [batch, slots, classes + 1], in `DatasetInfo.class_order`, void last.
-      semantic_logits: float [batch, height/4, width/4, semantic channels] of the auxiliary branch;
-        None where the model was built without it.
-      mask_embedding: float [batch, slots, channels]; pixel features times these, scaled and shifted, are the mask
-        logits. For pictures; None where nobody looks.
+      pixel_feature: float [batch, height/4, width/4, channels], L2-normalized.
+      mask_logits: float [batch, height/4, width/4, slots]; the softmax over slots gives the masks.
+      class_logits: float [batch, slots, classes + 1], in the order of `DatasetInfo.class_order`, void last.
+      semantic_logits: float [batch, height/4, width/4, semantic channels], output of the auxiliary branch; None if the
+        model has no such branch.
+      mask_embedding: float [batch, slots, channels]; the mask logits are the product of pixel features and these,
+        scaled and shifted. For pictures; None in other uses.
     """
 
     pixel_feature: Tensor
@@ -47,12 +46,12 @@ class PanopticOutputs(NamedTuple):
 
 
 class Figure(NamedTuple):
-    """A curve of training beside the losses: a field of the tuple that a loss gives.
+    """A training curve besides the losses: a field of the tuple that a loss returns.
 
     Attributes:
-      name: The field, [batch].
-      group: Under what TensorBoard shows it.
-      weight: The field with which images weigh in its mean; None: all weigh the same.
+      name: Name of the field, [batch].
+      group: Group of the curve in TensorBoard.
+      weight: Name of the field with the weight of each image in the mean; None for equal weights.
     """
 
     name: str
@@ -61,13 +60,13 @@ class Figure(NamedTuple):
 
 
 class PanopticPrediction(NamedTuple):
-    """Post-processed maps of a batch, at the size of the network's input (architecture section 9).
+    """Post-processed maps of a batch at the size of the network's input (architecture section 9).
 
     Attributes:
-      panoptic: int32 [batch, height, width], class id * label_divisor + instance; instance is the
-        slot's number from 1 for things, 0 for stuff.
-      instance_score: float32 [batch, height, width], the pixel's confidence in its slot; meaningless where void.
-      semantic_score: float32 [batch, height, width], the slot's confidence in its class; meaningless where void.
+      panoptic: int32 [batch, height, width], class id * label_divisor + instance; the instance of a thing is the
+        number of its slot, from 1, and that of stuff is 0.
+      instance_score: float32 [batch, height, width], confidence of the pixel in its slot; undefined in void pixels.
+      semantic_score: float32 [batch, height, width], confidence of the slot in its class; undefined in void pixels.
     """
 
     panoptic: Tensor

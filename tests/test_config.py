@@ -160,7 +160,7 @@ def test_dataset_info_round_trip():
 def test_dataset_info_must_make_sense():
     with pytest.raises(UserError, match=r"table: .*\[1\] occur more than once"):
         class_table.parse(INFO.replace("id: 2", "id: 1"), "table")
-    with pytest.raises(UserError, match="lacks its id"):
+    with pytest.raises(UserError, match="has no id or no name"):
         class_table.parse(INFO.replace("id: 2", ""), "table")
     with pytest.raises(UserError, match="ignore_label 2 is also"):
         class_table.parse(INFO + "ignore_label: 2", "table")

@@ -1,1 +1,1 @@
-"""Checks of COCO files and of TFRecords, before training."""
+"""Checks of COCO files and of TFRecords before training."""

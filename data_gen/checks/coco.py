@@ -1,32 +1,59 @@
-"""Checks data in the COCO panoptic format as they are, before any conversion: a JSON file, PNGs and images.
+r"""Checks images with COCO panoptic annotations: a JSON file, a folder of PNGs and a folder of images.
 
-Unlike the converter, which refuses at the first fault, it goes on and lists all.
+Unlike the converter, which stops at the first fault, the check lists all faults. Give --image_dir and --annotation_file
+once for each split, in the same order. Images that occur in two splits are found by their pixels. The check changes no
+file.
+
+Exit status: 0 without errors (warnings and notes are possible), 1 with errors, 2 if the check could not run.
+
+Example:
+  maxdl-check-data coco_panoptic --image_dir coco/val2017 --annotation_file coco/panoptic_val2017.json \
+      --html report.html
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+from absl import flags
+
 from maxdl_tf.data import coco_files
+from maxdl_tf.data_gen import converter_flags
+from maxdl_tf.data_gen.checks import command
+from maxdl_tf.data_gen.checks.coco_images import CocoImageChecker, ImageTask, is_integer
 from maxdl_tf.data_gen.checks.findings import Finding, Split
+from maxdl_tf.data_gen.checks.images import inspect_image
+from maxdl_tf.data_gen.source_files import IMAGE_SUFFIXES
+from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+FLAGS = flags.FlagValues()
+_IMAGE_DIR = flags.DEFINE_multi_string("image_dir", None, "Folder of the images.", required=True, flag_values=FLAGS)
+_ANNOTATION_FILE = flags.DEFINE_multi_string(
+    "annotation_file", None, "JSON file, such as panoptic_train2017.json.", required=True, flag_values=FLAGS
+)
+_PANOPTIC_DIR = flags.DEFINE_multi_string(
+    "panoptic_dir", [], "Folder of the PNGs; --annotation_file without .json if not given.", flag_values=FLAGS
+)
+_LABEL_DIVISOR = converter_flags.define_label_divisor(FLAGS)
+command.define_flags(FLAGS)
 
 
 class Source(NamedTuple):
-    """Where a split is, and what its JSON file says.
+    """Files of a split.
 
     Attributes:
-      split: Its name in messages.
+      split: Name of the split in messages.
       image_dir: Folder of the images.
-      annotation_file: The JSON file.
+      annotation_file: Path of the JSON file.
       panoptic_dir: Folder of the PNGs.
-      content: Of the JSON file; `images`, `annotations` and `categories` are lists of dictionaries.
+      content: Content of the JSON file; `images`, `annotations` and `categories` are lists of dictionaries.
     """
 
     split: str
@@ -36,23 +63,44 @@ class Source(NamedTuple):
     content: dict[str, list[dict[str, Any]]]
 
 
-class ImageTask(NamedTuple):
-    """An image to check.
+def main(argv: list[str]) -> int:
+    del argv
+    options = command.read_flags(FLAGS)
+    image_dirs, files, panoptic_dirs = _IMAGE_DIR.value, _ANNOTATION_FILE.value, _PANOPTIC_DIR.value
+    if len(image_dirs) != len(files) or len(panoptic_dirs) not in (0, len(files)):
+        raise UserError(
+            f"{len(image_dirs)} --image_dir, {len(files)} --annotation_file and {len(panoptic_dirs)} --panoptic_dir; "
+            "pass each flag once per split (--panoptic_dir is optional)"
+        )
+    sources = [load_source(*paths) for paths in zip(image_dirs, files, panoptic_dirs or [None] * len(files))]
+    if len({source.split for source in sources}) < len(sources):  # Equal file names: the paths become the names.
+        sources = [source._replace(split=source.annotation_file) for source in sources]
+    splits, tasks_of_split = zip(*(check_lists(source) for source in sources))
+    splits[0].findings.extend(categories_differ(sources, splits))
+    splits[0].findings.extend(files_not_listed(sources))
+    for source, split, tasks in zip(sources, splits, tasks_of_split):
+        checker = CocoImageChecker(
+            source.split,
+            source.image_dir,
+            source.panoptic_dir,
+            split.categories,
+            options.num_slots,
+            _LABEL_DIVISOR.value,
+        )
+        split.images.extend(command.check_all(f"checking {source.split}", checker, tasks, "images", options.processes))
+    source_of = {source.split: source for source in sources}
 
-    Attributes:
-      image: Its entry in the JSON's `images`.
-      annotation: Its entry in `annotations`; None if there is none, or if it is incomplete.
-    """
+    def load(split: Split, names: tuple[str, str | None]) -> tuple[np.ndarray | None, np.ndarray | None]:
+        return load_image(source_of[split.name], *names)
 
-    image: dict[str, Any]
-    annotation: dict[str, Any] | None
+    return command.write_reports("Check of " + ", ".join(source_of), list(splits), load, options)
 
 
 def load_source(image_dir: str, annotation_file: str, panoptic_dir: str | None) -> Source:
     """Reads the JSON file of a split.
 
     Raises:
-      UserError: A folder is not there, or the file is no JSON file with the three lists.
+      UserError: A folder is missing, or the file is not a panoptic JSON file.
     """
     panoptic_dir = panoptic_dir or os.path.splitext(annotation_file)[0]
     storage.check_folder(image_dir, "--image_dir")
@@ -62,8 +110,19 @@ def load_source(image_dir: str, annotation_file: str, panoptic_dir: str | None) 
     return Source(name, image_dir, annotation_file, panoptic_dir, content)
 
 
+def load_image(source: Source, image_name: str, png_name: str | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Reads the image, uint8 [h, w, 3], and the segment ids, int [h, w]; None for an unreadable file."""
+    pixels = id_map = None
+    with contextlib.suppress(UserError):
+        pixels = inspect_image(storage.read_file(os.path.join(source.image_dir, image_name))).pixels
+    if png_name is not None:
+        with contextlib.suppress(Exception):  # Pillow raises many kinds for broken files; the check has reported it.
+            id_map = coco_files.read_panoptic_png(os.path.join(source.panoptic_dir, png_name))
+    return pixels, id_map
+
+
 def check_lists(source: Source) -> tuple[Split, list[ImageTask]]:
-    """What is wrong in the JSON's lists themselves, and the images that can be looked at."""
+    """Checks the lists of the JSON file; returns the findings and the images to check."""
     json_name = os.path.basename(source.annotation_file)
     split = Split(source.split, {})
 
@@ -86,7 +145,7 @@ def check_lists(source: Source) -> tuple[Split, list[ImageTask]]:
             continue
         image_id = annotation["image_id"]
         if image_id in annotation_of:
-            find("annotation-repeated", name, f"image {image_id} has another annotation, too")
+            find("annotation-repeated", name, f"image {image_id} has another annotation")
             continue
         annotation_of[image_id] = annotation
         if "file_name" in missing:
@@ -94,23 +153,19 @@ def check_lists(source: Source) -> tuple[Split, list[ImageTask]]:
         if name in image_of_png:
             find("png-shared", name, f"the PNG of image {image_id} and of image {image_of_png[name]}")
         image_of_png.setdefault(name, image_id)
-    tasks, findings = _match_images(source, annotation_of)
-    split.findings += findings
+    tasks = _match_images(source.content["images"], annotation_of, find, json_name)
     listed = {task.image["id"] for task in tasks}
     for image_id, annotation in annotation_of.items():
         if image_id not in listed:
-            find(
-                "annotation-without-image",
-                str(annotation.get("file_name", json_name)),
-                f"image {image_id} is not in the list of images",
-            )
+            name = str(annotation.get("file_name", json_name))
+            find("annotation-without-image", name, f"image {image_id} is not in the list of images")
     return split, tasks
 
 
 def _check_categories(
     entries: Sequence[dict[str, Any]], categories: dict[int, tuple[str, bool]]
 ) -> Iterator[tuple[str, str]]:
-    """Yields (kind, what); fills {id: (name, is_thing)}."""
+    """Yields (kind, what), and fills {id: (name, is_thing)}."""
     names: Counter[str] = Counter()
     for entry in entries:
         if not (is_integer(entry.get("id")) and entry.get("name") and entry.get("isthing") in (0, 1)):
@@ -123,50 +178,46 @@ def _check_categories(
             continue
         names[name] += 1
         if names[name] == 2:
-            yield "category-name-repeated", f"{name!r} is the name of several categories, {entry['id']} is one"
+            yield "category-name-repeated", f"{name!r} is the name of several categories, such as {entry['id']}"
         categories[entry["id"]] = (name, bool(entry.get("isthing")))
 
 
-def _match_images(source: Source, annotation_of: dict[Any, dict[str, Any]]) -> tuple[list[ImageTask], list[Finding]]:
-    json_name = os.path.basename(source.annotation_file)
-    tasks, findings = [], []
+def _match_images(
+    images: Sequence[dict[str, Any]], annotation_of: dict[Any, dict[str, Any]], find, json_name: str
+) -> list[ImageTask]:
+    """Pairs images with annotations; removes annotations of incomplete images from `annotation_of`."""
+    tasks = []
     id_of_file: dict[str, Any] = {}
     file_of_stem: dict[str, str] = {}
     seen_ids = set()
-    for image in source.content["images"]:
+    for image in images:
         missing = [key for key in ("id", "file_name", "height", "width") if key not in image]
         name = str(image.get("file_name", json_name))
         if missing:
-            what = f"image {image.get('id')} has no {' and no '.join(missing)}"
-            findings.append(Finding("image-incomplete", source.split, name, what))
-            if "id" in image:  # Its annotation is not to be called one without an image.
+            find("image-incomplete", name, f"image {image.get('id')} has no {' and no '.join(missing)}")
+            if "id" in image:
                 annotation_of.pop(image["id"], None)
             continue
         image_id, stem = image["id"], os.path.splitext(name)[0]
         if image_id in seen_ids:
-            findings.append(
-                Finding("image-id-repeated", source.split, name, f"its id {image_id} is that of another image, too")
-            )
+            find("image-id-repeated", name, f"its id {image_id} is also the id of another image")
             continue
         seen_ids.add(image_id)
         if name in id_of_file:
-            what = f"listed as image {id_of_file[name]} and as image {image_id}"
-            findings.append(Finding("image-listed-twice", source.split, name, what))
+            find("image-listed-twice", name, f"listed as image {id_of_file[name]} and as image {image_id}")
         elif file_of_stem.setdefault(stem, name) != name:
-            what = f"without the extension it has the name of {file_of_stem[stem]}"
-            findings.append(Finding("image-name-shared", source.split, name, what))
+            find("image-name-shared", name, f"has the name of {file_of_stem[stem]} except for the extension")
         id_of_file.setdefault(name, image_id)
         annotation = annotation_of.get(image_id)
         if annotation is None:
-            what = f"{json_name} has no annotation of image {image_id}"
-            findings.append(Finding("image-not-annotated", source.split, name, what))
+            find("image-not-annotated", name, f"{json_name} has no annotation of image {image_id}")
         is_complete = annotation is not None and {"file_name", "segments_info"} <= annotation.keys()
         tasks.append(ImageTask(image, annotation if is_complete else None))
-    return tasks, findings
+    return tasks
 
 
 def files_not_listed(sources: Sequence[Source]) -> Iterator[Finding]:
-    """Image files and PNGs that no split lists, though their folders are those of a split."""
+    """Finds images and PNGs in the folders of the splits that no JSON file lists."""
     for kind, folder_of, key in (
         ("image-not-listed", "image_dir", "images"),
         ("png-not-listed", "panoptic_dir", "annotations"),
@@ -178,16 +229,16 @@ def files_not_listed(sources: Sequence[Source]) -> Iterator[Finding]:
             names = {os.path.normpath(str(entry.get("file_name"))) for entry in source.content[key]}
             listed.setdefault(folder, set()).update(names)
             first_split.setdefault(folder, source.split)
-        suffixes = _IMAGE_SUFFIXES if key == "images" else (".png",)
+        suffixes = IMAGE_SUFFIXES if key == "images" else (".png",)
         for folder, names in listed.items():
             for name in storage.find_files(folder, suffixes):
                 is_other_kind = key == "images" and any(_lies_in(folder, name, s.panoptic_dir) for s in sources)
                 if os.path.normpath(name) not in names and not is_other_kind:
-                    yield Finding(kind, first_split[folder], name, f"in {folder}, and in no JSON file")
+                    yield Finding(kind, first_split[folder], name, f"in {folder}, but in no JSON file")
 
 
 def categories_differ(sources: Sequence[Source], splits: Sequence[Split]) -> Iterator[Finding]:
-    """Splits whose categories are not those of the first one."""
+    """Finds splits whose categories differ from those of the first split."""
     for source, split in zip(sources[1:], splits[1:]):
         first = splits[0].categories
         ids = [i for i in sorted({*first, *split.categories}) if first.get(i) != split.categories.get(i)]
@@ -205,10 +256,6 @@ def _lies_in(folder: str, name: str, other: str) -> bool:
 
 def _category(row: tuple[str, bool] | None) -> str:
     return "absent" if row is None else f"{row[0]!r}, {'a thing' if row[1] else 'stuff'}"
-
-
-def is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _shortened(entry: dict[str, Any]) -> str:

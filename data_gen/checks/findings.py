@@ -1,10 +1,12 @@
-"""What maxdl-check-data can find, how bad it is and how to mend it."""
+"""Findings of maxdl-check-data: their kinds, severities and fixes, and the statistics of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
@@ -14,9 +16,9 @@ class Kind(NamedTuple):
     """A kind of finding.
 
     Attributes:
-      severity: ERROR: it stops the conversion or makes what is trained or measured wrong. WARNING: it is allowed, and
-        hardly meant. NOTE: it occurs in good data sets.
-      fix: What to do about it.
+      severity: ERROR: stops the conversion, or makes training or evaluation wrong. WARNING: allowed, but hardly
+        intended. NOTE: occurs in good data sets.
+      fix: Advice on how to fix it.
     """
 
     severity: str
@@ -30,32 +32,32 @@ _CONVERT_AGAIN = "convert the data set again"
 KINDS = {
     # The JSON file.
     "category-incomplete": Kind(ERROR, "give each category an integer id, a name and isthing 0 or 1"),
-    "category-repeated": Kind(ERROR, "give each category an id of its own"),
+    "category-repeated": Kind(ERROR, "give each category a unique id"),
     "category-name-repeated": Kind(WARNING, "merge the categories, or rename one"),
     "categories-differ": Kind(ERROR, "use one category list for all splits"),
     "image-incomplete": Kind(ERROR, "give each image an id, a file_name, a height and a width"),
-    "image-id-repeated": Kind(ERROR, "give each image an id of its own"),
+    "image-id-repeated": Kind(ERROR, "give each image a unique id"),
     "image-listed-twice": Kind(ERROR, "list each image file once"),
-    "image-name-shared": Kind(WARNING, "rename one: records and predictions are named without the extension"),
-    "image-not-annotated": Kind(ERROR, "annotate the image, or take it off the list"),
+    "image-name-shared": Kind(WARNING, "rename one: names of records and predictions have no extension"),
+    "image-not-annotated": Kind(ERROR, "annotate the image, or remove it from the list"),
     "annotation-incomplete": Kind(ERROR, "give each annotation an image_id, a file_name and segments_info"),
     "annotation-repeated": Kind(ERROR, "merge the image's annotations"),
     "annotation-without-image": Kind(ERROR, "list the image, or remove the annotation"),
-    "png-shared": Kind(ERROR, "give each annotation a PNG of its own"),
+    "png-shared": Kind(ERROR, "give each annotation its own PNG"),
     # Image files and PNGs.
-    "image-missing": Kind(ERROR, "put the file there, or take the image off the list"),
+    "image-missing": Kind(ERROR, "add the file, or remove the image from the list"),
     "image-undecodable": Kind(ERROR, "copy or download the file again"),
     "image-format": Kind(ERROR, "store the image as a JPEG or PNG of 8 bits"),
     "image-format-wrong": Kind(WARNING, _CONVERT_AGAIN),
-    "image-rotated": Kind(WARNING, "turn the pixels and remove the EXIF orientation: it is ignored in training"),
-    "image-cmyk": Kind(WARNING, "store the image as RGB: programs differ in how they convert CMYK"),
-    "image-gray": Kind(NOTE, "nothing: it is converted to RGB"),
-    "image-alpha": Kind(NOTE, "nothing: transparency is dropped"),
-    "image-size": Kind(ERROR, "correct height and width, or find the right file; beware of rotated images"),
+    "image-rotated": Kind(WARNING, "rotate the pixels and remove the EXIF orientation, which training ignores"),
+    "image-cmyk": Kind(WARNING, "store the image as RGB: programs convert CMYK differently"),
+    "image-gray": Kind(NOTE, "none needed: the image is converted to RGB"),
+    "image-alpha": Kind(NOTE, "none needed: transparency is dropped"),
+    "image-size": Kind(ERROR, "correct height and width, or find the right file; the image may be rotated"),
     "image-not-listed": Kind(WARNING, "list the image, or remove the file"),
     "image-repeated": Kind(WARNING, "keep one of them"),
-    "leak": Kind(ERROR, "remove the image from one of the splits: what was trained on cannot be measured on"),
-    "png-missing": Kind(ERROR, "put the file there, or remove the annotation"),
+    "leak": Kind(ERROR, "remove the image from one of the splits: evaluation on training images is biased"),
+    "png-missing": Kind(ERROR, "add the file, or remove the annotation"),
     "png-undecodable": Kind(ERROR, "copy or download the file again"),
     "png-mode": Kind(ERROR, "store segment ids as an RGB PNG of 8 bits per channel"),
     "png-size": Kind(ERROR, "give the PNG the size of its image; scale ids by nearest neighbor only"),
@@ -65,19 +67,19 @@ KINDS = {
     "segment-id": Kind(ERROR, "give the segment an id from 1 to 16777215; 0 is void"),
     "segment-repeated": Kind(ERROR, _SAME_IDS),
     "segment-not-listed": Kind(ERROR, f"list the segment, or make its pixels void; {_SAME_IDS}"),
-    "segment-not-drawn": Kind(ERROR, f"draw the segment, or take it off the list; {_SAME_IDS}"),
+    "segment-not-drawn": Kind(ERROR, f"draw the segment, or remove it from the list; {_SAME_IDS}"),
     "category-unknown": Kind(ERROR, "add the category to the list, or correct category_id"),
     "area": Kind(ERROR, _RECOMPUTE),
     "overlap": Kind(ERROR, "decide which segment owns each pixel; then recompute areas from the PNG"),
     "box": Kind(WARNING, _RECOMPUTE),
-    "stuff-split": Kind(WARNING, "merge them: stuff has one segment for each class of an image"),
+    "stuff-split": Kind(WARNING, "merge the segments: stuff has one segment per class and image"),
     "crowd-of-stuff": Kind(WARNING, "set iscrowd to 0: crowds are groups of things"),
     "crowd-value": Kind(WARNING, "set iscrowd to 0 or 1"),
-    "all-void": Kind(WARNING, "annotate the image, or leave it out: nothing is learned from it"),
-    "too-many-segments": Kind(WARNING, "train with more slots (model.num_slots), or cut the image into parts"),
+    "all-void": Kind(WARNING, "annotate the image, or remove it: training learns nothing from it"),
+    "too-many-segments": Kind(WARNING, "train with more slots (model.num_slots), or split the image"),
     "too-many-instances": Kind(ERROR, "convert with a larger --label_divisor"),
-    "segment-tiny": Kind(NOTE, "nothing, if it is meant; specks are often left by drawing tools"),
-    "hole": Kind(NOTE, "nothing, if it is meant; fill the hole if it is the segment's"),
+    "segment-tiny": Kind(NOTE, "none needed if intended; drawing tools often leave specks"),
+    "hole": Kind(NOTE, "none needed if intended; otherwise fill the hole"),
     # TFRecords.
     "record-damaged": Kind(ERROR, f"{_CONVERT_AGAIN}, or train with on_damaged_record: SKIP"),
     "shard-missing": Kind(ERROR, f"copy all shards, or {_CONVERT_AGAIN}"),
@@ -85,21 +87,21 @@ KINDS = {
     "example-unreadable": Kind(ERROR, _CONVERT_AGAIN),
     "label-undecodable": Kind(ERROR, _CONVERT_AGAIN),
     "label-size": Kind(ERROR, _CONVERT_AGAIN),
-    "class-unknown": Kind(ERROR, "name the right --dataset_info; else convert the data set again"),
-    "stuff-instance": Kind(WARNING, "give stuff the instance 0"),
-    "record-id-repeated": Kind(ERROR, "convert images of distinct names: predictions are named by them"),
+    "class-unknown": Kind(ERROR, "pass the right --dataset_info, or convert the data set again"),
+    "stuff-instance": Kind(WARNING, "give stuff instance 0"),
+    "record-id-repeated": Kind(ERROR, "convert images with distinct names: predictions are named after them"),
 }
 
 
 class Finding(NamedTuple):
-    """Something that is wrong in a data set, or might be.
+    """A fault, or a possible fault, of a data set.
 
     Attributes:
-      kind: A key of KINDS.
-      split: In which split.
-      file: The image, PNG, JSON or TFRecord file.
-      what: What was found there, with the figures.
-      segment: The id of the segment, or the label; None if it is not about one.
+      kind: Kind of the finding, a key of KINDS.
+      split: Name of the split.
+      file: Name of the image, PNG, JSON or TFRecord file.
+      what: Description with the values found.
+      segment: Id of the segment, or label; None if the finding is not about a segment.
       record: Number of the record in a TFRecord file, from 0.
     """
 
@@ -120,19 +122,19 @@ class Finding(NamedTuple):
 
     @property
     def place(self) -> str:
-        """For people: the file, and what part of it."""
+        """Human-readable place: the file, and the record or segment in it."""
         record = f" record {self.record}" if self.record is not None else ""
         segment = f" segment {self.segment}" if self.segment is not None else ""
         return f"{self.file}{record}{segment}"
 
 
 class SegmentFacts(NamedTuple):
-    """What counts of a segment.
+    """Properties of a segment.
 
     Attributes:
-      category: Category or class id.
-      area: In pixels.
-      is_crowd: Of a group of things.
+      category: Category id or class id.
+      area: Area in pixels.
+      is_crowd: Whether the segment is a crowd.
     """
 
     category: int
@@ -142,17 +144,17 @@ class SegmentFacts(NamedTuple):
 
 @dataclass
 class ImageReport:
-    """What the check of one image gives.
+    """Result of the check of one image.
 
     Attributes:
-      name: What messages call the image.
-      findings: What is wrong with it.
+      name: Name of the image in messages.
+      findings: Findings about the image.
       size: (height, width); None if the image cannot be decoded.
-      digest: Equal for images of equal pixels; None if it cannot be decoded.
-      mode: Pillow's name of the colors.
-      void: Pixels without a segment.
-      segments: What is drawn.
-      source: What the picture for the report is made of; None of a record that is damaged or no example.
+      digest: Hash of size and pixels; None if the image cannot be decoded.
+      mode: Color mode in Pillow's terms.
+      void: Number of pixels without a segment.
+      segments: The segments of the label map.
+      source: Key for the pictures of the report; None for a record without an example.
     """
 
     name: str
@@ -164,16 +166,21 @@ class ImageReport:
     segments: list[SegmentFacts] = field(default_factory=list)
     source: Hashable = None
 
+    @property
+    def num_objects(self) -> int:
+        """Number of segments that need a slot: all but crowds."""
+        return sum(not segment.is_crowd for segment in self.segments)
+
 
 @dataclass
 class Split:
-    """A part of a data set, after its check.
+    """Result of the check of a split.
 
     Attributes:
-      name: Such as "train".
+      name: Name of the split, such as "train".
       categories: {category or class id: (name, is_thing)}.
-      findings: Those that belong to no image.
-      images: One for each image.
+      findings: Findings that do not belong to an image.
+      images: Report of each image.
     """
 
     name: str
@@ -182,9 +189,102 @@ class Split:
     images: list[ImageReport] = field(default_factory=list)
 
 
-def all_findings(splits: list[Split]) -> list[Finding]:
-    """The worst kinds first, each kind in the order in which it was found."""
+def all_findings(splits: Sequence[Split]) -> list[Finding]:
+    """Returns the findings of all splits, the worst kinds first, each kind in the order of discovery."""
     found = [finding for split in splits for finding in split.findings]
     found += [finding for split in splits for image in split.images for finding in image.findings]
     order = list(KINDS)
     return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), order.index(finding.kind)))
+
+
+def repeated_images(splits: Sequence[Split]) -> Iterator[tuple[ImageReport, Finding]]:
+    """Finds images with equal pixels: a repetition in the same split, a leak in another one.
+
+    Yields:
+      The later image and the finding.
+    """
+    first_of: dict[bytes, list[tuple[str, ImageReport]]] = {}
+    for split in splits:
+        for image in split.images:
+            if image.digest is None:
+                continue
+            earlier = first_of.setdefault(image.digest, [])
+            for other_split in dict.fromkeys(name for name, _ in earlier):
+                other = next(report for name, report in earlier if name == other_split)
+                kind = "image-repeated" if other_split == split.name else "leak"
+                what = f"has the pixels of {other.name} in {other_split}"
+                yield image, Finding(kind, split.name, image.name, what)
+            earlier.append((split.name, image))
+
+
+def summarize(split: Split, num_slots: int) -> dict[str, Any]:
+    """Computes the statistics of a split, for JSON and for tables.
+
+    Returns:
+      `images`: number of images without damaged records. `sizes`: smallest, median and largest height and width.
+      `segments_per_image`: smallest, median, 95th percentile and largest number, the image with the most, and the
+      number of images above `num_slots`. `void`: fraction of the pixels. `modes`: number of images per color mode.
+      `crowds`: number of crowds. `classes`: a row per class, the most pixels first. `absent`: names of classes that
+      never occur.
+    """
+    sizes = np.array([image.size for image in split.images if image.size] or [(0, 0)])
+    annotated = [image for image in split.images if image.segments or image.void]
+    counts = [image.num_objects for image in annotated]
+    drawn = sum(segment.area for image in split.images for segment in image.segments)
+    void = sum(image.void for image in split.images)
+    modes: dict[str, int] = {}
+    for image in split.images:
+        if image.size:
+            modes[image.mode] = modes.get(image.mode, 0) + 1
+    classes = _class_rows(split, drawn)
+    return {
+        "split": split.name,
+        "images": sum(image.source is not None for image in split.images),
+        "sizes": {
+            name: {"least": int(side.min()), "median": float(np.median(side)), "most": int(side.max())}
+            for name, side in (("height", sizes[:, 0]), ("width", sizes[:, 1]))
+        },
+        "segments_per_image": {
+            "least": min(counts, default=0),
+            "median": float(np.median(counts)) if counts else 0.0,
+            "percentile_95": float(np.percentile(counts, 95)) if counts else 0.0,
+            "most": max(counts, default=0),
+            "image_with_most": annotated[int(np.argmax(counts))].name if counts else None,
+            "num_slots": num_slots,
+            "images_above_num_slots": sum(count > num_slots for count in counts),
+            "histogram": _histogram(counts),
+        },
+        "void": void / (drawn + void) if drawn + void else 0.0,
+        "modes": modes,
+        "crowds": sum(row["crowds"] for row in classes),
+        "classes": classes,
+        "absent": [row["name"] for row in classes if not row["segments"] and not row["crowds"]],
+    }
+
+
+def _class_rows(split: Split, drawn: int) -> list[dict[str, Any]]:
+    rows = {
+        category: {"id": category, "name": name, "is_thing": is_thing, "images": 0, "segments": 0, "crowds": 0}
+        for category, (name, is_thing) in split.categories.items()
+    }
+    pixels = dict.fromkeys(rows, 0)
+    for image in split.images:
+        for category in {segment.category for segment in image.segments}:
+            rows[category]["images"] += 1
+        for segment in image.segments:
+            rows[segment.category]["crowds" if segment.is_crowd else "segments"] += 1
+            pixels[segment.category] += segment.area
+    for category, row in rows.items():
+        row.update(pixels=pixels[category], share=pixels[category] / drawn if drawn else 0.0)
+    return sorted(rows.values(), key=lambda row: -row["pixels"])
+
+
+def _histogram(counts: list[int]) -> dict[str, int]:
+    """Number of images per number of segments, in at most 12 bins of width 1, 2, 5, 10, ..."""
+    most = max(counts, default=0)
+    width = next(width for width in (1, 2, 5, 10, 20, 50, 100, 200, 500, 10**9) if most // width < 12)
+    bins = [0] * (most // width + 1)
+    for count in counts:
+        bins[count // width] += 1
+    names = [f"{width * i}" if width == 1 else f"{width * i} to {width * i + width - 1}" for i in range(len(bins))]
+    return dict(zip(names, bins))

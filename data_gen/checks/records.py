@@ -1,7 +1,17 @@
-"""Checks TFRecord shards: every frame, image and label map, as training would read them."""
+r"""Checks TFRecord shards: damaged records, images and label maps that do not match, missing shards.
+
+Give --file_pattern once for each split. Images that occur in two splits are found by their pixels. The check changes no
+file.
+
+Exit status: 0 without errors (warnings and notes are possible), 1 with errors, 2 if the check could not run.
+
+Example:
+  maxdl-check-data tfrecords --file_pattern 'data/train-*.tfrecord' --file_pattern 'data/val-*.tfrecord'
+"""
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -9,24 +19,81 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from absl import flags
 
-from maxdl_tf import panoptic_ids
+from maxdl_tf import class_table, panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import examples, records
-from maxdl_tf.data_gen.checks import pictures as check_pictures
+from maxdl_tf.data_gen.checks import command, images
 from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, SegmentFacts, Split
+from maxdl_tf.data_gen.checks.images import Find
+from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
+
+FLAGS = flags.FlagValues()
+_FILE_PATTERN = flags.DEFINE_multi_string(
+    "file_pattern", None, "Glob of the shards of a split.", required=True, flag_values=FLAGS
+)
+_DATASET_INFO = flags.DEFINE_string(
+    "dataset_info",
+    None,
+    "Class table; dataset_info.textproto in the folder of the first --file_pattern if not given.",
+    flag_values=FLAGS,
+)
+command.define_flags(FLAGS)
 
 _SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\..+)?")
 
 
+def main(argv: list[str]) -> int:
+    del argv
+    options = command.read_flags(FLAGS)
+    patterns = _FILE_PATTERN.value
+    files = [_matching(pattern) for pattern in patterns]
+    folder = os.path.dirname(patterns[0])
+    info = class_table.load(_DATASET_INFO.value or os.path.join(folder, class_table.FILE_NAME))
+    names = [_split_name(pattern) for pattern in patterns]
+    if len(set(names)) < len(names):
+        names = list(patterns)
+    splits = []
+    for name, paths in zip(names, files):
+        split = Split(name, {row.id: (row.name, row.is_thing) for row in info.classes})
+        splits.append(split)
+        split.findings.extend(check_shard_names(name, paths))
+        checker = RecordChecker(name, info, options.num_slots)
+        split.images.extend(command.check_all(f"checking {name}", checker, paths, "files", options.processes))
+        split.findings.extend(repeated_ids(split))
+
+    def load(split: Split, source: tuple[str, int]) -> tuple[np.ndarray | None, np.ndarray | None]:
+        del split
+        return load_record(*source, void=info.void)
+
+    return command.write_reports(f"Check of {', '.join(names)}", splits, load, options)
+
+
+def _matching(pattern: str) -> list[str]:
+    if storage.is_remote(pattern):
+        paths = storage.glob(pattern)
+    else:
+        paths = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
+    if not paths:
+        raise UserError(f"--file_pattern {pattern!r} matches no file; correct the path, or convert the data first")
+    return paths
+
+
+def _split_name(pattern: str) -> str:
+    """Name of a split: "train" for "data/train-*.tfrecord"."""
+    return re.match(r"[\w.]*", os.path.basename(pattern)).group() or pattern
+
+
 @dataclass(frozen=True)
 class RecordChecker:
-    """Checks files in any process.
+    """Checks files; it can be sent to other processes.
 
     Attributes:
       split: Name of the split.
       dataset_info: The class table.
-      num_slots: Segments that the network can tell apart in an image.
+      num_slots: Number of slots of the network.
     """
 
     split: str
@@ -34,7 +101,7 @@ class RecordChecker:
     num_slots: int
 
     def __call__(self, path: str) -> list[ImageReport]:
-        """A report of each record of a file, the damaged ones included."""
+        """Returns a report of each record of a file, damaged records included."""
         try:
             return [self._check(path, entry) for entry in records.read_records(path)]
         except Exception as error:
@@ -68,65 +135,54 @@ class RecordChecker:
             self._check_labels(label, find, report)
         return report
 
-    def _check_image(self, features: dict[str, Any], find, report: ImageReport) -> None:
-        picture = check_pictures.inspect_image(features[examples.IMAGE_ENCODED])
-        for kind, what in picture.faults:
-            find(kind, what)
-        if picture.pixels is None:
+    def _check_image(self, features: dict[str, Any], find: Find, report: ImageReport) -> None:
+        image = images.check_image(features[examples.IMAGE_ENCODED], find, report)
+        if image.pixels is None:
             return
-        report.size, report.digest, report.mode = picture.pixels.shape[:2], picture.digest, picture.mode
-        said = features.get(examples.IMAGE_FORMAT, b"").decode(errors="replace").lower().replace("jpg", "jpeg")
-        if said and said != picture.format:
-            find("image-format-wrong", f"a {picture.format} image, and the example says {said}")
-        if report.size != said_size(features):
-            find("image-size", _sizes(report.size, said_size(features)))
+        stated = features.get(examples.IMAGE_FORMAT, b"").decode(errors="replace").lower().replace("jpg", "jpeg")
+        if stated and stated != image.format:
+            find("image-format-wrong", f"a {image.format} image, but the record states {stated}")
+        if report.size != stated_size(features):
+            find("image-size", _sizes(report.size, stated_size(features)))
 
-    def _label_map(self, features: dict[str, Any], find) -> np.ndarray | None:
+    def _label_map(self, features: dict[str, Any], find: Find) -> np.ndarray | None:
         try:
             label = decode_label_map(features)
-        except Exception as error:  # Pillow's decoders raise what they like on broken files.
-            find("label-undecodable", f"a label map that cannot be decoded: {error}")
+        except Exception as error:  # Pillow's decoders raise many kinds of exceptions for broken files.
+            find("label-undecodable", f"the label map cannot be decoded: {error}")
             return None
-        if label.shape != said_size(features):
-            find("label-size", _sizes(label.shape, said_size(features)))
+        if label.shape != stated_size(features):
+            find("label-size", _sizes(label.shape, stated_size(features)))
         return label
 
-    def _check_labels(self, label: np.ndarray, find, report: ImageReport) -> None:
+    def _check_labels(self, label: np.ndarray, find: Find, report: ImageReport) -> None:
         info = self.dataset_info
         values, counts = np.unique(label, return_counts=True)
-        classes, instances = panoptic_ids.decode_label(values, info.label_divisor)
+        segments: dict[int, int] = {}
         unknown: dict[int, int] = {}
-        for value, class_id, instance, area in zip(
-            values.tolist(), classes.tolist(), instances.tolist(), counts.tolist()
-        ):
+        for value, area in zip(values.tolist(), counts.tolist()):
+            class_id, instance = panoptic_ids.decode_label(value, info.label_divisor)
             row = info.by_id.get(class_id)
             if class_id == info.ignore_label:
                 report.void += area
-            elif row is None:
+                continue
+            segments[value] = area
+            if row is None:
                 unknown[class_id] = unknown.get(class_id, 0) + area
-            else:
-                if instance and not row.is_thing:
-                    find("stuff-instance", f"{row.name!r} is stuff and has instance {instance}", value)
-                report.segments.append(SegmentFacts(class_id, area, row.is_thing and instance == 0))
+                continue
+            if instance and not row.is_thing:
+                find("stuff-instance", f"{row.name!r} is stuff, but has instance {instance}", value)
+            report.segments.append(SegmentFacts(class_id, area, row.is_thing and instance == 0))
         for class_id, area in unknown.items():
-            find("class-unknown", f"{area} pixels of class {class_id}, which {info.name!r} does not have")
-        if report.void == label.size:
-            find("all-void", "no pixel belongs to a segment")
-        objects = sum(not segment.is_crowd for segment in report.segments)
-        if objects > self.num_slots:
-            find("too-many-segments", f"{objects} segments, and there are {self.num_slots} slots")
-        is_segment = classes != info.ignore_label
-        for value, what in check_pictures.tiny_segments(values[is_segment], counts[is_segment]):
-            find("segment-tiny", what, value)
-        for value, what in check_pictures.holes(label, info.void):
-            find("hole", what, value)
+            find("class-unknown", f"{area} pixels of class {class_id}, which the class table of {info.name!r} lacks")
+        images.check_segments(label, info.void, segments, self.num_slots, find, report)
 
 
 def read_example(data: bytes) -> dict[str, Any]:
-    """The features that training needs, each a value.
+    """Returns {key: value} of a record; the features that training needs are there.
 
     Raises:
-      ValueError: It is no example, or one of them is missing.
+      ValueError: The record is not an example, or lacks a feature.
     """
     features = examples.read_features(data)
     for key, kind in (
@@ -141,23 +197,37 @@ def read_example(data: bytes) -> dict[str, Any]:
     return features
 
 
-def said_size(features: dict[str, Any]) -> tuple[int, int]:
-    """(height, width) that the example gives."""
+def stated_size(features: dict[str, Any]) -> tuple[int, int]:
+    """The (height, width) that a record states."""
     return features[examples.IMAGE_HEIGHT], features[examples.IMAGE_WIDTH]
 
 
 def decode_label_map(features: dict[str, Any]) -> np.ndarray:
-    """int32 [height, width] of an example's features.
+    """Decodes the label map of a record: int32 [height, width]; a label map without a format is raw.
 
     Raises:
-      Exception: It cannot be decoded.
+      Exception: The label map cannot be decoded.
     """
     label_format = features.get(examples.LABEL_FORMAT, b"raw").decode(errors="backslashreplace")
-    return examples.decode_label_map(features[examples.LABEL_ENCODED], label_format, said_size(features))
+    return examples.decode_label_map(features[examples.LABEL_ENCODED], label_format, stated_size(features))
+
+
+def load_record(path: str, number: int, void: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Reads the image, uint8 [h, w, 3], and the label map, int [h, w], void 0; None for what cannot be decoded."""
+    record: Any = next(entry for entry in records.read_records(path) if entry.number == number)
+    pixels = label = None
+    try:
+        features = read_example(record.data)
+        pixels = images.inspect_image(features[examples.IMAGE_ENCODED]).pixels
+        label = decode_label_map(features)
+        label = np.where(label == void, 0, label)
+    except Exception:  # The check has reported it.
+        pass
+    return pixels, label
 
 
 def check_shard_names(split: str, paths: Sequence[str]) -> Iterator[Finding]:
-    """Shards that are missing of NAME-00000-of-00008, and shards of two conversions that one pattern matches."""
+    """Finds missing shards of NAME-00000-of-00008, and patterns that match the shards of two conversions."""
     numbers: dict[tuple[str, str], dict[int, set[int]]] = {}
     for path in paths:
         match = _SHARD.fullmatch(path)
@@ -168,13 +238,13 @@ def check_shard_names(split: str, paths: Sequence[str]) -> Iterator[Finding]:
         if len(sets) > 1:
             counts = " and ".join(f"-of-{count:05d}" for count in sorted(sets))
             yield Finding("shards-mixed", split, f"{name}-*{ending}", f"shards {counts}")
-        for count, there in sets.items():
-            for number in sorted(set(range(count)) - there):
-                yield Finding("shard-missing", split, f"{name}-{number:05d}-of-{count:05d}{ending}", "is not there")
+        for count, present in sets.items():
+            for number in sorted(set(range(count)) - present):
+                yield Finding("shard-missing", split, f"{name}-{number:05d}-of-{count:05d}{ending}", "does not exist")
 
 
 def repeated_ids(split: Split) -> Iterator[Finding]:
-    """Records whose image id an earlier record has."""
+    """Finds records with the image id of an earlier record."""
     place_of: dict[str, tuple[str, int]] = {}
     for image in split.images:
         if image.source is None or not image.size:
@@ -187,5 +257,5 @@ def repeated_ids(split: Split) -> Iterator[Finding]:
         place_of.setdefault(image.name, image.source)
 
 
-def _sizes(got: tuple[int, int], said: tuple[int, int]) -> str:
-    return f"{got[0]} x {got[1]} (height x width), and the example says {said[0]} x {said[1]}"
+def _sizes(got: tuple[int, int], stated: tuple[int, int]) -> str:
+    return f"{got[0]} x {got[1]} (height x width), but the record states {stated[0]} x {stated[1]}"

@@ -1,4 +1,4 @@
-"""What maxdl-check-data found: as text for a terminal, as JSON, and as a web page with pictures."""
+"""The report of maxdl-check-data: text for a terminal, JSON, and a web page with pictures."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import numpy as np
 from maxdl_tf.data_gen.checks.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING, Finding, Split, all_findings
 from maxdl_tf.drawing import html_page
 
-_CLASSES_SHOWN = 15  # On a terminal; the page and the JSON have all.
-_ON_PAGE = 100  # Findings of a kind; the JSON has all.
+Load = Callable[[Split, Any], "tuple[np.ndarray | None, np.ndarray | None]"]
+
+_CLASSES_SHOWN = 15  # Classes on a terminal; the page and the JSON file list all.
+_ON_PAGE = 100  # Findings of a kind on the page; the JSON file lists all.
 _RED = np.array([255, 0, 40], np.float32)
 
 
 class Result(NamedTuple):
-    """All that a check found.
+    """Result of a check.
 
     Attributes:
-      findings: The worst first.
-      summaries: From `check_summary.summary`, one for each split.
+      findings: All findings, the worst first.
+      summaries: Statistics of each split, from `findings.summarize`.
     """
 
     findings: list[Finding]
@@ -31,7 +33,7 @@ class Result(NamedTuple):
         return sum(finding.severity == severity for finding in self.findings)
 
     def verdict(self) -> str:
-        """One line: how many of each severity."""
+        """One line with the number of findings of each severity."""
         images = sum(summary["images"] for summary in self.summaries)
         counts = [_number(self.count(severity), severity) for severity in SEVERITIES]
         return f"{_number(images, 'image')}: {', '.join(counts[:-1])} and {counts[-1]}"
@@ -41,11 +43,11 @@ class Result(NamedTuple):
 
 
 def as_text(result: Result, shown: int) -> str:
-    """The report for a terminal.
+    """Formats the report for a terminal.
 
     Args:
-      result: What was found.
-      shown: Findings of each kind that are listed; notes are only counted.
+      result: Result of the check.
+      shown: Number of findings of each kind to list; notes are only counted.
     """
     lines = []
     for kind, found in result.by_kind():
@@ -54,9 +56,9 @@ def as_text(result: Result, shown: int) -> str:
         listed = found[: shown if severity != NOTE else 0]
         lines += [f"    {finding.split}: {finding.place}: {finding.what}" for finding in listed]
         if listed and len(found) > len(listed):
-            lines.append(f"    and {len(found) - len(listed)} more; --json FILE takes all")
+            lines.append(f"    and {len(found) - len(listed)} more; --json FILE lists all")
         if severity != NOTE:
-            lines.append(f"    to do: {KINDS[kind].fix}")
+            lines.append(f"    fix: {KINDS[kind].fix}")
     for summary in result.summaries:
         lines += ["", *_summary_lines(summary)]
     return "\n".join([*lines, "", result.verdict()])
@@ -70,15 +72,15 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
     lines.append(f"  {'class':{width}}  {'kind':5}  {'images':>7}  {'segments':>8}  {'crowds':>6}  {'pixels %':>8}")
     for row in rows[:_CLASSES_SHOWN]:
         kind = "thing" if row["is_thing"] else "stuff"
-        figures = f"{row['images']:7}  {row['segments']:8}  {row['crowds']:6}  {100 * row['share']:8.2f}"
-        lines.append(f"  {row['name']:{width}}  {kind:5}  {figures}")
+        numbers = f"{row['images']:7}  {row['segments']:8}  {row['crowds']:6}  {100 * row['share']:8.2f}"
+        lines.append(f"  {row['name']:{width}}  {kind:5}  {numbers}")
     if len(rows) > _CLASSES_SHOWN:
-        lines.append(f"  and {len(rows) - _CLASSES_SHOWN} more classes; --json FILE takes all")
+        lines.append(f"  and {len(rows) - _CLASSES_SHOWN} more classes; --json FILE lists all")
     return lines
 
 
 def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """The figures of a split that are not about single classes."""
+    """(name, value) of the statistics of a split that are not about single classes."""
     sizes, segments = summary["sizes"], summary["segments_per_image"]
     height, width = sizes["height"], sizes["width"]
     modes = ", ".join(f"{mode} {count}" for mode, count in summary["modes"].items()) or "none"
@@ -102,7 +104,7 @@ def _facts(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def as_dict(result: Result) -> dict[str, Any]:
-    """For JSON."""
+    """Formats the report for JSON."""
     return {
         "errors": result.count(ERROR),
         "warnings": result.count(WARNING),
@@ -124,33 +126,33 @@ def as_dict(result: Result) -> dict[str, Any]:
     }
 
 
-def write_page(path: str, title: str, result: Result, figures: Sequence[tuple[np.ndarray, str]]) -> None:
-    """The report as a web page.
+def write_page(path: str, title: str, result: Result, shown: Sequence[tuple[np.ndarray, str]]) -> None:
+    """Writes the report as a web page.
 
     Args:
-      path: The HTML file.
-      title: Of the page.
-      result: What was found.
-      figures: uint8 [h, w, 3] and a line, of images with findings.
+      path: Path of the HTML file.
+      title: Title of the page.
+      result: Result of the check.
+      shown: Pictures of images with findings, uint8 [h, w, 3], each with a caption.
 
     Raises:
-      OSError: It cannot be written.
+      OSError: The file cannot be written.
     """
     parts = [html_page.paragraph(result.verdict())]
     if result.findings:
         rows = [(KINDS[kind].severity, kind, len(found), KINDS[kind].fix) for kind, found in result.by_kind()]
-        parts += [html_page.heading("What was found"), html_page.table(["", "kind", "findings", "to do"], rows)]
-    if figures:
-        parts.append(html_page.heading("Images with errors or warnings; what is wrong is red"))
-        parts.append(html_page.gallery(html_page.figure(pixels, caption) for pixels, caption in figures))
+        parts += [html_page.heading("Findings"), html_page.table(["", "kind", "findings", "fix"], rows)]
+    if shown:
+        parts.append(html_page.heading("Images with errors or warnings; faulty segments are red"))
+        parts.append(html_page.gallery(html_page.figure(pixels, caption) for pixels, caption in shown))
     for summary in result.summaries:
         parts += _summary_parts(summary)
     for kind, found in result.by_kind():
         parts.append(html_page.heading(f"{kind}: {KINDS[kind].severity}"))
         rows = [(finding.split, finding.place, finding.what) for finding in found[:_ON_PAGE]]
-        parts.append(html_page.table(["split", "where", "what"], rows))
+        parts.append(html_page.table(["split", "place", "finding"], rows))
         if len(found) > _ON_PAGE:
-            parts.append(html_page.paragraph(f"and {len(found) - _ON_PAGE} more; the JSON has all"))
+            parts.append(html_page.paragraph(f"and {len(found) - _ON_PAGE} more; the JSON file lists all"))
     html_page.write_page(path, title, *parts)
 
 
@@ -171,23 +173,23 @@ def _summary_parts(summary: dict[str, Any]) -> list[html_page.Html]:
     return [
         html_page.heading(summary["split"]),
         html_page.table(["", ""], _facts(summary)),
-        html_page.paragraph("Images by their number of segments:"),
+        html_page.paragraph("Number of images by number of segments:"),
         html_page.bars(summary["segments_per_image"]["histogram"]),
         html_page.table(columns, rows),
     ]
 
 
-def pictures(
-    splits: Sequence[Split],
-    load: Callable[[Split, Any], tuple[np.ndarray | None, np.ndarray | None]],
-    count: int,
-) -> list[tuple[np.ndarray, str]]:
-    """Pictures of some images with errors or warnings: first one of each kind, then others.
+def pictures(splits: Sequence[Split], load: Load, count: int) -> list[tuple[np.ndarray, str]]:
+    """Draws images with errors or warnings: first one of each kind, then others.
 
     Args:
-      splits: After the check.
-      load: Gives image, uint8 [h, w, 3], and id map, int [h, w], of an image's `source`; None for what cannot be read.
-      count: At most so many.
+      splits: Results of the checks.
+      load: Function of a split and an image's `source` that returns the image, uint8 [h, w, 3], and the id map, int
+        [h, w]; None for an unreadable one.
+      count: Largest number of pictures.
+
+    Returns:
+      Pictures, uint8 [h, w, 3], each with a caption.
     """
     chosen, others, kinds = [], [], set()
     order = {id(finding): rank for rank, finding in enumerate(all_findings(list(splits)))}
@@ -199,20 +201,20 @@ def pictures(
                 kinds |= new
                 (chosen if new else others).append((split, image, serious))
     chosen.sort(key=lambda entry: min(order[id(finding)] for finding in entry[2]))
-    figures = []
+    drawn = []
     for split, image, serious in [*chosen, *others]:
-        if len(figures) == count:
+        if len(drawn) == count:
             break
         pixels, id_map = load(split, image.source)
         picture = _picture(pixels, id_map, [finding.segment for finding in serious if finding.segment])
         if picture is not None:
             caption = "; ".join(f"{finding.kind}: {finding.what}" for finding in serious)
-            figures.append((picture, f"{split.name}: {image.name}: {caption}"))
-    return figures
+            drawn.append((picture, f"{split.name}: {image.name}: {caption}"))
+    return drawn
 
 
 def _picture(pixels: np.ndarray | None, id_map: np.ndarray | None, faulty: list[int]) -> np.ndarray | None:
-    """The image beside its segments, over the image where the sizes agree; those named in `faulty` are red."""
+    """Draws the image beside its segments. Faulty segments are red; the image shines through if the sizes agree."""
     from maxdl_tf.drawing import label_maps
 
     parts = [] if pixels is None else [pixels]
@@ -232,14 +234,14 @@ def _picture(pixels: np.ndarray | None, id_map: np.ndarray | None, faulty: list[
 
 
 def _color(rank: int) -> tuple[float, ...]:
-    """Greens to violets, none of them red; a golden angle apart."""
+    """RGB, 0..255: greens to violets, never red, a golden angle apart."""
     import colorsys
 
     return tuple(255 * part for part in colorsys.hsv_to_rgb(0.2 + 0.62 * (0.618034 * rank % 1), 0.5, 0.9))
 
 
 def _borders(id_map: np.ndarray) -> np.ndarray:
-    """bool [h, w]: pixels whose right or lower neighbor has another id."""
+    """bool [h, w], true for pixels whose right or lower neighbor has another id."""
     borders = np.zeros(id_map.shape, bool)
     borders[:, :-1] |= id_map[:, :-1] != id_map[:, 1:]
     borders[:-1] |= id_map[:-1] != id_map[1:]

@@ -78,7 +78,7 @@ def test_val_takes_the_things_of_train(root):
     )
 
 
-def test_pixels_of_no_instance_are_a_crowd_if_so_wished(root):
+def test_pixels_of_no_instance_are_a_crowd_on_request(root):
     assert _convert(root, "--notreat_crowd_as_ignore", "--processes=2") == 0
     wanted = np.array(LABELS)
     wanted[1:, 3] = PERSON * 256
@@ -91,25 +91,25 @@ def test_pixels_of_no_instance_are_a_crowd_if_so_wished(root):
         (
             lambda root: save_map(root / "annotations/training/ADE_train_00000002.png", [[1, 151]]),
             [],
-            "ADE_train_00000002.png: value 151; ADE20K has the classes 1 to 150",
+            "ADE_train_00000002.png: value 151; ADE20K has classes 1 to 150",
         ),
         (
             lambda root: save_map(root / "annotations_instance/training/ADE_train_00000002.png", [[1, 2]]),
             [],
-            "ADE_train_00000002.png: a PNG of mode L; wanted RGB",
+            "ADE_train_00000002.png: a PNG of mode L; expected RGB",
         ),
         (
             lambda root: (root / "annotations_instance/training/ADE_train_00000002.png").unlink(),
             [],
-            "there is no label map called 'ADE_train_00000002'",
+            "the label map 'ADE_train_00000002' is missing",
         ),
         (lambda root: (root / "annotations_instance").rename(root / "x"), [], "annotations_instance/training is not"),
-        (lambda root: (root / "objectInfo150.txt").write_text("a\tb\n1\t2\n"), [], "wanted columns Idx and Name"),
-        (lambda root: None, ["--split=training"], "--split=training: ADE20K has train and val"),
+        (lambda root: (root / "objectInfo150.txt").write_text("a\tb\n1\t2\n"), [], "expected columns Idx and Name"),
+        (lambda root: None, ["--split=training"], "--split=training: must be one of train, val"),
         (
             lambda root: _add(root, "training", "ADE_train_00000002", [[0, 5]], [[(99, 1), (0, 0)]]),
             [],
-            "ADE_train_00000002.png: value 25345: red 99: none of its instances has a class",
+            "ADE_train_00000002.png: value 25345: red 99: no instance of it has a class",
         ),
     ],
 )
@@ -120,7 +120,7 @@ def test_faults_are_named(root, capsys, change, flags, message):
     assert not (root.parent / "out").exists()
 
 
-def test_bad_images_are_skipped_if_so_wished(root, capsys):
+def test_bad_images_are_skipped_on_request(root, capsys):
     (root / "annotations/training/ADE_train_00000002.png").unlink()
     assert _convert(root, "--on_error=skip") == 0
     assert "1 images skipped" in capsys.readouterr().out

@@ -54,7 +54,7 @@ def test_bad_input_ends_the_conversion_and_leaves_nothing(tmp_path):
 
 
 @needs_beam
-def test_bad_input_is_skipped_and_listed_in_order_if_so_wished(tmp_path):
+def test_bad_input_is_skipped_and_listed_in_order_on_request(tmp_path):
     report = _write(tmp_path / "beam", bad=[1, 6], skip_bad_input=True)
     assert (report.written, report.skipped) == (6, ["image_1.jpg: broken", "image_6.jpg: broken"])
     own = Output(str(tmp_path / "own"), "train", num_shards=3, skip_bad_input=True)
@@ -65,15 +65,15 @@ def test_bad_input_is_skipped_and_listed_in_order_if_so_wished(tmp_path):
 @needs_beam
 def test_a_worker_that_is_repeated_does_no_harm(tmp_path):
     """Runners may give a shard to two workers, or again to one whose answer was lost."""
-    from maxdl_tf.data_gen.beam_shards import ShardWriter
+    from maxdl_tf.data_gen.shard_writer import BeamShardWriter
 
-    class Twice(ShardWriter):
+    class Twice(BeamShardWriter):
         def __call__(self, name, tasks):
             super().__call__(name, tasks)
             return super().__call__(name, tasks)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("maxdl_tf.data_gen.beam_shards.ShardWriter", Twice)
+        patch.setattr("maxdl_tf.data_gen.shard_writer.BeamShardWriter", Twice)
         report = _write(tmp_path / "twice")
     assert report.written == 8
     _write(tmp_path / "once")

@@ -39,7 +39,7 @@ def test_maps_have_train_classes_and_instances_from_1(root, tmp_path):
     np.testing.assert_array_equal(converted.images["bremen_000002_000019"], picture)
 
 
-def test_groups_are_crowds_if_so_wished(root, tmp_path):
+def test_groups_are_crowds_on_request(root, tmp_path):
     flags = [f"--cityscapes_dir={root}", f"--output_dir={tmp_path / 'out'}", "--notreat_crowd_as_ignore"]
     assert run_convert("cityscapes", *flags) == 0
     wanted = np.array(LABELS)
@@ -64,7 +64,7 @@ def test_the_table_has_the_19_classes_in_the_order_of_train_ids():
         (
             lambda root: save_image(root / "leftImg8bit/train/bonn/bonn_000000_000019_leftImg8bit.png", 2, 2),
             [],
-            "there is no label map called 'bonn/bonn_000000_000019'",
+            "the label map 'bonn/bonn_000000_000019' is missing",
         ),
     ],
 )

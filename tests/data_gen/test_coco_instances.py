@@ -158,11 +158,11 @@ def test_stuff_comes_from_semantic_pngs(dataset, names):
     assert read_converted(dataset.folder / "out").semantics()[2:] == [("sky", False, 92), ("grass", False, 93)]
 
 
-def test_images_without_objects_are_left_out_unless_something_is_behind(dataset, capsys):
+def test_images_without_objects_are_dropped_if_the_rest_is_void(dataset, capsys):
     dataset.content["images"].append({"id": 2, "file_name": "b.png", "height": HEIGHT, "width": WIDTH})
     save_image(dataset.folder / "images" / "b.png", HEIGHT, WIDTH)
     assert dataset.convert() == 0
-    assert "1 images without an object are left out" in capsys.readouterr().out
+    assert "dropping 1 images without an object" in capsys.readouterr().out
     assert set(read_converted(dataset.folder / "out").labels) == {"a"}
     assert dataset.convert("--background=table", "--split=val") == 2  # Another table than that of train.
     assert dataset.convert("--background=table", f"--output_dir={dataset.folder / 'other'}") == 0
@@ -179,19 +179,23 @@ def _annotation(**values):
     [
         (_annotation(category_id=9), [], "instances.json, a.png: annotation 12: unknown category 9"),
         (_annotation(id=11), [], "annotation 11: its id occurs twice"),
-        (_annotation(segmentation=[]), [], "annotation 12: its polygons need three points"),
-        (_annotation(segmentation=[[1, 2, 3, 4]]), [], "annotation 12: its polygons need three points"),
-        (_annotation(segmentation={"size": [8, 6], "counts": "0"}), [], "annotation 12: its RLE is of size [8, 6]"),
-        (_annotation(segmentation={"size": [6, 8], "counts": [4, 5]}), [], "its RLE counts 9 pixels of 48"),
-        (_annotation(segmentation={"x": 1}), [], "annotation 12: its segmentation is neither"),
+        (_annotation(segmentation=[]), [], "annotation 12: a polygon needs at least three points"),
+        (_annotation(segmentation=[[1, 2, 3, 4]]), [], "annotation 12: a polygon needs at least three points"),
+        (_annotation(segmentation={"size": [8, 6], "counts": "0"}), [], "annotation 12: the RLE has the size [8, 6]"),
+        (_annotation(segmentation={"size": [6, 8], "counts": [4, 5]}), [], "the RLE counts 9 pixels; expected 48"),
+        (_annotation(segmentation={"x": 1}), [], "annotation 12: the segmentation is neither"),
         (_annotation(image_id=4), [], "annotations refer to images that the file does not list: 4"),
         (lambda content: content["annotations"][1].pop("segmentation"), [], "annotation 12 has no 'segmentation'"),
         (lambda content: content["images"][0].update(width=7), [], "a.png: 6 x 8 (height x width), but its entry"),
         (lambda content: content.pop("images"), [], "has no list 'images'"),
         (lambda content: content["images"].append(content["images"][0]), [], "two images have the id"),
-        (lambda content: None, ["--background=x", "--semantic_dir=y"], "give one of them"),
+        (lambda content: None, ["--background=x", "--semantic_dir=y"], "pass one of them"),
         (lambda content: None, ["--semantic_dir=nowhere"], "--semantic_dir=nowhere is not a folder"),
-        (lambda content: None, ["--label_divisor=2"], "annotation 13: is instance 2 of 'dog', label_divisor 2"),
+        (
+            lambda content: None,
+            ["--label_divisor=2"],
+            "annotation 13: is instance 2 of 'dog'; label_divisor 2 allows instances below 2",
+        ),
     ],
 )
 def test_faults_are_named(dataset, capsys, change, flags, message):
@@ -204,4 +208,4 @@ def test_faults_are_named(dataset, capsys, change, flags, message):
 def test_unknown_values_of_semantic_pngs_are_named(dataset, capsys):
     save_map(dataset.folder / "semantic" / "a.png", np.full([HEIGHT, WIDTH], 92))
     assert dataset.convert(f"--semantic_dir={dataset.folder / 'semantic'}") == 2
-    assert "semantic/a.png: value 92: there is no such category" in complaint(capsys)
+    assert "semantic/a.png: value 92: no category has this id" in complaint(capsys)

@@ -220,10 +220,12 @@ def test_faults_of_files_are_named(dataset, fault, message):
         dataset.annotate()
 
 
-def test_more_instances_than_the_label_divisor_has_room_for(dataset):
+def test_more_instances_than_the_label_divisor_allows(dataset):
     dataset.write()
     assert dataset.annotate(label_divisor=3)
-    with pytest.raises(UserError, match=r"segment 12: is instance 2 of 'dog', label_divisor 2 has room for 1"):
+    with pytest.raises(
+        UserError, match=r"segment 12: is instance 2 of 'dog'; label_divisor 2 allows instances below 2"
+    ):
         dataset.annotate(label_divisor=2)
 
 

@@ -118,7 +118,7 @@ def test_bad_images_end_the_conversion_or_are_skipped(folders, capsys):
     ("flags", "message"),
     [
         (["--image_dir=nowhere"], "nowhere is not a folder"),
-        (["--image_dir={folder}/images/ant"], "has no folders in it; wanted one for each class"),
+        (["--image_dir={folder}/images/ant"], "has no subfolders; expected one folder of images per class"),
         (["--label_format=raw"], "Unknown command line flag 'label_format'"),
     ],
 )

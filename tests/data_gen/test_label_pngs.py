@@ -137,8 +137,8 @@ def test_label_files_with_an_ending(folders):
 
 
 FAULTS = {
-    "image without a map": (lambda d: (d / "labels/b.png").unlink(), r"b.png: there is no label map called 'b'"),
-    "map without an image": (lambda d: (d / "images/b.png").unlink(), r"labels/b.png: there is no image called 'b'"),
+    "image without a map": (lambda d: (d / "labels/b.png").unlink(), r"b.png: the label map 'b' is missing"),
+    "map without an image": (lambda d: (d / "images/b.png").unlink(), r"labels/b.png: the image 'b' is missing"),
     "sizes differ": (lambda d: save_map(d / "labels/b.png", [[256, 256, 256]], np.uint16), r"labels/b.png: 1 x 3 "),
     "broken map": (lambda d: (d / "labels/b.png").write_bytes(b"\x89PNG"), r"labels/b.png: cannot be decoded"),
     "broken image": (lambda d: (d / "images/b.png").write_bytes(b"text"), r"images/b.png: cannot be decoded"),
@@ -168,7 +168,7 @@ def test_faults_end_the_conversion_or_are_skipped(folders, tmp_path, capsys, fau
     [
         (["--void_values=a"], "--void_values=a: must be numbers"),
         (["--label_dir=nowhere"], "--label_dir=nowhere is not a folder"),
-        (["--label_ending=_x"], "name the files alike"),
+        (["--label_ending=_x"], "give the files matching names"),
         (["--class_names=nowhere.txt"], "nowhere.txt: there is no such file"),
         (["--void_values=256,513"], "all pixels of all images are void"),
     ],

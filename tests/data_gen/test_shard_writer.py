@@ -17,7 +17,7 @@ from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import examples
 from maxdl_tf.data_gen import shapes, shard_writer
-from maxdl_tf.data_gen.examples import AnnotatedImage
+from maxdl_tf.data_gen.annotated_images import AnnotatedImage
 from maxdl_tf.data_gen.shard_output import Output
 from maxdl_tf.errors import UserError
 
@@ -76,7 +76,7 @@ def test_bad_input_ends_the_conversion_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_input_is_skipped_and_listed_if_so_wished(tmp_path):
+def test_bad_input_is_skipped_and_listed_on_request(tmp_path):
     output = Output(str(tmp_path), "train", num_shards=2, skip_bad_input=True)
     report = shard_writer.write_shards(range(6), Annotate(frozenset({1, 4})), INFO, output)
     assert report.written == 4

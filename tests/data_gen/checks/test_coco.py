@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from maxdl_tf import panoptic_ids
-from maxdl_tf.data_gen.checks import coco_command as check_coco_command
-from maxdl_tf.data_gen.checks import pictures as check_pictures
-from maxdl_tf.data_gen.checks import report as check_report
+from maxdl_tf.data_gen.checks import coco
 from maxdl_tf.data_gen.checks.findings import KINDS, Finding, ImageReport, Split
+from maxdl_tf.data_gen.checks.images import holes
+from maxdl_tf.data_gen.checks.report import pictures
 from tests.data_gen.planted_faults import FAULTS, Copy
 from tests.helpers import in_process, shared_path
 
@@ -28,7 +28,7 @@ def check(folder: Path, splits, report: Path, *flags) -> tuple[int, dict]:
     for split in splits:
         paths += ["--image_dir", folder / split]
         paths += ["--annotation_file", folder / "annotations" / f"panoptic_{split}.json"]
-    status = in_process(check_coco_command, *paths, "--json", report, "--processes=1", *flags)
+    status = in_process(coco, *paths, "--json", report, "--processes=1", *flags)
     return status, json.loads(report.read_text()) if status != 2 else {}
 
 
@@ -166,7 +166,7 @@ def test_a_png_stored_with_loss_has_few_of_its_ids_named(drawn):
     assert len(named) == 20 and re.search("47 other ids: was the PNG scaled", named[0]["what"])
 
 
-def test_figures_of_the_summary(drawn):
+def test_statistics_of_the_summary(drawn):
     drawn.content["annotations"][0]["segments_info"][1]["iscrowd"] = 1
     drawn.content["categories"].append({"id": 31, "name": "sky", "isthing": 0})
     drawn.check()
@@ -184,7 +184,7 @@ def test_the_terminal_says_where_and_what_to_do(drawn, capsys):
     drawn.content["annotations"][0]["segments_info"][0]["area"] = 5
     assert drawn.check()[0] == 1
     said = capsys.readouterr().out
-    assert "error    area: 1\n    val: 1.png segment 11: 5 in the JSON, 6 in the PNG\n    to do: recompute" in said
+    assert "error    area: 1\n    val: 1.png segment 11: 5 in the JSON file, 6 in the PNG\n    fix: recompute" in said
     assert said.endswith("\n2 images: 1 error, 0 warnings and 0 notes\n")
 
 
@@ -193,8 +193,8 @@ def test_the_page_shows_the_faulty_image_with_its_segment_in_red(drawn):
     page = drawn.folder / "report.html"
     drawn.check("--html", str(page))
     text = page.read_text()
-    assert text.count("<img") == 1 and "val: 1.png: area: 5 in the JSON, 6 in the PNG" in text
-    ((picture, _),) = check_report.pictures(
+    assert text.count("<img") == 1 and "val: 1.png: area: 5 in the JSON file, 6 in the PNG" in text
+    ((picture, _),) = pictures(
         [_split_with_fault()], lambda split, source: (np.zeros([4, 4, 3], np.uint8), np.array([[3, 3, 5, 5]] * 4)), 9
     )
     right = picture[:, -4:]  # Beside the image; the border between the segments is white.
@@ -236,5 +236,5 @@ def test_holes():
     ids[5, 1] = 0  # Another one.
     ids[1, 4:6] = 0  # Between the two.
     ids[6, 8] = 0  # At the border.
-    assert check_pictures.holes(ids, 0) == [(1, "2 holes of void inside of it, 3 pixels")]
-    assert check_pictures.holes(np.ones([3, 3], int), 0) == check_pictures.holes(np.zeros([3, 3], int), 0) == []
+    assert holes(ids, 0) == [(1, "2 holes of void, 3 pixels")]
+    assert holes(np.ones([3, 3], int), 0) == holes(np.zeros([3, 3], int), 0) == []

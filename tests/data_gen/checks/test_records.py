@@ -13,7 +13,7 @@ from PIL import Image
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import examples
-from maxdl_tf.data_gen.checks import records_command as check_records_command
+from maxdl_tf.data_gen.checks import records
 from tests.data import damaged_files
 from tests.helpers import in_process
 
@@ -52,7 +52,7 @@ def _check(folder, *flags, patterns=("train-*", "val-*")) -> tuple[int, set]:
     """Exit status, and (kind, file name, record) of what was found."""
     report = folder / "report.json"
     arguments = [f"--file_pattern={folder / pattern}" for pattern in patterns]
-    status = in_process(check_records_command, *arguments, "--json", report, "--processes=1", *flags)
+    status = in_process(records, *arguments, "--json", report, "--processes=1", *flags)
     if status == 2:
         return status, set()
     findings = json.loads(report.read_text())["findings"]
@@ -116,8 +116,8 @@ def test_a_leak_and_a_repeated_image(folder):
     findings = json.loads((folder / "report.json").read_text())["findings"]
     assert status == 1
     assert {(entry["kind"], entry["file"], entry["what"]) for entry in findings} == {
-        ("image-repeated", "image11", "its pixels are those of image10 in val"),
-        ("leak", "image12", "its pixels are those of image4 in train"),
+        ("image-repeated", "image11", "has the pixels of image10 in val"),
+        ("leak", "image12", "has the pixels of image4 in train"),
     }
 
 

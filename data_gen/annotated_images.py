@@ -1,4 +1,4 @@
-"""What converters make of a task, and the record that goes into a shard."""
+"""Annotated images, the results of converters, and their records."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from maxdl_tf.data import examples
 from maxdl_tf.errors import UserError
 
 
-class Example(Protocol):
-    """What a converter makes of a task."""
+class Annotated(Protocol):
+    """The result of a converter for one task."""
 
     image_id: str
 
     def encode(self, label_format: str) -> bytes:
-        """The serialized `tf.train.Example`, with label maps, if there are any, in that format (`Output`).
+        """Returns the serialized `tf.train.Example`, with label maps in the given format.
 
         Raises:
-          ValueError: If something does not fit into it.
+          ValueError: A value does not fit into the format.
         """
 
 
@@ -28,7 +28,7 @@ class AnnotatedImage(NamedTuple):
     """An image and its label map.
 
     Attributes:
-      image_bytes: The image file's content, RGB.
+      image_bytes: Content of the image file, RGB.
       image_format: "jpeg" or "png".
       label: int [height, width], class id * label divisor + instance.
       image_id: File name without extension.
@@ -44,15 +44,15 @@ class AnnotatedImage(NamedTuple):
 
 
 class ClassifiedImage(NamedTuple):
-    """An image that has a class as a whole.
+    """An image and its class.
 
     Attributes:
-      image_bytes: The image file's content, RGB.
+      image_bytes: Content of the image file, RGB.
       image_format: "jpeg" or "png".
       size: (height, width).
-      class_id: From 1.
-      class_name: For people.
-      image_id: What messages call the image.
+      class_id: Class id, from 1.
+      class_name: Human-readable name of the class.
+      image_id: Name of the image in messages.
     """
 
     image_bytes: bytes
@@ -63,12 +63,12 @@ class ClassifiedImage(NamedTuple):
     image_id: str
 
     def encode(self, label_format: str) -> bytes:
-        del label_format  # It has no label map.
+        del label_format  # No label map.
         return examples.encode_classified_example(*self)
 
 
-def make_record(annotate: Callable[[Any], Example], label_format: str, task: Any) -> bytes | UserError:
-    """A serialized example, or what is wrong with the input."""
+def make_record(annotate: Callable[[Any], Annotated], label_format: str, task: Any) -> bytes | UserError:
+    """Returns the serialized example of a task, or the error if its input is bad."""
     try:
         annotated = annotate(task)
         try:

@@ -1,0 +1,145 @@
+"""Checks that COCO data and TFRecords share: of an encoded image, and of the segments of a map."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from maxdl_tf.data_gen.checks.findings import ImageReport
+from maxdl_tf.data_gen.source_files import image_format
+
+Find = Callable[..., None]  # Adds a finding: find(kind, what) or find(kind, what, segment).
+
+_ORIENTATION = 0x0112  # EXIF tag.
+_UPRIGHT = (None, 0, 1)
+_TINY = 4  # Pixels.
+
+
+class InspectedImage(NamedTuple):
+    """An image file, decoded and checked.
+
+    Attributes:
+      faults: (kind, what) of each fault.
+      pixels: uint8 [height, width, 3], RGB; None if the file cannot be decoded.
+      digest: Hash of size and pixels.
+      mode: Color mode of the file in Pillow's terms.
+      format: "jpeg", "png" or another format.
+    """
+
+    faults: list[tuple[str, str]]
+    pixels: np.ndarray | None = None
+    digest: bytes | None = None
+    mode: str = ""
+    format: str = ""
+
+
+def inspect_image(content: bytes) -> InspectedImage:
+    """Decodes an image file and checks its format."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            mode, kind = image.mode, image_format(image)
+            orientation = image.getexif().get(_ORIENTATION)
+            pixels = np.asarray(image.convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for broken files.
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        return InspectedImage([("image-undecodable", f"cannot decode {len(content)} bytes: {reason}")])
+    faults = []
+    if kind not in ("jpeg", "png"):
+        faults.append(("image-format", f"a {kind.upper()} file"))
+    if mode.startswith(("I", "F")):
+        faults.append(("image-format", f"more than 8 bits per channel (mode {mode})"))
+    elif mode in ("L", "1"):
+        faults.append(("image-gray", "gray"))
+    elif mode == "CMYK":
+        faults.append(("image-cmyk", "CMYK"))
+    elif mode in ("LA", "PA", "RGBA"):
+        faults.append(("image-alpha", f"has transparency (mode {mode})"))
+    if orientation not in _UPRIGHT:
+        faults.append(("image-rotated", f"EXIF orientation {orientation}: viewers rotate the image, training does not"))
+    digest = hashlib.blake2b(pixels, digest_size=16)
+    digest.update(repr(pixels.shape).encode())
+    return InspectedImage(faults, pixels, digest.digest(), mode, kind)
+
+
+def check_image(content: bytes, find: Find, report: ImageReport) -> InspectedImage:
+    """Inspects an image file, adds the findings, and enters size, digest and mode into the report."""
+    image = inspect_image(content)
+    for kind, what in image.faults:
+        find(kind, what)
+    if image.pixels is not None:
+        report.size, report.digest, report.mode = image.pixels.shape[:2], image.digest, image.mode
+    return image
+
+
+def check_segments(
+    id_map: np.ndarray, void: int, areas: dict[int, int], num_slots: int, find: Find, report: ImageReport
+) -> None:
+    """Adds findings about the segments of a map.
+
+    Args:
+      id_map: int [height, width], segment ids or labels.
+      void: Value of pixels without a segment.
+      areas: {segment: area in pixels} of the segments to check.
+      num_slots: Number of slots of the network.
+      find: Adds a finding.
+      report: Report with the void pixels and the segments of the image.
+    """
+    if report.void == id_map.size:
+        find("all-void", "no pixel belongs to a segment")
+    if report.num_objects > num_slots:
+        find("too-many-segments", f"{report.num_objects} segments, but the network has {num_slots} slots")
+    for segment, area in areas.items():
+        if area < _TINY:
+            find("segment-tiny", f"only {area} pixel{'s' if area > 1 else ''}", segment)
+    for segment, what in holes(id_map, void):
+        find("hole", what, segment)
+
+
+def holes(id_map: np.ndarray, void: int) -> list[tuple[int, str]]:
+    """Finds void regions whose neighbors all belong to one segment.
+
+    Args:
+      id_map: int [height, width].
+      void: Value of pixels without a segment.
+
+    Returns:
+      (segment, what) of each segment with holes.
+    """
+    from scipy import ndimage
+
+    empty = id_map == void
+    if not empty.any() or empty.all():
+        return []
+    components, _ = ndimage.label(empty)
+    found: dict[int, list[int]] = {}
+    height, width = id_map.shape
+    for number, (rows, columns) in enumerate(ndimage.find_objects(components), start=1):
+        if rows.start == 0 or columns.start == 0 or rows.stop == height or columns.stop == width:
+            continue
+        around = np.s_[rows.start - 1 : rows.stop + 1, columns.start - 1 : columns.stop + 1]
+        inside = components[around] == number
+        neighbors = np.unique(id_map[around][ndimage.binary_dilation(inside) & ~inside])
+        if len(neighbors) == 1:
+            found.setdefault(int(neighbors[0]), []).append(int(inside.sum()))
+    return [
+        (segment, f"{len(sizes)} hole{'s' if len(sizes) > 1 else ''} of void, {sum(sizes)} pixels")
+        for segment, sizes in found.items()
+    ]
+
+
+def boxes(id_map: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
+    """Returns {id: (left, top, width, height)} of all ids in a map, including 0."""
+    from scipy import ndimage
+
+    ids, places = np.unique(id_map, return_inverse=True)
+    found = ndimage.find_objects(places.reshape(id_map.shape) + 1)
+    return {
+        int(i): (columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+        for i, (rows, columns) in zip(ids, found)
+    }

@@ -1,0 +1,180 @@
+"""Files that converters read: images, label PNGs, and pairs of both with matching names."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from maxdl_tf.data.coco_files import some
+from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # Formats that records hold.
+_ADVICE = "or skip such files with --on_error skip"
+
+
+class ImageFile(NamedTuple):
+    """An RGB image file.
+
+    Attributes:
+      content: Content of the file.
+      format: "jpeg" or "png".
+      size: (height, width).
+    """
+
+    content: bytes
+    format: str
+    size: tuple[int, int]
+
+
+def read_image(path: str | os.PathLike) -> ImageFile:
+    """Reads an image file unchanged; gray, palette and CMYK images become RGB PNGs.
+
+    Training decodes the stored pixels, so an EXIF orientation has no effect; maxdl-check-data reports it.
+
+    Raises:
+      UserError: The file cannot be read or decoded, or is not a JPEG or PNG of 8 bits per channel.
+    """
+    content = storage.read_file(path)
+    with _decoding_errors(path), Image.open(io.BytesIO(content)) as image:
+        image.load()
+        kind = image_format(image)
+        if kind not in ("jpeg", "png"):
+            raise UserError(f"{path}: a {image.format} file; expected JPEG or PNG")
+        if image.mode != "RGB":
+            if image.mode.startswith(("I", "F")):
+                raise UserError(f"{path}: more than 8 bits per channel; expected 8")
+            file = io.BytesIO()
+            image.convert("RGB").save(file, format="PNG")  # Lossless; such images are few.
+            content, kind = file.getvalue(), "png"
+        return ImageFile(content, kind, (image.height, image.width))
+
+
+def image_format(image: Image.Image) -> str:
+    """Name of the format in records: "jpeg" or "png"; another name for other formats."""
+    kind = (image.format or "").lower()
+    return "jpeg" if kind == "mpo" else kind  # MPO: a JPEG with further pictures behind it.
+
+
+def read_png(path: str | os.PathLike) -> tuple[np.ndarray, str]:
+    """Reads a label PNG.
+
+    Returns:
+      int32 [height, width] for a gray or palette PNG, uint8 [height, width, channels] for others; the mode of the PNG
+      in Pillow's terms ("L", "I;16", "P", "RGB", ...).
+
+    Raises:
+      UserError: The file cannot be read or decoded.
+    """
+    with _decoding_errors(path), Image.open(io.BytesIO(storage.read_file(path))) as image:
+        pixels = np.asarray(image)
+        return (pixels.astype(np.int32) if pixels.ndim == 2 else pixels), image.mode
+
+
+def read_gray_png(path: str | os.PathLike) -> np.ndarray:
+    """Reads a label PNG without channels: int32 [height, width].
+
+    Raises:
+      UserError: The file cannot be read or decoded, or has channels.
+    """
+    pixels, mode = read_png(path)
+    if pixels.ndim != 2:
+        raise UserError(f"{path}: a PNG of mode {mode}; expected a gray PNG, whose values are class numbers")
+    return pixels
+
+
+def check_size(path: str | os.PathLike, got: tuple[int, ...], expected: tuple[int, ...], other: str) -> None:
+    """Raises UserError if the size of a file differs from the size of `other`; sizes are (height, width)."""
+    if tuple(got) != tuple(expected):
+        raise UserError(
+            f"{path}: {got[0]} x {got[1]} (height x width), but {other} is {expected[0]} x {expected[1]}; "
+            "a label map and its image must have the same size"
+        )
+
+
+@contextlib.contextmanager
+def _decoding_errors(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow reports broken PNGs as SyntaxError.
+        raise UserError(f"{path}: cannot be decoded: {error}") from error
+
+
+class FilePair(NamedTuple):
+    """An image and its label map.
+
+    Attributes:
+      name: Common name of the two, relative to their folders and without suffix.
+      image: Path of the image; None if it is missing.
+      label: Path of the label map; None if it is missing.
+    """
+
+    name: str
+    image: str | None
+    label: str | None
+
+    def fault(self) -> str | None:
+        """Describes the missing file, if any."""
+        if self.image is None:
+            return f"{self.label}: the image {self.name!r} is missing"
+        if self.label is None:
+            return f"{self.image}: the label map {self.name!r} is missing"
+        return None
+
+    def check(self) -> None:
+        """Raises UserError if one of the two is missing."""
+        if self.fault():
+            raise UserError(f"{self.fault()}; add it, {_ADVICE}")
+
+
+def find_pairs(image_dir: str, label_dir: str, *, image_ending: str = "", label_ending: str = "") -> list[FilePair]:
+    """Pairs the images of a folder with the PNGs of another one, subfolders included, sorted by name.
+
+    Args:
+      image_dir: Folder of the images.
+      label_dir: Folder of the label maps.
+      image_ending: End of the image names before the suffix; images without it are ignored.
+      label_ending: End of the label map names before the suffix; label maps without it are ignored.
+
+    Raises:
+      UserError: No names match, or two files have the same name.
+    """
+    images = _by_name(image_dir, image_ending, IMAGE_SUFFIXES)
+    labels = _by_name(label_dir, label_ending, (".png",))
+    if not images.keys() & labels.keys():
+        raise UserError(
+            f"no image in {image_dir} ({_examples(images)}) has a label map of the same name in {label_dir} "
+            f"({_examples(labels)}); give the files matching names"
+        )
+    names = sorted({*images, *labels})
+    return [FilePair(name, images.get(name), labels.get(name)) for name in names]
+
+
+def check_pairs(pairs: Sequence[FilePair]) -> None:
+    """Raises UserError if a file is missing, so that a long conversion does not stop halfway."""
+    faults = [pair.fault() for pair in pairs if pair.fault()]
+    if faults:
+        raise UserError(f"{some(faults)}; add them, {_ADVICE}")
+
+
+def _by_name(folder: str, ending: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in storage.find_files(folder, suffixes):
+        stem = path.rpartition(".")[0]
+        if not stem.endswith(ending):
+            continue
+        name = stem[: len(stem) - len(ending)]
+        if name in found:
+            raise UserError(f"{folder}/{path} and {found[name]} have the same name without suffix; rename one of them")
+        found[name] = f"{folder}/{path}"
+    return found
+
+
+def _examples(files: dict[str, str]) -> str:
+    return f"{len(files)} files, such as {min(files.values())}" if files else "no files"
