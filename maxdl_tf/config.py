@@ -256,6 +256,8 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source])
     low_level = experiment.model.width.semantic_low_level_channels
     if len(low_level) not in (0, 2):
         complain("model.width.semantic_low_level_channels", list(low_level), "wants two numbers, for strides 8 and 4")
+    if experiment.training.freeze and experiment.task == experiment_pb2.Experiment.classification:
+        complain("training.freeze", "is set", "task: classification trains the backbone itself; drop it")
     for name in ("train_dataset", "eval_dataset"):
         if experiment.HasField(name):
             _validate_dataset(name, getattr(experiment, name), complain)

@@ -141,6 +141,11 @@ def test_fields_as_dictionaries_are_an_override(write):
         config.fields_to_text({"model": "tiny"})
 
 
+def test_a_classifier_has_no_pretrained_part_to_freeze(write):
+    with pytest.raises(UserError, match=r"training\.freeze is set: task: classification trains the backbone"):
+        config.load_experiment(write(GOOD), ["task: classification training { freeze: backbone }"])
+
+
 INFO = """\
 name: "two"
 segment_class { id: 1 name: "disk" is_thing: true color { red: 255 } source_id: 7 }

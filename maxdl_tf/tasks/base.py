@@ -221,35 +221,31 @@ def build_variant(options: model_pb2.ModelOptions) -> Variant:
     """Row of the variant table that the options name, with their departures from it."""
     if options.variant not in VARIANTS:
         raise UserError(f"model.variant {options.variant!r} is not one of {', '.join(VARIANTS)}; choose one of these")
-    attention, decoder, width = options.attention, options.decoder, options.width
-    departures = {
-        "memory_to_pixel": attention.memory_to_pixel,
-        "memory_to_memory": attention.memory_to_memory,
-        "pixel_to_memory": attention.pixel_to_memory,
-        "semantic_branch": options.semantic_branch,
-        "recompute": model_pb2.ModelOptions.Recompute.Name(options.recompute),
-        **_set_fields(options, "num_slots", "mask_channels", "drop_path_keep"),
-        **{f"decoder_{name}": value for name, value in _set_fields(decoder, "stacks", "blocks").items()},
-        **_set_fields(decoder, "pretrained_stacks"),
-        **_set_fields(
-            width,
-            "memory_channels",
-            "transformer_width",
-            "ffn_channels",
-            "memory_head_channels",
-            "pixel_head_channels",
-            "semantic_head_channels",
-            "semantic_decoder_channels",
-        ),
-    }
-    if not attention.pixel_to_pixel:
-        departures["pixel_to_pixel"] = "convolution"
-    if decoder.transformer_strides:
-        departures["decoder_transformer_strides"] = tuple(decoder.transformer_strides)
-    if width.semantic_low_level_channels:
-        departures["semantic_low_level_channels"] = tuple(width.semantic_low_level_channels)
+    departures = _departures(options)
+    departures["pixel_to_pixel"] = "axial" if options.attention.pixel_to_pixel else "convolution"
+    width = options.width
     variant = VARIANTS[options.variant].scaled(width.multiplier, width.stem_multiplier)
     return dataclasses.replace(variant, **departures)
+
+
+def _departures(options: Message, prefix: str = "") -> dict[str, Any]:
+    """Fields that are set, by the attributes of `Variant` with the same name.
+
+    An attribute may also begin with the name of the field's message: `decoder_stacks` is `decoder { stacks }`.
+    """
+    attributes = {attribute.name for attribute in dataclasses.fields(Variant)}
+    found: dict[str, Any] = {}
+    for field in options.DESCRIPTOR.fields:
+        name = next((name for name in (prefix + field.name, field.name) if name in attributes), None)
+        if field.message_type:
+            found.update(_departures(getattr(options, field.name), f"{field.name}_"))
+        elif name:
+            value = getattr(options, field.name)
+            if not field.has_presence:  # A repeated field.
+                found.update({name: tuple(value)} if value else {})
+            elif options.HasField(field.name):
+                found[name] = field.enum_type.values_by_number[value].name if field.enum_type else value
+    return found
 
 
 def build_augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.Augmentation:
@@ -261,11 +257,6 @@ def build_augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.A
         flip=options.flip,
         color=options.color,
     )
-
-
-def _set_fields(options: Message, *names: str) -> dict[str, int | float]:
-    """The named fields that are set."""
-    return {name: getattr(options, name) for name in names if options.HasField(name)}
 
 
 def _create_optimizer(options: training_pb2.OptimizerOptions) -> CreateOptimizer:

@@ -17,7 +17,7 @@ from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_max_deeplab
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.protos import experiment_pb2, loss_pb2
+from maxdl_tf.protos import experiment_pb2, loss_pb2, training_pb2
 from maxdl_tf.tasks import base
 
 
@@ -30,7 +30,7 @@ class PanopticTask(base.Task):
         """Builds the network with initial weights; its variables exist."""
         options = self.experiment.model
         with computing_in(self.precision):
-            return build_max_deeplab(
+            model = build_max_deeplab(
                 self.variant,
                 num_classes=len(self.dataset_info.class_order),
                 num_semantic_channels=self.dataset_info.num_semantic_channels,
@@ -38,6 +38,10 @@ class PanopticTask(base.Task):
                 batch_norm_momentum=options.batch_norm_momentum,
                 sync_batch_norm=options.sync_batch_norm,
             )
+        if self.for_training and self.experiment.training.freeze == training_pb2.TrainingOptions.backbone:
+            for layer in model.pretrained_layers:
+                layer.trainable = False
+        return model
 
     def build_loss(self) -> PanopticLoss:
         """Builds the loss with its four terms (paper section 3.3)."""

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 
 from maxdl_tf.checkpoints.save_restore import Checkpoints, load_model_weights
 from maxdl_tf.errors import UserError
-from maxdl_tf.protos import experiment_pb2
+from maxdl_tf.protos import experiment_pb2, model_pb2
 from maxdl_tf.tasks import base, task_of
 from maxdl_tf.tasks.panoptic import PanopticTask
 from tests.training import fakes
@@ -58,6 +58,60 @@ def test_a_classifier_trains_in_mixed_precision_too():
     assert "bfloat16" in compute_dtypes(trained)
     assert training.build_optimizers(trained).loss_scale is None
     assert compute_dtypes(task(experiment).build_model()) == {"float32"}
+
+
+def test_a_frozen_backbone_does_not_change():
+    training = task(_EXPERIMENT % "float32 freeze: backbone optimizer { warmup_steps: 0 }", for_training=True)
+    model = training.build_model()
+    optimizers = training.build_optimizers(model)
+    frozen = {id(variable) for variable in model.pretrained_variables}
+    before = [variable.numpy() for variable in model.variables]
+    model(tf.random.uniform([2, 33, 33, 3], maxval=255.0), training=True)
+    optimizers.apply([tf.ones_like(variable) for variable in optimizers.variables])
+    changed = {id(variable): bool((variable.numpy() != old).any()) for variable, old in zip(model.variables, before)}
+    assert len(frozen) > 50 and not any(changed[variable] for variable in frozen)
+    # Moving statistics of other batch norms included.
+    kept = [v.name for v in model.variables if id(v) not in frozen and not changed[id(v)]]
+    assert kept == []
+
+
+def variant_fields(message, path=()):
+    for field in message.fields:
+        if field.message_type:
+            yield from variant_fields(field.message_type, (*path, field.name))
+        else:
+            yield ".".join((*path, field.name)), field
+
+
+_VALUES = {
+    "drop_path_keep": 0.25,
+    "pretrained_stacks": 2,
+    "recompute": model_pb2.ModelOptions.all,
+    "transformer_strides": [4, 8],
+    "semantic_low_level_channels": [8, 8],
+    "multiplier": 2.0,
+    "stem_multiplier": 2.0,
+}
+_NOT_OF_THE_VARIANT = {"variant", "batch_norm_momentum", "sync_batch_norm"}
+
+
+@pytest.mark.parametrize("path", [path for path, _ in variant_fields(model_pb2.ModelOptions.DESCRIPTOR)])
+def test_every_model_option_changes_the_variant(path):
+    if path in _NOT_OF_THE_VARIANT or path.startswith("postprocess"):
+        pytest.skip("is no part of the variant")
+    options = model_pb2.ModelOptions(variant="l")
+    expected = base.build_variant(options)
+    *outer, name = path.split(".")
+    owner = options
+    for part in outer:
+        owner = getattr(owner, part)
+    field = owner.DESCRIPTOR.fields_by_name[name]
+    if isinstance(_VALUES.get(name), list):
+        getattr(owner, name).extend(_VALUES[name])
+    else:
+        new = not field.default_value if field.type == field.TYPE_BOOL else 64
+        setattr(owner, name, _VALUES.get(name, new))
+    assert base.build_variant(options) != expected
 
 
 def test_a_task_refuses_the_experiment_of_another():
