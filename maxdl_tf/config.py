@@ -18,10 +18,13 @@ from google.protobuf import text_format
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from maxdl_tf import configs
+from maxdl_tf import class_table, configs
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage, textproto
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, options_pb2
+
+EXPERIMENT_FILE = "experiment.textproto"  # The resolved experiment beside the checkpoints of a training.
 
 _MAX_BASES = 10
 _SUFFIX = ".textproto"
@@ -69,6 +72,25 @@ def load_experiment(
         experiment.name = os.path.splitext(os.path.basename(path))[0]
     _validate(experiment, sources)
     return experiment
+
+
+def save_experiment(experiment: experiment_pb2.Experiment, dataset_info: DatasetInfo, model_dir: str) -> None:
+    """Writes `experiment.textproto` and `dataset_info.textproto` into a folder of checkpoints.
+
+    With them the folder is complete: `maxdl_tf.load_predictor` needs nothing else.
+
+    Args:
+      experiment: The experiment that the checkpoints are trained with.
+      dataset_info: Its class table.
+      model_dir: Folder of the checkpoints; created if it does not exist.
+
+    Raises:
+      OSError: The files cannot be written.
+    """
+    storage.make_folder(model_dir)
+    files = {EXPERIMENT_FILE: experiment_to_text(experiment), class_table.FILE_NAME: class_table.to_text(dataset_info)}
+    for name, text in files.items():
+        storage.write_whole(os.path.join(model_dir, name), text.encode())
 
 
 def experiment_to_text(experiment: experiment_pb2.Experiment) -> str:

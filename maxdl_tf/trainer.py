@@ -10,6 +10,7 @@ An experiment with `task: classification` pretrains a backbone; accuracy is meas
 What is left in --model_dir:
 
     experiment.textproto     the experiment with its base, placeholders and overrides resolved
+    dataset_info.textproto   its class table
     ckpt-STEP.*              checkpoints
     train/, eval/            curves and pictures for TensorBoard
     metrics.json             figures of the last evaluation; of each one in eval/metrics-STEP.json

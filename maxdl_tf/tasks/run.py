@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -256,8 +255,7 @@ class Run:
         # A new checkpoint is complete before the oldest is deleted.
         missing = self._experiment.training.checkpoints_to_keep + 1 - len(checkpoint_paths(self._model_dir))
         disk_space.check_space(self._model_dir, self._checkpoints.size, max(1, missing))
-        with tf.io.gfile.GFile(os.path.join(self._model_dir, "experiment.textproto"), "w") as file:
-            file.write(config.experiment_to_text(self._experiment))
+        config.save_experiment(self._experiment, self._task.dataset_info, self._model_dir)
 
     def _data_service(self, address: str, step: int) -> DataService:
         """The job that the workers of this run share, but no run of another experiment or step."""
