@@ -119,7 +119,7 @@ def main(argv: list[str]) -> None:
         options=ServingOptions(_MAX_PIXELS.value, png_output=_PNG_OUTPUT.value, score_maps=_SCORE_MAPS.value),
         images=images,
         min_agreement=min_agreement(_MIN_AGREEMENT.value, _WEIGHTS.value),
-        say=print,
+        log=print,
     )
     print(
         f"exported {report.path}  {report.megabytes:.1f} MiB  {report.num_weights:,} weights  "

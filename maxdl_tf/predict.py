@@ -28,7 +28,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -40,9 +40,9 @@ from maxdl_tf.progress import Progress
 
 if TYPE_CHECKING:
     from maxdl_tf.inference.diagnosis import Diagnosis
-    from maxdl_tf.inference.predict_file import ImageTask, PredictedFile
-    from maxdl_tf.inference.prediction_writer import PredictionWriter
+    from maxdl_tf.inference.predict_files import FileOptions, ImageTask, PredictedFile
     from maxdl_tf.inference.predictor import Predictor
+    from maxdl_tf.inference.writer import PredictionWriter
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
@@ -109,17 +109,16 @@ beam_pipeline.define_flags(FLAGS, instead_of="this process")
 def main(argv: list[str]) -> int:
     from maxdl_tf import config
     from maxdl_tf.files import images
-    from maxdl_tf.inference import prediction_folder  # Still without TensorFlow.
+    from maxdl_tf.inference import writer as predictions  # Needs no TensorFlow.
 
     is_saved_model = _check_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     _check_runner(is_saved_model)
     paths = images.find_all_images([*_INPUT.value, *argv[1:]])
-    names = prediction_folder.output_names(paths)
-    prediction_folder.check_output(_OUTPUT.value, _OVERWRITE.value)
+    names = predictions.output_names(paths)
+    predictions.check_output(_OUTPUT.value, _OVERWRITE.value)
     experiment = None if is_saved_model else config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     with command_line.quiet_imports():
-        from maxdl_tf.inference.predict_file import ImageTask
-        from maxdl_tf.inference.prediction_writer import PredictionWriter
+        from maxdl_tf.inference.predict_files import ImageTask
         from maxdl_tf.inference.predictor import Predictor
 
         if experiment:  # All of training comes with it, which a SavedModel does without.
@@ -133,10 +132,10 @@ def main(argv: list[str]) -> int:
             f"--diagnose: SavedModel {_MODEL.value} does not say its thresholds; export it again, or give its "
             "checkpoint and --config_file"
         )
-    tasks = [ImageTask(*task) for task in zip(paths, names, prediction_folder.image_ids(names))]
+    tasks = [ImageTask(*task) for task in zip(paths, names, predictions.image_ids(names))]
     started = time.monotonic()
     with command_line.user_errors(OSError):
-        writer = PredictionWriter(
+        writer = predictions.PredictionWriter(
             _OUTPUT.value,
             predictor.dataset_info,
             overlays=_OVERLAYS.value,
@@ -150,13 +149,13 @@ def main(argv: list[str]) -> int:
 
 def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: PredictionWriter) -> int:
     """Predicts one image after the other; returns the number that failed, each of which was told on stderr."""
-    from maxdl_tf.inference.predict_file import predict_file
+    from maxdl_tf.inference.predict_files import predict_file
 
     failed, diagnoses = 0, {}
     with Progress("predicting", total=len(tasks)) as progress:
         for task in tasks:
             try:
-                predicted = predict_file(predictor, task, writer.pictures, **_options())
+                predicted = predict_file(predictor, task, writer.pictures, _options())
             except UserError as error:
                 failed += 1
                 progress.say(f"failed: {error}")
@@ -171,12 +170,12 @@ def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: Predicti
 
 def _predict_on_beam(tasks: list[ImageTask], writer: PredictionWriter) -> int:
     """The same with many workers."""
-    from maxdl_tf.inference import beam_predict
+    from maxdl_tf.inference import predict_files
 
     print(f"predicting {len(tasks)} images on Beam's {FLAGS.runner}", flush=True)
-    work = beam_predict.ChunkPredictor(_MODEL.value, writer.pictures, **_options())
+    work = predict_files.ChunkPredictor(_MODEL.value, writer.pictures, _options())
     failed = 0
-    for record in beam_predict.predict(work, tasks, _OUTPUT.value, FLAGS.runner, FLAGS.beam_options):
+    for record in predict_files.predict_on_beam(work, tasks, _OUTPUT.value, FLAGS.runner, FLAGS.beam_options):
         if isinstance(record, UserError):
             failed += 1
             print(f"failed: {record}", file=sys.stderr)
@@ -186,13 +185,12 @@ def _predict_on_beam(tasks: list[ImageTask], writer: PredictionWriter) -> int:
     return failed
 
 
-def _options() -> dict[str, Any]:
-    """Of `predict_file`."""
-    return {
-        "min_score": _MIN_SCORE.value,
-        "max_pixels": _MAX_PIXELS.value,
-        "features": "features" in _VISUALIZE.value,
-    }
+def _options() -> FileOptions:
+    from maxdl_tf.inference.predict_files import FileOptions
+
+    return FileOptions(
+        min_score=_MIN_SCORE.value, max_pixels=_MAX_PIXELS.value, features="features" in _VISUALIZE.value
+    )
 
 
 def _check_runner(is_saved_model: bool) -> None:
@@ -228,8 +226,8 @@ def _check_model(model: str, config_file: str | None, overrides: list[str]) -> b
 def _diagnose(predictor: Predictor, found: PredictedFile) -> Diagnosis:
     from maxdl_tf.inference import diagnosis
 
-    outputs = predictor.network_outputs(found.image)
-    return diagnosis.diagnose(outputs, predictor.postprocessor, found.image.shape[:2], found.prediction, found.kept)
+    outputs = predictor.network_outputs(found.prediction.image)
+    return diagnosis.diagnose(outputs, predictor.postprocessor, found.prediction, found.kept)
 
 
 def _report(diagnoses: dict[int | str, Diagnosis], predictor: Predictor, min_score: float) -> dict:
@@ -244,7 +242,7 @@ def _report(diagnoses: dict[int | str, Diagnosis], predictor: Predictor, min_sco
 
 
 def _print_summary(num_images: int, failed: int, seconds: float) -> None:
-    from maxdl_tf.inference import prediction_folder as folder
+    from maxdl_tf.inference import writer as folder
 
     written = {
         "annotations": folder.ANNOTATION_FILE,

@@ -27,11 +27,9 @@ from maxdl_tf.files.images import MAX_PIXELS
 from maxdl_tf.progress import Progress
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from maxdl_tf.inference.prediction_writer import PredictionWriter
-    from maxdl_tf.inference.predictor import Prediction
+    from maxdl_tf.inference.prediction import Prediction
     from maxdl_tf.inference.served_model import ServedModel
+    from maxdl_tf.inference.writer import PredictionWriter
 
 FLAGS = flags.FlagValues()
 _SERVER = flags.DEFINE_string(
@@ -81,28 +79,27 @@ _OVERWRITE = flags.DEFINE_boolean(
 
 def main(argv: list[str]) -> int:
     from maxdl_tf.files import images
-    from maxdl_tf.inference import prediction_folder
+    from maxdl_tf.inference import writer as predictions
 
     paths = images.find_all_images([*_INPUT.value, *argv[1:]])
-    names = prediction_folder.output_names(paths)
-    prediction_folder.check_output(_OUTPUT.value, _OVERWRITE.value)
+    names = predictions.output_names(paths)
+    predictions.check_output(_OUTPUT.value, _OVERWRITE.value)
     dataset_info = class_table.load(_DATASET_INFO.value)
     with command_line.quiet_imports():
-        from maxdl_tf.inference import served_model, servers
-        from maxdl_tf.inference.prediction_writer import PredictionWriter
-    kind = servers.RestServer if _REST.value else servers.GrpcServer
-    with command_line.user_errors(servers.RequestError):
+        from maxdl_tf.inference import served_model
+    kind = served_model.RestServer if _REST.value else served_model.GrpcServer
+    with command_line.user_errors(served_model.RequestError):
         server = kind(_SERVER.value, _MODEL_NAME.value, _TIMEOUT_S.value)
         model = served_model.ServedModel(server, dataset_info, _SIGNATURE.value)
 
     started = time.monotonic()
     with command_line.user_errors(OSError):
-        writer = PredictionWriter(_OUTPUT.value, dataset_info, overlays=_OVERLAYS.value)
+        writer = predictions.PredictionWriter(_OUTPUT.value, dataset_info, overlays=_OVERLAYS.value)
         failed = predict_files(model, dict(zip(names, paths)), writer, _MAX_PIXELS.value)
     print(
         f"predicted {len(paths) - failed} of {len(paths)} images in {time.monotonic() - started:.1f} s  "
-        f"annotations {os.path.join(_OUTPUT.value, prediction_folder.ANNOTATION_FILE)}"
-        + (f"  overlays {os.path.join(_OUTPUT.value, prediction_folder.OVERLAY_FOLDER)}" if _OVERLAYS.value else "")
+        f"annotations {os.path.join(_OUTPUT.value, predictions.ANNOTATION_FILE)}"
+        + (f"  overlays {os.path.join(_OUTPUT.value, predictions.OVERLAY_FOLDER)}" if _OVERLAYS.value else "")
         + (f"  {failed} failed" if failed else "")
     )
     return 1 if failed else 0
@@ -124,18 +121,18 @@ def predict_files(model: ServedModel, path_of_name: dict[str, str], writer: Pred
       UserError: The server is gone.
       OSError: The files cannot be written.
     """
-    from maxdl_tf.inference import prediction_folder
+    from maxdl_tf.inference import writer as predictions
 
     failed = 0
     with Progress("predicting", total=len(path_of_name)) as progress:
-        for image_id, (name, path) in zip(prediction_folder.image_ids(list(path_of_name)), path_of_name.items()):
+        for image_id, (name, path) in zip(predictions.image_ids(list(path_of_name)), path_of_name.items()):
             try:
-                image, prediction = _predict(model, path, max_pixels)
+                prediction = _predict(model, path, max_pixels)
             except _ImageFailed as error:
                 failed += 1
                 progress.say(f"failed: {error}")
             else:
-                writer.write(name, image_id, os.path.basename(path), image, prediction)
+                writer.write(name, image_id, os.path.basename(path), prediction)
             progress.advance()
     writer.finish()
     return failed
@@ -145,17 +142,17 @@ class _ImageFailed(Exception):
     """Of this image only; the message names it."""
 
 
-def _predict(model: ServedModel, path: str, max_pixels: int) -> tuple[np.ndarray, Prediction]:
-    """The pixels of a file and what the server sees in them."""
+def _predict(model: ServedModel, path: str, max_pixels: int) -> Prediction:
+    """The prediction of the server for an image file."""
     from maxdl_tf.files import images
-    from maxdl_tf.inference.servers import RequestError
+    from maxdl_tf.inference.served_model import RequestError
 
     try:
         image = images.read_image(path, max_pixels)
     except UserError as error:  # `predict` raises it, too, and then it is not the image's fault.
         raise _ImageFailed(error) from error
     try:
-        return image, model.predict(path, image)
+        return model.predict(path, image)
     except RequestError as error:
         raise _ImageFailed(f"{path}: {error}") from error
 

@@ -43,7 +43,7 @@ EXCEPTIONS = {
     ("maxdl_tf", "maxdl_tf.evaluation.quality"): "the type of a name that is loaded on first use",
     ("maxdl_tf.checkpoints.save_restore", "maxdl_tf.training.ema"): "the type of an argument",
     ("maxdl_tf.data.examples", "maxdl_tf.protos.example_pb2"): "the format of records, no options",
-    ("maxdl_tf.export.warm_up", "maxdl_tf.protos.serving_log_pb2"): "messages of TensorFlow Serving, no options",
+    ("maxdl_tf.export.serving_model", "maxdl_tf.protos.serving_log_pb2"): "messages of TensorFlow Serving, no options",
 }
 
 

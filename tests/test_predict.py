@@ -219,7 +219,7 @@ def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_p
         output.mkdir()
         (output / name).write_text(content)
         assert _run("--model", export_dir, "--input", photos, "--output", output, "--overwrite") == 2
-        assert f"holds other things than predictions, such as {name}" in capsys.readouterr().err
+        assert f"holds files other than predictions, such as {name}" in capsys.readouterr().err
         assert (output / name).read_text() == content
 
 

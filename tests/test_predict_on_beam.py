@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from maxdl_tf import predict
-from maxdl_tf.inference import beam_predict
+from maxdl_tf.inference import predict_files
 from tests.export.color_export import save_color_model
 from tests.helpers import in_process
 from tests.inference.color_network import BLUE, RED, striped_image
@@ -44,7 +44,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 @needs_beam
 def test_files_are_those_of_one_process(export_dir, photos, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(beam_predict, "IMAGES_PER_CHUNK", 2)  # Three chunks, whose order must be kept.
+    monkeypatch.setattr(predict_files, "IMAGES_PER_CHUNK", 2)  # Three chunks, whose order must be kept.
     arguments = ("--model", export_dir, "--input", photos, "--coco_instances", "--visualize=features")
     assert _run(*arguments, "--output", tmp_path / "own") == 0
     assert _run(*arguments, "--output", tmp_path / "beam", "--runner=DirectRunner") == 0
@@ -69,9 +69,9 @@ def test_corrupt_images_are_told_and_counted(export_dir, photos, tmp_path, capsy
 
 @needs_beam
 def test_a_worker_loads_the_model_once_and_a_later_run_the_newer_model(export_dir, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(beam_predict, "IMAGES_PER_CHUNK", 1)
-    loaded, load = [], beam_predict.Predictor.from_saved_model
-    monkeypatch.setattr(beam_predict.Predictor, "from_saved_model", lambda path: loaded.append(path) or load(path))
+    monkeypatch.setattr(predict_files, "IMAGES_PER_CHUNK", 1)
+    loaded, load = [], predict_files.Predictor.from_saved_model
+    monkeypatch.setattr(predict_files.Predictor, "from_saved_model", lambda path: loaded.append(path) or load(path))
     arguments = ("--model", export_dir, "--input", photos, "--nooverlays", "--runner=DirectRunner")
     for run in (1, 2):
         assert _run(*arguments, "--output", tmp_path / f"out{run}") == 0
@@ -87,7 +87,7 @@ def test_input_and_output_can_be_any_path_of_gfile(export_dir, photos, tmp_path,
     assert _run(*arguments, "--input", f"{remote}/photos", "--input", f"{remote}/photos/*.png") == 0
     assert _files(tmp_path / "local") == _files(tmp_path / "remote")
     assert _run(*arguments, "--input", f"{remote}/photos/0.png") == 2
-    assert "holds predictions already" in capsys.readouterr().err
+    assert "already holds predictions" in capsys.readouterr().err
     assert _run(*arguments, "--input", f"{remote}/photos/0.png", "--overwrite") == 0
     assert {Path(name).stem for name in _files(tmp_path / "remote")} == {"0", "panoptic"}
 

@@ -196,7 +196,7 @@ def test_another_models_class_table_ends_it(protocol, servable, photos, tmp_path
     (tmp_path / "assets" / "dataset_info.textproto").write_text('name: "one" segment_class { id: 1 name: "ball" }')
     with STAND_INS[protocol](servable) as address:
         assert _ask(protocol, address, tmp_path, photos, tmp_path / "out") == 2
-    _check_complaint(capsys, "the served model has a class 3, 'one' has none; give the model's own table")
+    _check_complaint(capsys, "the served model has a class 3, which 'one' lacks; give the model's table")
     assert not (tmp_path / "out" / "panoptic.json").exists()
 
 

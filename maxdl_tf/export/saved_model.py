@@ -1,4 +1,4 @@
-"""A model as a SavedModel for TF Serving and `Predictor`: written, run elsewhere, compared, then put in its place."""
+"""Exports a model as a SavedModel for TF Serving and `Predictor`: written, run elsewhere, compared, renamed."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ import maxdl_tf
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
-from maxdl_tf.export.serving_model import ServingModel, ServingOptions
+from maxdl_tf.export.serving_model import ServingModel, ServingOptions, write_warm_up_requests
 from maxdl_tf.export.verification import Agreement, Reference, verify
-from maxdl_tf.export.warm_up import write_warm_up_requests
 from maxdl_tf.files.new_folder import appears_when_complete, check_new_folder
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.max_deeplab import MaXDeepLab
@@ -31,15 +30,15 @@ _DEFAULT_OPTIONS = ServingOptions()
 
 
 class ExportReport(NamedTuple):
-    """What was exported.
+    """Facts about an export.
 
     Attributes:
-      path: Folder of the SavedModel.
-      megabytes: Of all its files, in units of 2^20 bytes.
-      num_weights: Numbers in its variables.
-      num_images: On which it was compared.
-      agreement: How it compares with the model on them.
-      seconds: For writing and comparing.
+      path: Path of the SavedModel's folder.
+      megabytes: Size of all its files in units of 2^20 bytes.
+      num_weights: Number of scalars in its variables.
+      num_images: Number of images on which it was compared.
+      agreement: Agreement with the model on these images.
+      seconds: Time for writing and comparing.
     """
 
     path: str
@@ -62,29 +61,29 @@ def export_saved_model(
     options: ServingOptions = _DEFAULT_OPTIONS,
     images: Mapping[str, bytes] | None = None,
     min_agreement: float = 1.0,
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> ExportReport:
-    """Writes a SavedModel and makes sure that it does what the model does.
+    """Writes a SavedModel and verifies that it predicts what the model predicts.
 
-    `serving_model` says what it takes and gives. The folder appears under its name only after the SavedModel in it was
-    loaded in another process and gave the labels of the model (`verification`). After a failure there is none.
+    `serving_model` documents its signatures. The folder appears under its name only after another process loaded the
+    SavedModel and it gave the labels of the model (`verification`). After a failure, no folder remains.
 
     Args:
-      model: With its final weights; what is exported is compared with it.
-      postprocessor: Reads the panoptic map off the outputs.
+      model: Model with its final weights; the export is compared with it.
+      postprocessor: Makes the panoptic map from the outputs.
       crop_size: (height, width) of the network's input, each 16k+1.
-      dataset_info: Class table; stored with the model.
-      export_dir: Folder to create; may exist if it is empty.
-      origin: Where the weights are from, stored with the model; for people.
-      inference_model: What is exported, such as `fold_batch_norms(model)`. Default: `model`.
-      options: What the signatures take and give.
-      images: Compared on these JPEG or PNG files, by names. Default: `comparison_images`.
-      min_agreement: Share of each image's pixels that must have the model's label.
-      say: Gets a line at the beginning of each part.
+      dataset_info: Class table, stored with the model.
+      export_dir: Path of the folder to create; an empty folder may exist there.
+      origin: Origin of the weights, stored with the model for human readers.
+      inference_model: Model to export, such as `fold_batch_norms(model)`. Default: `model`.
+      options: Limits and optional outputs of the signatures.
+      images: Contents of upright JPEG or PNG files by name, to compare on. Default: `comparison_images`.
+      min_agreement: Least share of each image's pixels that must have the model's label.
+      log: Called with a line at the beginning of each part.
 
     Raises:
       UserError: `export_dir` is taken or cannot be written.
-      RuntimeError: What was written does not do what the model does.
+      RuntimeError: The SavedModel does not predict what the model predicts.
     """
     started = time.monotonic()
     check_export_dir(export_dir)
@@ -107,14 +106,14 @@ def export_saved_model(
             _write(os.path.join(assets, class_table.FILE_NAME), class_table.to_text(dataset_info)),
             _write(os.path.join(assets, EXPORT_INFO_FILE), json.dumps(info, indent=2) + "\n"),
         )
-        say(f"writing {export_dir}")
+        log(f"writing {export_dir}")
         try:
             tf.saved_model.save(exported, temporary, signatures=exported.signatures())
             write_warm_up_requests(temporary, crop_size)
         except (OSError, tf.errors.OpError) as error:
             reason = re.sub(r"\{\{.*?\}\} ", "", str(error))  # Names of TensorFlow's nodes.
             raise UserError(f"cannot write {export_dir}: {reason}; is the disk full or read-only?") from error
-        say(f"comparing it with the checkpoint's model on {len(images)} images")
+        log(f"comparing it with the checkpoint's model on {len(images)} images")
         agreement = verify(Reference(model, postprocessor, crop_size), temporary, images, min_agreement)
         megabytes = _megabytes(temporary)
     return ExportReport(
@@ -128,22 +127,22 @@ def export_saved_model(
 
 
 def check_export_dir(export_dir: str) -> None:
-    """Raises UserError if a SavedModel cannot be put there."""
+    """Raises UserError if a SavedModel cannot be written to this path."""
     check_new_folder(export_dir, "export_dir", hint=" (for TF Serving: the next number in the model's folder)")
 
 
 def check_png_holds_labels(dataset_info: DatasetInfo, options: ServingOptions) -> None:
-    """Raises UserError if PNGs are wanted and the class table has labels that they cannot hold."""
+    """Raises UserError if PNGs are requested and the class table has labels that do not fit into them."""
     largest = encode_label(max(dataset_info.class_order) + 1, 0, dataset_info.label_divisor) - 1
     if options.png_output and largest > MAX_SEGMENT_ID:
         raise UserError(
-            f"labels up to {largest} do not fit into the PNGs of --png_output, which hold up to {MAX_SEGMENT_ID}; give "
+            f"labels up to {largest} do not fit into the PNGs of --png_output, whose limit is {MAX_SEGMENT_ID}; give "
             f"data set {dataset_info.name!r} a smaller label_divisor than {dataset_info.label_divisor}"
         )
 
 
 def comparison_images(crop_size: tuple[int, int]) -> dict[str, bytes]:
-    """PNG files by names, always the same for a crop: soft blobs of color, of several shapes, the crop's among them."""
+    """PNG files by name, the same ones for each crop size: soft blobs of color, in four shapes including the crop."""
     shapes = {"wide": (0.75, 1.25), "tall": (1.4, 0.6), "small": (0.3, 0.4), "crop": (1.0, 1.0)}
     images = {}
     for seed, (name, factors) in enumerate(shapes.items()):

@@ -1,52 +1,56 @@
-"""What a SavedModel of this package holds: three signatures that take images and give segmentations.
+"""The content of a SavedModel: three signatures that take images and return segmentations.
 
-    serving_default   image_bytes  string [batch], JPEG or PNG files of any sizes (`image_decoding` says what of them)
+    serving_default   image_bytes  string [batch], JPEG or PNG files of any sizes; see `image_decoding`
     image_tensor      image        uint8 [batch, h, w, 3], RGB, any h and w
     tf_example        examples     string [batch], serialized tf.Examples with the file under `image/encoded`
 
-All give, for `slots` masks of the model,
+All signatures return, for a model with `slots` mask slots,
 
-    panoptic_map       int32 [batch, max h, max w], class id * label divisor + instance; void outside of an image
-    image_size         int32 [batch, 2], (height, width)
-    num_segments       int32 [batch], rows that count in what follows, ordered by id; the others are zeros
+    panoptic_map       int32 [batch, max h, max w], class id * label divisor + instance; void outside the image
+    image_size         int32 [batch, 2], (height, width) of the upright image
+    num_segments       int32 [batch], number of rows in use below; these are ordered by id, and the rest are zeros
     segment_ids        int32 [batch, slots], values in the map
     segment_class_ids  int32 [batch, slots]
     segment_scores     float32 [batch, slots]
-    segment_areas      int32 [batch, slots], pixels
+    segment_areas      int32 [batch, slots], in pixels
     segment_boxes      int32 [batch, slots, 4], (left, top, width, height) in pixels
 
-and if asked for
+and on request
 
-    panoptic_png_bytes string [batch], the map as COCO's PNG: segment ids as colors, 0 where void; of the image's size
-    score_map          float32 [batch, max h, max w], each pixel's score; 0 where void
+    panoptic_png_bytes string [batch], the map of the image's size as COCO's PNG: segment ids as colors, 0 where void
+    score_map          float32 [batch, max h, max w], score of each pixel; 0 where void
 
-The images of a batch are worked on one after the other, each alone. So an image's result does not depend on its
-company, and the network's memory not on their number. On CPUs that costs no time.
+The images of a batch are processed one at a time. Results do not depend on the other images, and the memory of the
+network does not grow with their number. On CPUs this takes no extra time.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.data.examples import IMAGE_ENCODED
+from maxdl_tf.data.examples import IMAGE_ENCODED, encode_image_example
 from maxdl_tf.export.image_decoding import decode_image, encoded_images, image_sizes
-from maxdl_tf.inference.segmenter import ImageSegmenter
+from maxdl_tf.inference.segmenter import OUTPUT_NAMES, ImageSegmenter
+from maxdl_tf.protos import serving_log_pb2
 from maxdl_tf.structs import PanopticOutputs
 
 SIGNATURES = ("serving_default", "image_tensor", "tf_example")
+WARM_UP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """What the signatures take and give.
+    """Limits and optional outputs of the signatures.
 
     Attributes:
       max_pixels: Encoded images of more pixels are refused before they are decoded.
-      png_output: Give `panoptic_png_bytes`; by that ending TF Serving's REST knows that it is no text.
-      score_maps: Give `score_map`.
+      png_output: Whether to return `panoptic_png_bytes`. TF Serving's REST encodes names with this ending as binary.
+      score_maps: Whether to return `score_map`.
     """
 
     max_pixels: int = 50_000_000
@@ -55,20 +59,21 @@ class ServingOptions:
 
 
 class ServingModel(tf.Module):
-    """The functions of a SavedModel. Keras objects are reachable from their graphs only.
+    """The functions of a SavedModel.
 
-    In the tree they would be saved as such, and a loader would look for their classes.
+    Keras objects are reachable only from the graphs. As attributes they would be saved with their classes, which a
+    loader without this package lacks.
 
     Args:
-      segmenter: What is exported.
-      void: The value of void pixels in panoptic maps.
-      options: What the signatures take and give.
-      dataset_info_path: File of the class table, `class_table.parse` reads it; becomes an asset.
-      export_info_path: JSON file with the versions and the origin of the weights; becomes an asset.
+      segmenter: Segmentation to export.
+      void: Value of void pixels in panoptic maps.
+      options: Limits and optional outputs of the signatures.
+      dataset_info_path: Path of the class table, a textproto; becomes an asset.
+      export_info_path: Path of a JSON file with versions and the origin of the weights; becomes an asset.
 
     Attributes:
-      network_outputs: The network's outputs for one image, uint8 [h, w, 3], by name; for looking into the model.
-      weights: The variables that inference reads.
+      network_outputs: Function from one image, uint8 [h, w, 3], to the network's outputs by name, for inspection.
+      weights: Variables that inference reads.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class ServingModel(tf.Module):
         self._void, self._options = void, options
         one_image = tf.TensorSpec([None, None, 3], tf.uint8, name="image")
 
-        # Nothing in here needs AutoGraph, and tracing takes several times longer with it.
+        # Nothing here needs AutoGraph, which makes tracing several times slower.
         @tf.function(input_signature=[one_image], autograph=False)
         def network_outputs(image):
             outputs = segmenter.network_outputs(image)._asdict()
@@ -103,7 +108,7 @@ class ServingModel(tf.Module):
         self.weights = list(self._segment.graph.variables)
 
     def signatures(self) -> dict[str, Callable]:
-        """The signatures by name, traced."""
+        """The traced signatures by name."""
 
         def serving_default(image_bytes):
             sizes = image_sizes(image_bytes, self._options.max_pixels)
@@ -130,26 +135,20 @@ class ServingModel(tf.Module):
         }
 
     def _segment_all(self, read: Callable[[tf.Tensor], tf.Tensor], sizes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The outputs of a batch; `read` gives the image of an index, `sizes` is int32 [batch, 2]."""
+        """The outputs of a batch. `read` returns the image at an index; `sizes` is int32 [batch, 2]."""
         not_empty = tf.debugging.Assert(tf.shape(sizes)[0] > 0, ["the batch is empty; send at least one image"])
         with tf.control_dependencies([not_empty]):
             sizes = tf.identity(sizes)
-            # Of an empty batch too, whose stack of no maps would otherwise complain first.
+            # Otherwise stacking no maps would fail first, with an obscure error.
             num_images = tf.maximum(tf.shape(sizes)[0], 1)
         common_size = tf.reduce_max(sizes, axis=0)
 
         def outputs_of(index):
             prediction = self._segment(read(index))
             margins = [[0, common_size[axis] - sizes[index, axis]] for axis in (0, 1)]
-            segments = prediction.segments
             outputs = {
                 "panoptic_map": tf.pad(prediction.panoptic, margins, constant_values=self._void),
-                "num_segments": segments.count,
-                "segment_ids": segments.ids,
-                "segment_class_ids": segments.class_ids,
-                "segment_scores": segments.scores,
-                "segment_areas": segments.areas,
-                "segment_boxes": segments.boxes,
+                **dict(zip(OUTPUT_NAMES, prediction.segments)),
             }
             if self._options.png_output:
                 outputs["panoptic_png_bytes"] = coco_png(prediction.panoptic, self._void)
@@ -166,16 +165,12 @@ class ServingModel(tf.Module):
         return {**outputs, "image_size": sizes}
 
     def _output_specs(self) -> dict[str, tf.TensorSpec]:
-        """Of one image."""
-        map_of_image, (num_slots,) = [None, None], self._segment.structured_outputs.segments.ids.shape
+        """Types and shapes of the outputs for one image."""
+        map_of_image = [None, None]
+        segments = self._segment.structured_outputs.segments
         specs = {
             "panoptic_map": tf.TensorSpec(map_of_image, tf.int32),
-            "num_segments": tf.TensorSpec([], tf.int32),
-            "segment_ids": tf.TensorSpec([num_slots], tf.int32),
-            "segment_class_ids": tf.TensorSpec([num_slots], tf.int32),
-            "segment_scores": tf.TensorSpec([num_slots], tf.float32),
-            "segment_areas": tf.TensorSpec([num_slots], tf.int32),
-            "segment_boxes": tf.TensorSpec([num_slots, 4], tf.int32),
+            **{name: tf.TensorSpec(field.shape, field.dtype) for name, field in zip(OUTPUT_NAMES, segments)},
         }
         if self._options.png_output:
             specs["panoptic_png_bytes"] = tf.TensorSpec([], tf.string)
@@ -185,7 +180,35 @@ class ServingModel(tf.Module):
 
 
 def coco_png(panoptic: tf.Tensor, void: int) -> tf.Tensor:
-    """string scalar: int32 [h, w] as COCO's panoptic PNG, ids as colors (`panoptic_ids`), 0 where void."""
+    """string scalar, int32 [h, w] as COCO's panoptic PNG: ids as colors (`panoptic_ids`), 0 where void."""
     ids = tf.where(panoptic == void, 0, panoptic)
     color = tf.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
     return tf.io.encode_png(tf.cast(color, tf.uint8), compression=3)
+
+
+def write_warm_up_requests(saved_model: str, image_size: tuple[int, int]) -> None:
+    """Adds one request for each signature to a SavedModel, as a TFRecord file of serialized PredictionLogs.
+
+    TensorFlow Serving sends them before it serves the model, so that no user waits for the first requests.
+
+    Args:
+      saved_model: Folder of the SavedModel.
+      image_size: (height, width) of the image in the requests.
+    """
+    height, width = image_size
+    ramps = np.indices([height, width]) * 255 // np.reshape([height, width], [2, 1, 1])
+    image = np.stack([*ramps, ramps.sum(axis=0) // 2], axis=-1).astype(np.uint8)
+    encoded = tf.io.encode_jpeg(image).numpy()
+    requests = (
+        ("serving_default", "image_bytes", [encoded]),
+        ("image_tensor", "image", image[np.newaxis]),
+        ("tf_example", "examples", [encode_image_example(encoded)]),
+    )
+    path = os.path.join(saved_model, WARM_UP_FILE)
+    tf.io.gfile.makedirs(os.path.dirname(path))
+    with tf.io.TFRecordWriter(path) as writer:
+        for signature, argument, batch in requests:
+            log = serving_log_pb2.PredictionLog()
+            log.predict_log.request.model_spec.signature_name = signature
+            log.predict_log.request.inputs[argument] = tf.make_tensor_proto(batch).SerializeToString()
+            writer.write(log.SerializeToString())

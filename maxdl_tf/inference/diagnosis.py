@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.data import transforms
-from maxdl_tf.inference.predictor import Prediction
+from maxdl_tf.inference.prediction import Prediction
 from maxdl_tf.layers.resize import input_size
 from maxdl_tf.models.postprocess import VOID_REASONS, Postprocessor
 from maxdl_tf.structs import PanopticOutputs
@@ -62,7 +62,6 @@ class Diagnosis(NamedTuple):
 def diagnose(
     outputs: PanopticOutputs,
     postprocessor: Postprocessor,
-    image_size: tuple[int, int],
     prediction: Prediction,
     kept: Prediction,
 ) -> Diagnosis:
@@ -71,10 +70,10 @@ def diagnose(
     Args:
       outputs: Outputs of the network for the image, batch 1.
       postprocessor: The one that made the prediction.
-      image_size: (height, width) of the image.
       prediction: Prediction of the image.
-      kept: The same prediction after `drop_unsure_segments`.
+      kept: The same prediction after `Prediction.without_unsure_segments`.
     """
+    image_size = prediction.label_map.shape
     visible = tf.unstack(transforms.resized_size(image_size, input_size(outputs.mask_logits)))
     slot_map = postprocessor.slot_map(outputs, visible)
     slot, reason = (

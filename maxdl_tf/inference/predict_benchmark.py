@@ -13,8 +13,9 @@ import tensorflow as tf
 from maxdl_tf import process_memory
 from maxdl_tf.data import transforms
 from maxdl_tf.files import images
-from maxdl_tf.inference import segments
-from maxdl_tf.inference.predictor import Prediction, Predictor
+from maxdl_tf.inference import prediction as predictions
+from maxdl_tf.inference.prediction import Prediction
+from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 
@@ -176,5 +177,5 @@ def _medians(
 
 
 def _encode(predictor: Predictor, folder: str, prediction: Prediction) -> None:
-    picture = segments.coco_picture(prediction.label_map, predictor.dataset_info)
+    picture = predictions.coco_picture(prediction.label_map, predictor.dataset_info)
     images.write_image(os.path.join(folder, "map.png"), picture)

@@ -1,4 +1,4 @@
-"""From an image to its panoptic map and segments, with a SavedModel or with a model in memory."""
+"""Predicts the panoptic segmentation of images, with a SavedModel or with a model in memory."""
 
 from __future__ import annotations
 
@@ -8,49 +8,26 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import transforms
-from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
 from maxdl_tf.files.images import ImageLike, as_pixels
-from maxdl_tf.inference.segment_table import OUTPUT_NAMES, SegmentTable
-from maxdl_tf.inference.segmenter import ImageSegmenter
-from maxdl_tf.inference.segments import Segment, segments_of
+from maxdl_tf.inference.prediction import Prediction, segments_of
+from maxdl_tf.inference.segmenter import OUTPUT_NAMES, ImageSegmenter, SegmentTable
 from maxdl_tf.layers.resize import input_size, size_at_stride
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import OUTPUT_STRIDE, PanopticOutputs
 
 
-class Prediction(NamedTuple):
-    """Panoptic segmentation of one image.
-
-    Attributes:
-      label_map: int32 [height, width] of the image's size, class id * label_divisor + instance.
-      segments: Segments of `label_map`, without void, ordered by id.
-      image: uint8 [height, width, 3], the image.
-      dataset_info: Class table of `label_map`.
-    """
-
-    label_map: np.ndarray
-    segments: list[Segment]
-    image: np.ndarray
-    dataset_info: DatasetInfo
-
-    def overlay(self) -> Image.Image:
-        """Returns the image under the colors of its segments, as a PIL image of the same size."""
-        return Image.fromarray(label_maps.panoptic_picture(self.image, self.label_map, self.dataset_info))
-
-
 class Features(NamedTuple):
-    """What the network compares to make masks, for one image; its size is a quarter of the resized image's.
+    """Features that the network compares to make masks, for one image at a quarter of its resized size.
 
     Attributes:
       pixel: float32 [height, width, channels], L2-normalized features of pixels.
-      slot: int32 [height, width], the slot that each pixel falls to.
+      slot: int32 [height, width], the slot that wins each pixel.
       mask: float32 [slots, channels], mask embeddings.
     """
 
@@ -69,8 +46,8 @@ class Predictor:
 
     Attributes:
       dataset_info: Class table of the predictions.
-      postprocessor: What reads them off the network's outputs; None where a SavedModel does not say.
-      export_info: What the exporter noted beside a SavedModel.
+      postprocessor: Makes predictions from the network's outputs; None if a SavedModel does not state its thresholds.
+      export_info: Versions and origin of a SavedModel; empty for a model in memory.
     """
 
     def __init__(
@@ -82,7 +59,8 @@ class Predictor:
     ):
         """`segment` and `network_outputs` take uint8 [h, w, 3].
 
-        The first gives the panoptic map of that size and the segments, the other the fields of `PanopticOutputs`.
+        `segment` returns the panoptic map of that size and the segments, `network_outputs` returns the fields of
+        `PanopticOutputs`.
         """
         self._segment = segment
         self._network_outputs = network_outputs
@@ -94,7 +72,7 @@ class Predictor:
     def from_model(
         cls, model: MaXDeepLab, postprocessor: Postprocessor, *, crop_size: tuple[int, int], dataset_info: DatasetInfo
     ) -> Predictor:
-        """With a model in memory; `crop_size` is (height, width) of the network's input, each 16k+1."""
+        """A predictor for a model in memory; `crop_size` is (height, width) of the network's input, each 16k+1."""
         segmenter = ImageSegmenter(model, postprocessor, crop_size)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
 
@@ -112,10 +90,10 @@ class Predictor:
 
     @classmethod
     def from_saved_model(cls, path: str) -> Predictor:
-        """With a SavedModel that maxdl-export wrote.
+        """A predictor for a SavedModel that maxdl-export wrote.
 
         Raises:
-          UserError: `path` holds no SavedModel, a damaged one, or one of another program or version.
+          UserError: `path` holds no SavedModel, a damaged one, or one that another program or version wrote.
         """
         try:
             loaded = tf.saved_model.load(path)
@@ -123,7 +101,7 @@ class Predictor:
             raise UserError(f"{path}: the SavedModel cannot be loaded ({error}); export it again") from error
         if not hasattr(loaded, "dataset_info") or "image_tensor" not in loaded.signatures:
             raise UserError(
-                f"{path}: a SavedModel, but not one that this version's maxdl-export wrote; export with maxdl-export"
+                f"{path} is a SavedModel that this version's maxdl-export did not write; export the checkpoint again"
             )
         dataset_info = class_table.load(loaded.dataset_info.asset_path.numpy().decode())
         signature = loaded.signatures["image_tensor"]
@@ -162,12 +140,12 @@ class Predictor:
         """Pixel features and mask embeddings of an image; see `__call__` for the argument.
 
         Raises:
-          UserError: As `__call__`, or the SavedModel does not give them.
+          UserError: As for `__call__`, or the SavedModel has no mask embeddings.
         """
         image = as_pixels(image)
         outputs = self.network_outputs(image)
         if outputs.mask_embedding is None:
-            raise UserError("this SavedModel gives no mask embeddings; export the checkpoint again")
+            raise UserError("this SavedModel has no mask embeddings; export the checkpoint again")
         pixel, logits, mask = (
             output[0].numpy() for output in (outputs.pixel_feature, outputs.mask_logits, outputs.mask_embedding)
         )

@@ -1,4 +1,4 @@
-"""One image of any size through a network whose input has one size, in TensorFlow operations only."""
+"""One image of any size through a network with one input size, in TensorFlow operations only."""
 
 from __future__ import annotations
 
@@ -7,20 +7,44 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maxdl_tf.data import transforms
-from maxdl_tf.inference.segment_table import SegmentTable, segment_table
 from maxdl_tf.models.max_deeplab import MaXDeepLab
-from maxdl_tf.models.postprocess import Postprocessor
+from maxdl_tf.models.postprocess import Postprocessor, SlotMap
 from maxdl_tf.structs import PanopticOutputs
 
 
+class SegmentTable(NamedTuple):
+    """The segments of an image without void, ordered by id and followed by rows of zeros.
+
+    Attributes:
+      count: int32 scalar, number of segments.
+      ids: int32 [slots], values in the panoptic map.
+      class_ids: int32 [slots], ids of the class table.
+      scores: float32 [slots], mean confidence of the pixels in their masks times mean confidence of the masks in their
+        class.
+      areas: int32 [slots], in pixels of the image.
+      boxes: int32 [slots, 4], (left, top, width, height) in pixels of the image.
+    """
+
+    count: tf.Tensor
+    ids: tf.Tensor
+    class_ids: tf.Tensor
+    scores: tf.Tensor
+    areas: tf.Tensor
+    boxes: tf.Tensor
+
+
+# Names of the fields among the outputs of an exported model.
+OUTPUT_NAMES = ("num_segments", *(f"segment_{name}" for name in SegmentTable._fields[1:]))
+
+
 class ImagePrediction(NamedTuple):
-    """What is seen in one image.
+    """Panoptic segmentation of one image as tensors.
 
     Attributes:
       panoptic: int32 [h, w] of the image's size, class id * label_divisor + instance.
-      segments: Those of `panoptic`, without void.
-      score: float32 [h, w] of the image's size: the pixel's confidence in its mask times the mask's confidence in its
-        class; 0 where void. None if it was not asked for.
+      segments: Segments of `panoptic`.
+      score: float32 [h, w] of the image's size, the pixel's confidence in its mask times the mask's confidence in its
+        class; 0 where void. None unless requested.
     """
 
     panoptic: tf.Tensor
@@ -29,13 +53,13 @@ class ImagePrediction(NamedTuple):
 
 
 class ImageSegmenter:
-    """Resizes and pads as in evaluation, runs the network, reads the map off, and undoes the first (section 8, 9).
+    """Resizes and pads an image as in evaluation, runs the network, and resizes the map back (sections 8 and 9).
 
     Args:
       model: The network.
-      postprocessor: Reads the panoptic map off the outputs.
+      postprocessor: Makes the panoptic map from the outputs.
       crop_size: (height, width) of the network's input, each 16k+1.
-      score_map: Whether to give each pixel's score.
+      score_map: Whether to compute the score of each pixel.
     """
 
     def __init__(
@@ -52,7 +76,7 @@ class ImageSegmenter:
         self.crop_size = tuple(crop_size)
 
     def __call__(self, image: tf.Tensor) -> ImagePrediction:
-        """What is seen in an image, uint8 [h, w, 3], RGB."""
+        """The segmentation of an image, uint8 [h, w, 3], RGB."""
         return self.segment_outputs(self.network_outputs(image), tf.shape(image)[:2])
 
     def network_outputs(self, image: tf.Tensor) -> PanopticOutputs:
@@ -61,7 +85,7 @@ class ImageSegmenter:
         return self._model(padded[tf.newaxis], training=False)
 
     def segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> ImagePrediction:
-        """What is seen in an image of `image_size`, int32 [2] (height, width), by the network's outputs for it."""
+        """The segmentation of an image from the network's outputs; `image_size` is int32 [2], (height, width)."""
         visible = tf.unstack(transforms.resized_size(image_size, self.crop_size))
         slot_map = self._postprocessor.slot_map(outputs, visible)
         score = None
@@ -76,9 +100,9 @@ class ImageSegmenter:
 
 
 def without_semantic_branch(model: MaXDeepLab) -> MaXDeepLab:
-    """The same layers and variables as one without the auxiliary semantic branch, which inference does not need.
+    """A model of the same layers without the auxiliary semantic branch, which inference does not need.
 
-    Build and restore the model with the branch, as it was trained, and take it off then.
+    Build and restore the model with the branch, as it was trained, before removing it.
     """
     return MaXDeepLab(
         backbone=model.backbone,
@@ -90,3 +114,84 @@ def without_semantic_branch(model: MaXDeepLab) -> MaXDeepLab:
         semantic_head=None,
         name=model.name,
     )
+
+
+def segment_table(slot_map: SlotMap, image_size: tf.Tensor) -> SegmentTable:
+    """The segments of a slot map after nearest-neighbor resizing to an image.
+
+    The resized map is never computed: each pixel counts as often as resizing would repeat it.
+
+    Args:
+      slot_map: Slot map at the size of the network's input.
+      image_size: int32 [2], (height, width) of the image.
+    """
+    num_slots = slot_map.label.shape[0]
+    map_size = tf.shape(slot_map.slot)
+    rows, columns = (_Repeats.of(map_size[axis], image_size[axis]) for axis in (0, 1))
+    pixel = tf.where((slot_map.void_reason == 0) & (rows.count[:, tf.newaxis] > 0) & (columns.count > 0))
+    slot = tf.gather_nd(slot_map.slot, pixel)
+    confidence = tf.cast(tf.gather_nd(slot_map.confidence, pixel), tf.float64)
+    row, column = tf.unstack(pixel, axis=1)
+    pixels = tf.gather(rows.count, row) * tf.gather(columns.count, column)  # Of the image, float64.
+
+    # All slots of a stuff class are one segment; the first slot with its label stands for them.
+    segment_of_slot = tf.argmax(slot_map.label[:, tf.newaxis] == slot_map.label, axis=1, output_type=tf.int32)
+    segment = tf.gather(segment_of_slot, slot)
+
+    def total(values):
+        return tf.math.unsorted_segment_sum(values, segment, num_slots)
+
+    area = total(pixels)
+    class_confidence = tf.gather(tf.cast(slot_map.class_confidence, tf.float64), slot)
+    share = tf.math.divide_no_nan(tf.ones_like(area), area)
+    score = total(pixels * confidence) * share * total(pixels * class_confidence) * share
+    top, left, bottom, right = (
+        reduce(tf.gather(side, place), segment, num_slots)
+        for reduce, side, place in (
+            (tf.math.unsorted_segment_min, rows.first, row),
+            (tf.math.unsorted_segment_min, columns.first, column),
+            (tf.math.unsorted_segment_max, rows.last, row),
+            (tf.math.unsorted_segment_max, columns.last, column),
+        )
+    )
+    found = tf.where(area > 0)[:, 0]
+    found = tf.gather(found, tf.argsort(tf.gather(slot_map.label, found)))
+
+    def listed(values):
+        listed = tf.gather(values, found)
+        missing = num_slots - tf.size(found)
+        padded = tf.pad(listed, [[0, missing]] + [[0, 0]] * (values.shape.rank - 1))
+        return tf.ensure_shape(padded, values.shape)
+
+    return SegmentTable(
+        count=tf.size(found),
+        ids=listed(slot_map.label),
+        class_ids=listed(slot_map.class_id),
+        scores=listed(tf.cast(score, tf.float32)),
+        areas=listed(tf.cast(area, tf.int32)),
+        boxes=listed(tf.stack([left, top, right - left + 1, bottom - top + 1], axis=1)),
+    )
+
+
+class _Repeats(NamedTuple):
+    """Positions of the rows (or columns) of a map in the image to which it is resized; all [rows of the map].
+
+    Attributes:
+      count: float64, number of rows in the image for each row; 0 where it is skipped.
+      first: int32, its first row in the image.
+      last: int32, its last row in the image.
+    """
+
+    count: tf.Tensor
+    first: tf.Tensor
+    last: tf.Tensor
+
+    @classmethod
+    def of(cls, size: tf.Tensor, new_size: tf.Tensor) -> _Repeats:
+        source = transforms.resize_labels(tf.range(size)[:, tf.newaxis], tf.stack([new_size, 1]))[:, 0]
+        places = tf.range(new_size)
+        return cls(
+            tf.math.unsorted_segment_sum(tf.ones_like(places, tf.float64), source, size),
+            tf.math.unsorted_segment_min(places, source, size),
+            tf.math.unsorted_segment_max(places, source, size),
+        )

@@ -7,8 +7,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from maxdl_tf import class_table
-from maxdl_tf.export.serving_model import ServingModel, ServingOptions
-from maxdl_tf.export.warm_up import write_warm_up_requests
+from maxdl_tf.export.serving_model import ServingModel, ServingOptions, write_warm_up_requests
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor
 

@@ -156,7 +156,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
 
 def test_what_maxdl_export_did_not_write_is_refused(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
-    with pytest.raises(UserError, match="not one that this version's maxdl-export wrote"):
+    with pytest.raises(UserError, match="this version's maxdl-export did not write"):
         Predictor.from_saved_model(str(tmp_path / "other"))
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "saved_model.pb").write_bytes(b"nothing")

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.export.serving_model import SIGNATURES
-from maxdl_tf.export.warm_up import WARM_UP_FILE
+from maxdl_tf.export.serving_model import SIGNATURES, WARM_UP_FILE
 from tests.export.color_export import save_color_model
 from tests.inference.color_network import CROP_SIZE
 from tests.serving_stand_ins import Servable

@@ -6,7 +6,6 @@ from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.inference import diagnosis
 from maxdl_tf.inference.diagnosis import REASONS, Removed
 from maxdl_tf.inference.predictor import Predictor
-from maxdl_tf.inference.score_filter import drop_unsure_segments
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticOutputs
 from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor, striped_image
@@ -87,8 +86,8 @@ def test_every_mask_and_pixel_is_accounted_for(outputs):
     )
     prediction = predictor(np.zeros((SIDE, SIDE, 3), np.uint8))
     scores = sorted(segment.score for segment in prediction.segments)
-    kept = drop_unsure_segments(prediction, (scores[0] + scores[1]) / 2, CLASSES.void)
-    found = diagnosis.diagnose(outputs, read, (SIDE, SIDE), prediction, kept)
+    kept = prediction.without_unsure_segments((scores[0] + scores[1]) / 2)
+    found = diagnosis.diagnose(outputs, read, prediction, kept)
 
     unsure = {min(prediction.segments, key=lambda segment: segment.score).id}
     masks, removed, left = _expected(outputs, unsure, prediction.label_map)
@@ -110,7 +109,7 @@ def test_pixels_are_those_of_the_image():
     read = postprocessor(thing_area_limit=97 * 30)
     predictor = Predictor.from_model(ColorNetwork(), read, crop_size=CROP_SIZE, dataset_info=INFO)
     prediction = predictor(image)
-    found = diagnosis.diagnose(predictor.network_outputs(image), read, image.shape[:2], prediction, prediction)
+    found = diagnosis.diagnose(predictor.network_outputs(image), read, prediction, prediction)
     assert (found.masks, found.segments) == (4, 2)
     assert (found.no_object.masks, found.thing_area_limit.masks) == (1, 1)
     assert found.thing_area_limit.pixels == pytest.approx((labels == 1001).sum() * 9, rel=0.2)

@@ -5,8 +5,7 @@ from PIL import Image
 
 from maxdl_tf.data import examples
 from maxdl_tf.files.images import read_image
-from maxdl_tf.inference.served_model import OUTPUTS, ServedModel
-from maxdl_tf.inference.servers import RequestError
+from maxdl_tf.inference.served_model import OUTPUTS, RequestError, ServedModel
 from tests.inference.color_network import INFO, striped_image
 
 
@@ -53,7 +52,7 @@ def test_what_a_batching_server_adds_to_the_map_is_cut_off(photo):
 
 
 def test_a_server_that_sees_another_size_is_not_believed(photo):
-    with pytest.raises(RequestError, match="40 x 30 pixels"):
+    with pytest.raises(RequestError, match="40 x 30 pixels, but the file has 30 x 40"):
         ServedModel(FakeServer(_outputs(np.zeros([40, 30]), (40, 30))), INFO).predict(photo, read_image(photo))
 
 

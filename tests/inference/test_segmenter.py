@@ -6,7 +6,7 @@ import tensorflow as tf
 from scipy import ndimage
 
 from maxdl_tf.data import transforms
-from maxdl_tf.inference.segment_table import segment_table
+from maxdl_tf.inference.segmenter import segment_table
 from maxdl_tf.models.postprocess import SlotMap
 
 LABEL = [3000, 1002, 3000, 1004, 2000, 2000, 1007]  # Slots 0 and 2 are one stuff segment, 4 and 5 another.
