@@ -23,13 +23,12 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -40,7 +39,7 @@ from maxdl_tf.progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
-    from maxdl_tf.evaluation.coco_pairs import PredictionFiles
+    from maxdl_tf.evaluation.accuracy import AccuracyResult
     from maxdl_tf.evaluation.comparison import DatasetEvaluation
 
 FLAGS = flags.FlagValues()
@@ -154,42 +153,27 @@ def _evaluate_predictions() -> None:
 
     files = coco_pairs.find_predictions(_PREDICTIONS.value)
     if _ANNOTATIONS.value:
-        _compare_with_annotations(files)
+        pairs = coco_pairs.open_pairs(files, _ANNOTATIONS.value, _PANOPTIC_DIR.value, _IMAGE_DIR.value)
+        if pairs.extra:
+            print(
+                f"warning: {len(pairs.extra)} predictions, such as {pairs.extra[0]}, are skipped; the annotations do "
+                "not have their images",
+                file=sys.stderr,
+            )
+        with Progress("comparing", len(pairs.images)) as progress:
+            evaluation = coco_pairs.evaluate_pairs(
+                pairs,
+                with_mask_ap=_MASK_AP.value,
+                num_processes=_NUM_PROCESSES.value or processes.available_processes(),
+                on_progress=progress.advance,
+            )
+        if _REPORT.value:
+            evaluation = coco_pairs.draw_pairs(pairs, evaluation, _PICTURE_COUNT.value)
+        _write_results(evaluation, {}, {"predictions": str(files.json), "truth": _ANNOTATIONS.value})
     if _SUBMISSION.value:
         with Progress("writing", None) as progress:
             count = coco_pairs.submit_files(files, _SUBMISSION.value, _SUBMISSION_NAME.value, progress.advance)
         _print_submission(count)
-
-
-def _compare_with_annotations(files: PredictionFiles) -> None:
-    from maxdl_tf.evaluation import coco_pairs, comparison
-
-    pairs = coco_pairs.open_pairs(files, _ANNOTATIONS.value, _PANOPTIC_DIR.value)
-    first = pairs.images[0].file_name
-    if _IMAGE_DIR.value and not os.path.isfile(os.path.join(_IMAGE_DIR.value, first)):
-        raise UserError(f"--image_dir {_IMAGE_DIR.value} has no {first}; check the path")
-    if pairs.extra:
-        print(
-            f"warning: {len(pairs.extra)} predictions, such as {pairs.extra[0]}, are skipped; the annotations do not "
-            "have their images",
-            file=sys.stderr,
-        )
-    with Progress("comparing", len(pairs.images)) as progress:
-        comparisons = coco_pairs.compare_pairs(
-            pairs,
-            with_masks=_MASK_AP.value,
-            num_processes=_NUM_PROCESSES.value or processes.available_processes(),
-            on_progress=progress.advance,
-        )
-    evaluation = comparison.evaluate(comparisons, pairs.dataset_info, with_mask_ap=_MASK_AP.value)
-    print(evaluation.as_table())
-    if _JSON.value:
-        _write_json(evaluation.as_dict())
-    if _REPORT.value:
-        count = _PICTURE_COUNT.value
-        pictures = coco_pairs.draw_pairs(pairs, evaluation.best(count) + evaluation.worst(count), _IMAGE_DIR.value)
-        facts = {"predictions": str(files.json), "truth": _ANNOTATIONS.value}
-        _write_report(dataclasses.replace(evaluation, pictures=pictures), facts)
 
 
 def _evaluate_checkpoint() -> None:
@@ -242,27 +226,25 @@ def _evaluate_checkpoint() -> None:
         )
         stack.enter_context(task.naming_bad_records(experiment.eval_dataset))
         result = loop.evaluate_with_progress(evaluator)
-    print(result.as_table())
-    if _JSON.value:
-        _write_json({"step": step, **result.as_dict()})
-    if _REPORT.value:
-        weights = f"{_CHECKPOINT.value}, step {step}" if _CHECKPOINT.value else "initial weights"
-        _write_report(result, {"experiment": experiment.name, "checkpoint": weights})
+    weights = f"{_CHECKPOINT.value}, step {step}" if _CHECKPOINT.value else "initial weights"
+    _write_results(result, {"step": step}, {"experiment": experiment.name, "checkpoint": weights})
     if _SUBMISSION.value:
         _print_submission(result.quality.num_images)
 
 
-def _write_json(metrics: dict[str, Any]) -> None:
+def _write_results(
+    result: DatasetEvaluation | AccuracyResult, step: Mapping[str, int], facts: Mapping[str, str]
+) -> None:
+    """Prints the metrics and writes them to --json, after the step, and to --report, after facts."""
+    from maxdl_tf.evaluation import report
     from maxdl_tf.files import storage
 
-    storage.write_whole(_JSON.value, (json.dumps(metrics, indent=2) + "\n").encode())
-
-
-def _write_report(evaluation: DatasetEvaluation, facts: Mapping[str, str]) -> None:
-    from maxdl_tf.evaluation import report
-
-    report.write_report(_REPORT.value, evaluation, facts=facts, num_pictures=_PICTURE_COUNT.value)
-    print(f"{_REPORT.value}: the report")
+    print(result.as_table())
+    if _JSON.value:
+        storage.write_whole(_JSON.value, (json.dumps({**step, **result.as_dict()}, indent=2) + "\n").encode())
+    if _REPORT.value:
+        report.write_report(_REPORT.value, result, facts=facts, num_pictures=_PICTURE_COUNT.value)
+        print(f"{_REPORT.value}: the report")
 
 
 def _print_submission(num_images: int) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo, from_categories
 from maxdl_tf.data.coco_files import (
@@ -22,7 +20,7 @@ from maxdl_tf.data.coco_files import (
 )
 from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
-from maxdl_tf.evaluation.comparison import Comparison, compare
+from maxdl_tf.evaluation.comparison import Comparison, DatasetEvaluation, compare, evaluate
 from maxdl_tf.evaluation.segment_map import SegmentMap, from_coco, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
 from maxdl_tf.files import images
@@ -31,7 +29,7 @@ from maxdl_tf.processes import results_in_order
 _IMAGES_PER_PROCESS = 100  # Starting a process costs more than comparing fewer images.
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class PredictionFiles:
     """Predictions in the COCO panoptic format.
 
@@ -76,7 +74,7 @@ def find_predictions(path: str) -> PredictionFiles:
     )
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class CocoPairs:
     """Images with truth and prediction.
 
@@ -87,6 +85,7 @@ class CocoPairs:
       result_pngs: Folder of the predictions' PNGs.
       dataset_info: Class table of the truth's categories.
       extra: Ids of predicted images that the truth does not have.
+      image_dir: Folder of the images, for pictures; None draws label maps alone.
     """
 
     images: list[ImageEntry]
@@ -95,6 +94,7 @@ class CocoPairs:
     result_pngs: Path
     dataset_info: DatasetInfo
     extra: list[Any]
+    image_dir: str | None = None
 
     def read(self, entry: ImageEntry) -> tuple[SegmentMap, SegmentMap]:
         """Reads truth and prediction of an image.
@@ -114,13 +114,16 @@ class CocoPairs:
         return maps[0], maps[1]
 
 
-def open_pairs(files: PredictionFiles, annotations: str, panoptic_dir: str | None = None) -> CocoPairs:
+def open_pairs(
+    files: PredictionFiles, annotations: str, panoptic_dir: str | None = None, image_dir: str | None = None
+) -> CocoPairs:
     """Finds the prediction of each image of the truth.
 
     Args:
       files: Predictions.
       annotations: Path of the truth's JSON file.
       panoptic_dir: Path of the folder of its PNGs; `annotations` without .json if not given.
+      image_dir: Path of the folder of the images, for pictures.
 
     Raises:
       UserError: Files are missing or malformed, or an image of the truth has no prediction.
@@ -134,6 +137,8 @@ def open_pairs(files: PredictionFiles, annotations: str, panoptic_dir: str | Non
     annotated = [entry for entry in truth.images if entry.png_name is not None]
     if not annotated:
         raise UserError(f"{annotations} has no annotated image; expected at least one to compare with")
+    if image_dir and not os.path.isfile(os.path.join(image_dir, annotated[0].file_name)):
+        raise UserError(f"--image_dir {image_dir} has no {annotated[0].file_name}; check the path")
     missing = [f"{entry.image_id} ({entry.file_name})" for entry in annotated if entry.image_id not in results]
     if missing:
         raise UserError(
@@ -143,7 +148,7 @@ def open_pairs(files: PredictionFiles, annotations: str, panoptic_dir: str | Non
     info = from_categories(truth.categories, annotations, Path(annotations).stem)
     known = {entry.image_id for entry in truth.images}
     extra = [image_id for image_id in results if image_id not in known]
-    return CocoPairs(annotated, results, truth_pngs, files.pngs, info, extra)
+    return CocoPairs(annotated, results, truth_pngs, files.pngs, info, extra, image_dir)
 
 
 def _by_true_id(results: dict[Any, ImageAnnotation], entries: Sequence[ImageEntry]) -> dict[Any, ImageAnnotation]:
@@ -160,42 +165,42 @@ def _by_true_id(results: dict[Any, ImageAnnotation], entries: Sequence[ImageEntr
     return {id_of_name.get(name, name): found for name, found in by_name.items()}
 
 
-def compare_pairs(
+def evaluate_pairs(
     pairs: CocoPairs,
     *,
-    with_masks: bool = False,
+    with_mask_ap: bool = False,
     num_processes: int = 1,
     on_progress: Callable[[int], None] = lambda images: None,
-) -> list[Comparison]:
-    """Compares all images. The result does not depend on the number of processes.
+) -> DatasetEvaluation:
+    """Compares all images and measures them together. The result does not depend on the number of processes.
 
     Args:
       pairs: Truth and predictions.
-      with_masks: Whether to keep masks for mask AP.
-      num_processes: Largest number of processes.
+      with_mask_ap: Whether to measure mask AP, for which each predicted segment needs a score.
+      num_processes: Largest number of processes that compare.
       on_progress: Receives the number of images compared since the last call.
 
     Raises:
       UserError: A file cannot be read or contradicts its JSON, or a segment has no score, which mask AP needs.
     """
-    task, indices = _CompareImage(pairs, with_masks), range(len(pairs.images))
+    task, indices = _CompareImage(pairs, with_masks=with_mask_ap), range(len(pairs.images))
     comparisons = []
     with results_in_order(task, indices, min(num_processes, len(indices) // _IMAGES_PER_PROCESS)) as results:
         for comparison in results:
-            if with_masks and comparison.things is None:
+            if with_mask_ap and comparison.things is None:
                 raise UserError(
                     f"image {comparison.image_id}: a predicted segment has no score, which mask AP needs; add `score` "
                     "to each segment in segments_info, or drop --mask_ap"
                 )
             comparisons.append(comparison)
             on_progress(1)
-    return comparisons
+    return evaluate(comparisons, pairs.dataset_info, with_mask_ap=with_mask_ap)
 
 
 class _CompareImage:
     """Task of the processes; each process receives the pairs once."""
 
-    def __init__(self, pairs: CocoPairs, with_masks: bool):
+    def __init__(self, pairs: CocoPairs, *, with_masks: bool):
         self._pairs, self._with_masks = pairs, with_masks
 
     def __call__(self, index: int) -> Comparison:
@@ -204,32 +209,29 @@ class _CompareImage:
         return compare(entry.image_id, truth, prediction, self._pairs.dataset_info, with_masks=self._with_masks)
 
 
-def draw_pairs(pairs: CocoPairs, shown: Sequence[Comparison], image_dir: str | None) -> dict[Any, np.ndarray]:
-    """Draws some images with truth and prediction side by side.
+def draw_pairs(pairs: CocoPairs, evaluation: DatasetEvaluation, num_pictures: int) -> DatasetEvaluation:
+    """Adds pictures to an evaluation of the pairs.
 
     Args:
       pairs: Truth and predictions.
-      shown: Comparisons of the images to draw.
-      image_dir: Path of the folder of the images; None draws label maps alone.
-
-    Returns:
-      uint8 [height, width, 3] by image id.
+      evaluation: From `evaluate_pairs`.
+      num_pictures: Number of pictures of the best images, and of the worst.
 
     Raises:
       UserError: A file cannot be read or has another size than the JSON file says.
     """
-    image_ids = {comparison.image_id for comparison in shown}
+    shown = {image.image_id for image in evaluation.best(num_pictures) + evaluation.worst(num_pictures)}
     pictures = {}
     for entry in pairs.images:
-        if entry.image_id in image_ids:
+        if entry.image_id in shown:
             *maps, table = to_label_maps(*pairs.read(entry), pairs.dataset_info)
             image = None
-            if image_dir:
-                image = images.read_image(os.path.join(image_dir, entry.file_name))
+            if pairs.image_dir:
+                image = images.read_image(os.path.join(pairs.image_dir, entry.file_name))
                 if image.shape[:2] != (entry.height, entry.width):
                     raise UserError(size_mismatch(entry.file_name, image.shape[:2], (entry.height, entry.width)))
             pictures[entry.image_id] = label_maps.comparison_picture(image, *maps, table)
-    return pictures
+    return dataclasses.replace(evaluation, pictures=pictures)
 
 
 def submit_files(
