@@ -149,7 +149,7 @@ def _check_flags() -> None:
 
 
 def _evaluate_predictions() -> None:
-    from maxdl_tf.evaluation import coco_pairs
+    from maxdl_tf.evaluation import coco_pairs, comparison
 
     files = coco_pairs.find_predictions(_PREDICTIONS.value)
     if _ANNOTATIONS.value:
@@ -161,12 +161,13 @@ def _evaluate_predictions() -> None:
                 file=sys.stderr,
             )
         with Progress("comparing", len(pairs.images)) as progress:
-            evaluation = coco_pairs.evaluate_pairs(
+            comparisons = coco_pairs.compare_pairs(
                 pairs,
-                with_mask_ap=_MASK_AP.value,
+                with_masks=_MASK_AP.value,
                 num_processes=_NUM_PROCESSES.value or processes.available_processes(),
                 on_progress=progress.advance,
             )
+        evaluation = comparison.evaluate(comparisons, pairs.dataset_info, with_mask_ap=_MASK_AP.value)
         if _REPORT.value:
             evaluation = coco_pairs.draw_pairs(pairs, evaluation, _PICTURE_COUNT.value)
         _write_results(evaluation, {}, {"predictions": str(files.json), "truth": _ANNOTATIONS.value})

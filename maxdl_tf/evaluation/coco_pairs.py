@@ -20,7 +20,7 @@ from maxdl_tf.data.coco_files import (
 )
 from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
-from maxdl_tf.evaluation.comparison import Comparison, DatasetEvaluation, compare, evaluate
+from maxdl_tf.evaluation.comparison import Comparison, DatasetEvaluation, compare
 from maxdl_tf.evaluation.segment_map import SegmentMap, from_coco, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
 from maxdl_tf.files import images
@@ -165,42 +165,42 @@ def _by_true_id(results: dict[Any, ImageAnnotation], entries: Sequence[ImageEntr
     return {id_of_name.get(name, name): found for name, found in by_name.items()}
 
 
-def evaluate_pairs(
+def compare_pairs(
     pairs: CocoPairs,
     *,
-    with_mask_ap: bool = False,
+    with_masks: bool = False,
     num_processes: int = 1,
     on_progress: Callable[[int], None] = lambda images: None,
-) -> DatasetEvaluation:
-    """Compares all images and measures them together. The result does not depend on the number of processes.
+) -> list[Comparison]:
+    """Compares all images. The result does not depend on the number of processes.
 
     Args:
       pairs: Truth and predictions.
-      with_mask_ap: Whether to measure mask AP, for which each predicted segment needs a score.
+      with_masks: Whether to keep masks for mask AP, for which each predicted segment needs a score.
       num_processes: Largest number of processes that compare.
       on_progress: Receives the number of images compared since the last call.
 
     Raises:
       UserError: A file cannot be read or contradicts its JSON, or a segment has no score, which mask AP needs.
     """
-    task, indices = _CompareImage(pairs, with_masks=with_mask_ap), range(len(pairs.images))
+    task, indices = _CompareImage(pairs, with_masks), range(len(pairs.images))
     comparisons = []
     with results_in_order(task, indices, min(num_processes, len(indices) // _IMAGES_PER_PROCESS)) as results:
         for comparison in results:
-            if with_mask_ap and comparison.things is None:
+            if with_masks and comparison.things is None:
                 raise UserError(
                     f"image {comparison.image_id}: a predicted segment has no score, which mask AP needs; add `score` "
                     "to each segment in segments_info, or drop --mask_ap"
                 )
             comparisons.append(comparison)
             on_progress(1)
-    return evaluate(comparisons, pairs.dataset_info, with_mask_ap=with_mask_ap)
+    return comparisons
 
 
 class _CompareImage:
     """Task of the processes; each process receives the pairs once."""
 
-    def __init__(self, pairs: CocoPairs, *, with_masks: bool):
+    def __init__(self, pairs: CocoPairs, with_masks: bool):
         self._pairs, self._with_masks = pairs, with_masks
 
     def __call__(self, index: int) -> Comparison:
@@ -214,7 +214,7 @@ def draw_pairs(pairs: CocoPairs, evaluation: DatasetEvaluation, num_pictures: in
 
     Args:
       pairs: Truth and predictions.
-      evaluation: From `evaluate_pairs`.
+      evaluation: Evaluation of the pairs.
       num_pictures: Number of pictures of the best images, and of the worst.
 
     Raises:

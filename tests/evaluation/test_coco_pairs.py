@@ -42,7 +42,7 @@ def open_pairs(files, predictions="predicted"):
 
 
 def compare_all(files, predictions="predicted", **options):
-    return coco_pairs.evaluate_pairs(open_pairs(files, predictions), **options).comparisons
+    return coco_pairs.compare_pairs(open_pairs(files, predictions), **options)
 
 
 def change_results(files, change):
@@ -56,7 +56,7 @@ def test_a_perfect_prediction(files):
     pairs = open_pairs(files)
     assert [row.name for row in pairs.dataset_info.classes] == ["cat", "sky"] and pairs.extra == []
     done = []
-    comparisons = compare_all(files, with_mask_ap=True, on_progress=done.append)
+    comparisons = compare_all(files, with_masks=True, on_progress=done.append)
     assert [found.quality() for found in comparisons] == [1.0, 1.0] and done == [1, 1]
     (thing,) = comparisons[0].things.truth
     assert (thing.segment.id, thing.segment.class_id) == (70000, 1)
@@ -134,7 +134,7 @@ def test_mask_ap_needs_scores(files):
     change_results(files, lambda rows: rows[1]["segments_info"][0].pop("score"))
     assert len(compare_all(files)) == 2
     with pytest.raises(UserError, match=r"image 2: a predicted segment has no score, which mask AP needs"):
-        compare_all(files, with_mask_ap=True)
+        compare_all(files, with_masks=True)
 
 
 def test_missing_predictions(files):
