@@ -13,9 +13,10 @@ from PIL import Image
 
 from maxdl_tf.data.coco_files import some
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import storage
+from maxdl_tf.files import images, storage
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # Formats that records hold.
+_MAX_PIXELS = 178_956_970  # Pillow's own limit.
 _ADVICE = "or skip such files with --on_error skip"
 
 
@@ -34,32 +35,21 @@ class ImageFile(NamedTuple):
 
 
 def read_image(path: str | os.PathLike) -> ImageFile:
-    """Reads an image file unchanged; gray, palette and CMYK images become RGB PNGs.
-
-    Training decodes the stored pixels, so an EXIF orientation has no effect; maxdl-check-data reports it.
+    """Reads an image file; gray, palette, CMYK and EXIF-rotated images become upright RGB PNGs, others stay unchanged.
 
     Raises:
       UserError: The file cannot be read or decoded, or is not a JPEG or PNG of 8 bits per channel.
     """
     content = storage.read_file(path)
-    with _decoding_errors(path), Image.open(io.BytesIO(content)) as image:
-        image.load()
-        kind = image_format(image)
-        if kind not in ("jpeg", "png"):
-            raise UserError(f"{path}: a {image.format} file; expected JPEG or PNG")
-        if image.mode != "RGB":
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{path}: more than 8 bits per channel; expected 8")
-            file = io.BytesIO()
-            image.convert("RGB").save(file, format="PNG")  # Lossless; such images are few.
-            content, kind = file.getvalue(), "png"
-        return ImageFile(content, kind, (image.height, image.width))
-
-
-def image_format(image: Image.Image) -> str:
-    """Name of the format in records: "jpeg" or "png"; another name for other formats."""
-    kind = (image.format or "").lower()
-    return "jpeg" if kind == "mpo" else kind  # MPO: a JPEG with further pictures behind it.
+    image = images.decode_image(content, os.fspath(path), _MAX_PIXELS)
+    if image.format not in ("jpeg", "png"):
+        raise UserError(f"{path}: a {image.format.upper()} file; expected JPEG or PNG")
+    if image.mode.startswith("I"):
+        raise UserError(f"{path}: more than 8 bits per channel; expected 8")
+    size = image.pixels.shape[:2]
+    if image.mode == "RGB" and image.orientation == 1:
+        return ImageFile(content, image.format, size)
+    return ImageFile(images.encode_png(image.pixels, compress_level=6), "png", size)
 
 
 def read_png(path: str | os.PathLike) -> tuple[np.ndarray, str]:

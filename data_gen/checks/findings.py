@@ -49,7 +49,9 @@ KINDS = {
     "image-undecodable": Kind(ERROR, "copy or download the file again"),
     "image-format": Kind(ERROR, "store the image as a JPEG or PNG of 8 bits"),
     "image-format-wrong": Kind(WARNING, _CONVERT_AGAIN),
-    "image-rotated": Kind(WARNING, "rotate the pixels and remove the EXIF orientation, which training ignores"),
+    "image-rotated": Kind(
+        WARNING, "check that the annotation fits the upright image; maxdl-convert stores upright pixels"
+    ),
     "image-cmyk": Kind(WARNING, "store the image as RGB: programs convert CMYK differently"),
     "image-gray": Kind(NOTE, "none needed: the image is converted to RGB"),
     "image-alpha": Kind(NOTE, "none needed: transparency is dropped"),

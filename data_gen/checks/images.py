@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from maxdl_tf.data_gen.checks.findings import ImageReport
-from maxdl_tf.data_gen.source_files import image_format
+from maxdl_tf.errors import UserError
+from maxdl_tf.files import images
 
 Find = Callable[..., None]  # Adds a finding: find(kind, what) or find(kind, what, segment).
 
-_ORIENTATION = 0x0112  # EXIF tag.
-_UPRIGHT = (None, 0, 1)
+_TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange height and width.
 _TINY = 4  # Pixels.
 
 
@@ -25,7 +24,8 @@ class InspectedImage(NamedTuple):
 
     Attributes:
       faults: (kind, what) of each fault.
-      pixels: uint8 [height, width, 3], RGB; None if the file cannot be decoded.
+      pixels: uint8 [height, width, 3], RGB, upright; None if the file cannot be decoded.
+      stored_size: (height, width) of the stored pixels, to which no EXIF orientation is applied.
       digest: Hash of size and pixels.
       mode: Color mode of the file in Pillow's terms.
       format: "jpeg", "png" or another format.
@@ -33,6 +33,7 @@ class InspectedImage(NamedTuple):
 
     faults: list[tuple[str, str]]
     pixels: np.ndarray | None = None
+    stored_size: tuple[int, int] | None = None
     digest: bytes | None = None
     mode: str = ""
     format: str = ""
@@ -41,30 +42,28 @@ class InspectedImage(NamedTuple):
 def inspect_image(content: bytes) -> InspectedImage:
     """Decodes an image file and checks its format."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            mode, kind = image.mode, image_format(image)
-            orientation = image.getexif().get(_ORIENTATION)
-            pixels = np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise many kinds of exceptions for broken files.
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        return InspectedImage([("image-undecodable", f"cannot decode {len(content)} bytes: {reason}")])
+        image = images.decode_image(content, "image", max_pixels=sys.maxsize)
+    except UserError as error:
+        reason = " ".join(str(error).split(": ", 1)[-1].split())[:120]
+        return InspectedImage([("image-undecodable", f"{len(content)} bytes: {reason}")])
     faults = []
-    if kind not in ("jpeg", "png"):
-        faults.append(("image-format", f"a {kind.upper()} file"))
-    if mode.startswith(("I", "F")):
-        faults.append(("image-format", f"more than 8 bits per channel (mode {mode})"))
-    elif mode in ("L", "1"):
+    if image.format not in ("jpeg", "png"):
+        faults.append(("image-format", f"a {image.format.upper()} file"))
+    if image.mode.startswith("I"):
+        faults.append(("image-format", f"more than 8 bits per channel (mode {image.mode})"))
+    elif image.mode in ("L", "1"):
         faults.append(("image-gray", "gray"))
-    elif mode == "CMYK":
+    elif image.mode == "CMYK":
         faults.append(("image-cmyk", "CMYK"))
-    elif mode in ("LA", "PA", "RGBA"):
-        faults.append(("image-alpha", f"has transparency (mode {mode})"))
-    if orientation not in _UPRIGHT:
-        faults.append(("image-rotated", f"EXIF orientation {orientation}: viewers rotate the image, training does not"))
-    digest = hashlib.blake2b(pixels, digest_size=16)
-    digest.update(repr(pixels.shape).encode())
-    return InspectedImage(faults, pixels, digest.digest(), mode, kind)
+    elif image.mode in ("LA", "PA", "RGBA"):
+        faults.append(("image-alpha", f"has transparency (mode {image.mode})"))
+    if image.orientation != 1:
+        faults.append(("image-rotated", f"EXIF orientation {image.orientation}"))
+    size = image.pixels.shape[:2]
+    stored_size = size[::-1] if image.orientation in _TRANSPOSED else size
+    digest = hashlib.blake2b(np.ascontiguousarray(image.pixels), digest_size=16)
+    digest.update(repr(image.pixels.shape).encode())
+    return InspectedImage(faults, image.pixels, stored_size, digest.digest(), image.mode, image.format)
 
 
 def check_image(content: bytes, find: Find, report: ImageReport) -> InspectedImage:

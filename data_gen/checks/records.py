@@ -142,8 +142,8 @@ class RecordChecker:
         stated = features.get(examples.IMAGE_FORMAT, b"").decode(errors="replace").lower().replace("jpg", "jpeg")
         if stated and stated != image.format:
             find("image-format-wrong", f"a {image.format} image, but the record states {stated}")
-        if report.size != stated_size(features):
-            find("image-size", _sizes(report.size, stated_size(features)))
+        if image.stored_size != stated_size(features):
+            find("image-size", _sizes(image.stored_size, stated_size(features)))
 
     def _label_map(self, features: dict[str, Any], find: Find) -> np.ndarray | None:
         try:

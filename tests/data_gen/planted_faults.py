@@ -102,8 +102,8 @@ def _truncate(copy, entry, path):
 
 
 def _rotate_exif(copy, entry, path):
-    image, exif = copy.image(entry), Image.Exif()
-    exif[0x0112] = 6
+    image, exif = copy.image(entry).transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    exif[0x0112] = 6  # Rotated back, the image fits its annotation.
     image.save(path, "JPEG", exif=exif, quality=95)
 
 

@@ -69,7 +69,22 @@ def test_labels_count_from_1_in_alphabetical_order(folders, capsys):
     ]
 
 
-def test_image_files_stay_as_they_are_and_others_than_rgb_are_encoded_anew(folders):
+def test_images_with_an_exif_orientation_are_stored_upright(folders):
+    path = folders / "images" / "zebra" / "rotated.jpg"
+    pixels = np.zeros([20, 40, 3], np.uint8)
+    pixels[:, :20] = 200  # The left half is bright.
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be rotated clockwise: the left side becomes the top.
+    Image.fromarray(pixels).save(path, exif=exif, quality=95)
+    assert convert(folders) == 0
+    features = records(folders)["zebra/rotated"]
+    assert features["image/format"].bytes_list.value[:] == [b"png"]
+    assert [features[f"image/{side}"].int64_list.value[0] for side in ("height", "width")] == [40, 20]
+    stored = tf.io.decode_image(features["image/encoded"].bytes_list.value[0]).numpy()
+    assert stored.shape == (40, 20, 3) and stored[:16].min() > 150 and stored[24:].max() < 50
+
+
+def test_rgb_files_are_stored_unchanged_and_others_become_rgb_pngs(folders):
     assert convert(folders) == 0
     found = records(folders)
     path = folders / "images" / "zebra" / "a.JPEG"
@@ -107,7 +122,7 @@ def test_bad_images_end_the_conversion_or_are_skipped(folders, capsys):
     (folders / "images" / "cat" / "broken.jpg").write_bytes(b"no image")
     assert convert(folders) == 2
     error = capsys.readouterr().err
-    assert "cat/broken.jpg: cannot be decoded" in error
+    assert "cat/broken.jpg: cannot be read as an image" in error
     assert not (folders / "out").exists()
     assert convert(folders, "--on_error=skip") == 0
     assert "1 images skipped" in capsys.readouterr().out
