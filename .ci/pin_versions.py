@@ -1,11 +1,11 @@
-"""Writes the constraints files: every package that the two stacks bring, extras included, at one version each.
+"""Writes the constraints files, which pin every package of the two stacks, extras included.
 
-Run it when setup.py's requirements change, or to move to newer versions (then run the tests on both stacks):
+Run it when the requirements in setup.py change, or to upgrade (then run the tests on both stacks):
 
     python .ci/pin_versions.py [--upgrade]
 
-It asks uv to resolve setup.py for each Python version on Linux x86-64, preferring what is pinned already, and merges
-the answers. The files serve everything that makes an environment: the Makefile, .ci/run and people (see the README).
+uv resolves setup.py for each Python version on Linux x86-64 and prefers the current pins. The results are merged. The
+Makefile, .ci/run and the installation in the README use these files.
 """
 
 import subprocess

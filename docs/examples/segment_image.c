@@ -2,8 +2,8 @@
 
    usage: segment_image EXPORT_DIR IMAGE.jpg [MAP.ppm]
 
-   Prints one line for each segment: id, class id, score, area, left, top, width, height (pixels). MAP.ppm gets the
-   panoptic map, ids as colors: id = red + 256 green + 65536 blue, as in COCO's PNGs.
+   Prints one line for each segment: id, class id, score, area, left, top, width, height (pixels). MAP.ppm receives
+   the panoptic map with ids as colors: id = red + 256 green + 65536 blue, as in COCO's PNGs.
 
    Build, with TensorFlow's Python wheel or its C library unpacked at $TF (in the wheel: the folder tensorflow/):
 
@@ -34,8 +34,8 @@ static void check(const TF_Status* status, const char* what) {
   if (TF_GetCode(status) != TF_OK) fail(what, TF_Message(status));
 }
 
-/* Tensors have other names in the graph than in the signature; the MetaGraphDef, a protocol buffer, has both. What
-   follows reads as much of its wire format as that takes. */
+/* Tensors have different names in the graph and in the signature. The MetaGraphDef, a protocol buffer, maps them. The
+   functions below read the parts of its wire format that are needed for this. */
 
 typedef struct {
   const uint8_t *at, *end;
@@ -52,7 +52,7 @@ static uint64_t read_varint(Bytes* bytes) {
   return 0;
 }
 
-/* The next field of that number that is a message, string or bytes; 0 where there is none, and then all is read. */
+/* Finds the next field with this number that is a message, string or bytes. Returns 0 at the end of the message. */
 static int next_field(Bytes* message, unsigned number, Bytes* field) {
   while (message->at < message->end) {
     uint64_t tag = read_varint(message), size = 0;
@@ -71,7 +71,7 @@ static int next_field(Bytes* message, unsigned number, Bytes* field) {
   return 0;
 }
 
-/* The value of a key in a map<string, message>, which on the wire is repeated {key = 1, value = 2}. */
+/* Finds the value of a key in a map<string, message>, which is encoded as repeated {key = 1, value = 2}. */
 static int find_in_map(Bytes message, unsigned number, const char* key, Bytes* value) {
   Bytes entry, name;
   while (next_field(&message, number, &entry)) {
@@ -83,8 +83,8 @@ static int find_in_map(Bytes message, unsigned number, const char* key, Bytes* v
   return 0;
 }
 
-/* Where a tensor of the signature is in the graph: MetaGraphDef.signature_def = 5, SignatureDef.inputs = 1 and
-   outputs = 2, TensorInfo.name = 1, which is "operation:index". */
+/* Finds a tensor of the signature in the graph: MetaGraphDef.signature_def = 5, SignatureDef.inputs = 1 and
+   outputs = 2, TensorInfo.name = 1, in the form "operation:index". */
 static TF_Output find_tensor(const TF_Buffer* meta_graph, TF_Graph* graph, unsigned inputs_or_outputs, const char* key) {
   Bytes message = {meta_graph->data, (const uint8_t*)meta_graph->data + meta_graph->length};
   Bytes signature, info, name;
@@ -118,7 +118,7 @@ static void free_string(void* data, size_t length, void* argument) {
   free(data);
 }
 
-/* string [1]: the elements of a string tensor are TF_TStrings. */
+/* Makes a string tensor of shape [1], whose element is a TF_TString. */
 static TF_Tensor* string_tensor(const char* content, size_t size) {
   TF_TString* string = malloc(sizeof *string);
   if (!string) fail("memory", "used up");
@@ -163,7 +163,7 @@ int main(int argc, char** argv) {
   TF_SessionRun(session, NULL, &input, &image, 1, outputs, result, NUM_OUTPUTS, NULL, 0, NULL, status);
   check(status, argv[2]);
 
-  /* Of the batch's only image; the tables have more rows than there are segments. */
+  /* The batch has one image. The tables have more rows than segments. */
   const int32_t *ids = TF_TensorData(result[SEGMENT_IDS]), *class_ids = TF_TensorData(result[CLASS_IDS]),
                 *areas = TF_TensorData(result[AREAS]), *boxes = TF_TensorData(result[BOXES]);
   const float* scores = TF_TensorData(result[SCORES]);
