@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from maxdl_tf import predict, trainer
-from maxdl_tf.data_gen import convert
-from tests.helpers import REPOSITORY, in_process
+from tests.helpers import REPOSITORY, command, in_process
 
 TEXT = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
 EXPERIMENT = REPOSITORY / "configs" / "shapes" / "max_deeplab_tiny_81.textproto"
@@ -47,22 +46,24 @@ def test_functions_exist():
 
 
 class Calls:
-    """Records which functions of the package are called, in the order of their first calls."""
+    """Records the calls of the package's functions."""
 
     def __init__(self):
         self.names: list[tuple[str, str]] = []
 
     def __enter__(self):
-        seen = set()
+        files: dict[str, str | None] = {}
 
         def profile(frame, event, argument):
-            code = frame.f_code
-            if event != "call" or code in seen:
+            if event != "call":
                 return
-            seen.add(code)
-            file = Path(code.co_filename)
-            if file.is_relative_to(REPOSITORY) and not file.is_relative_to(REPOSITORY / "tests"):
-                self.names.append((code.co_name, str(file.relative_to(REPOSITORY))))
+            code = frame.f_code
+            if code.co_filename not in files:
+                path = Path(code.co_filename)
+                is_ours = REPOSITORY in path.parents and REPOSITORY / "tests" not in path.parents
+                files[code.co_filename] = str(path.relative_to(REPOSITORY)) if is_ours else None
+            if files[code.co_filename]:
+                self.names.append((code.co_name, files[code.co_filename]))
 
         sys.setprofile(profile)
         return self
@@ -70,13 +71,12 @@ class Calls:
     def __exit__(self, *error):
         sys.setprofile(None)
 
-    def check_order(self, path: list[tuple[str, str]]) -> None:
-        position = -1
+    def check(self, path: list[tuple[str, str]]) -> None:
+        """Fails unless the functions of a path are called one after the other, other calls in between ignored."""
+        calls = iter(self.names)
         for name, file in path:
             call = name.rpartition(".")[2], file
-            assert call in self.names, f"{name} in {file} is not called"
-            assert self.names.index(call) > position, f"{name} in {file} is called too early"
-            position = self.names.index(call)
+            assert call in calls, f"{name} in {file} is not called after the function ahead of it in the list"
 
 
 @pytest.mark.slow
@@ -84,14 +84,14 @@ def test_the_path_of_an_image(tmp_path, monkeypatch):
     shapes, images, model = (str(tmp_path / name) for name in ("shapes", "images", "model"))
     monkeypatch.setenv("SHAPES_TFRECORDS", shapes)
     arguments = ("shapes", "--height=33", "--width=33", "--count=4", "--split=train", f"--image_dir={images}")
-    assert in_process(convert, *arguments, f"--output_dir={shapes}") == 0
+    command("data_gen.convert", *arguments, f"--output_dir={shapes}")
     experiment = (f"--config_file={EXPERIMENT}", f"--override={SMALL}")
 
     with Calls() as training:
         assert in_process(trainer, *experiment, "--mode=train", f"--model_dir={model}") == 0
-    training.check_order(path_of_an_image(14))
+    training.check(path_of_an_image(14))
 
     with Calls() as prediction:
-        status = in_process(predict, *experiment, f"--model={model}", f"--input={images}", f"--output={tmp_path / 'out'}")
-    assert status == 0
-    prediction.check_order(path_of_an_image(15))
+        arguments = (f"--model={model}", f"--input={images}", f"--output={tmp_path / 'predictions'}")
+        assert in_process(predict, *experiment, *arguments) == 0
+    prediction.check(path_of_an_image(15))
