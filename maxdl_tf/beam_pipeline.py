@@ -1,11 +1,11 @@
-"""Work in chunks on Apache Beam (the extra `beam`), for what outgrows a machine.
+"""Work in chunks on Apache Beam (the extra `beam`), for tasks that outgrow one machine.
 
-What a worker needs of a chunk lies in a file of its own, and what it says of it comes back in another: neither the
-pipeline's description nor a worker holds all tasks, and no result has to pass through the pipeline. Runners may give a
-chunk to two workers or again to one that was lost, so that working on it twice must do no harm. Bad input is no
-exception, after which runners would try again; workers say so in their answer.
+Each chunk is written to a file that a worker reads, and its answer to another. So neither the pipeline nor a worker
+holds all tasks, and no result passes through the pipeline. Runners may process a chunk twice, for example after a
+worker is lost, so the work must be repeatable. Bad input must not raise, because runners would try again; the answer
+reports it.
 
-Workers need this package, and paths that they can reach.
+Workers need this package and access to all paths.
 """
 
 from __future__ import annotations
@@ -25,27 +25,26 @@ RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
 
 
 def define_flags(flag_values: flags.FlagValues, instead_of: str) -> None:
-    """Adds --runner and --beam_options to a command's flags; `instead_of` is what happens without them."""
+    """Adds --runner and --beam_options to the flags of a command; `instead_of` names the default place of the work."""
     flags.DEFINE_enum(
         "runner",
         None,
         RUNNERS,
-        f"Runner of Apache Beam (pip install 'maxdl_tf[beam]') to work on instead of {instead_of}; what is written is "
-        "the same.",
+        f"Runner of Apache Beam (pip install 'maxdl_tf[beam]') to use instead of {instead_of}. The output is the same.",
         flag_values=flag_values,
     )
     flags.DEFINE_multi_string(
         "beam_options",
         [],
-        "A flag for the runner, such as --beam_options=project=my-project.",
+        "Flag of the runner, such as --beam_options=project=my-project; repeatable.",
         flag_values=flag_values,
     )
 
 
 def check_flags(flag_values: flags.FlagValues) -> None:
-    """UserError if the flags make no sense together."""
+    """Raises UserError if the flags do not go together."""
     if flag_values.beam_options and not flag_values.runner:
-        raise UserError("--beam_options are for a --runner; name one, or leave them away")
+        raise UserError("--beam_options are for a --runner; name one, or drop them")
 
 
 def run_chunks(
@@ -55,30 +54,30 @@ def run_chunks(
     runner: str,
     options: Sequence[str] = (),
 ) -> list[Any]:
-    """Has workers do chunks of work, and waits for the end.
+    """Runs chunks of work on Beam workers and waits for the end.
 
     Args:
-      work: Called in a worker with a chunk's name and the chunk; it is pickled. It answers with what JSON can hold.
-      chunks: What is to be done, by name; each is pickled.
-      folder: One for files that are needed meanwhile, which all workers can reach; the caller removes it.
+      work: Function of a chunk's name and the chunk, called in a worker. It is pickled and returns JSON values.
+      chunks: Chunks by name; each is pickled.
+      folder: Folder for temporary files, which all workers can reach. The caller removes it.
       runner: One of RUNNERS.
-      options: Flags for it, such as `--project=...`; the dashes may be left away.
+      options: Flags of the runner, such as `--project=...`; the dashes are optional.
 
     Returns:
       The answers, in the order of the chunks.
 
     Raises:
-      UserError: If Beam is not installed or its options make no sense.
-      OSError: If an answer is missing.
+      UserError: Beam is not installed, or its options are invalid.
+      OSError: An answer is missing.
     """
     beam = import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions
 
     arguments = [f"--runner={runner}", *(option if option.startswith("--") else f"--{option}" for option in options)]
     if runner == "DirectRunner":
-        # There are no triggers here. The flag keeps it from fetching another program (Prism) and running that.
+        # There are no triggers. The flag keeps the runner from downloading and starting another program (Prism).
         arguments.append("--allow_unsafe_triggers")
-    logging.getLogger("apache_beam.io").setLevel(logging.ERROR)  # It warns of each file system that is not installed.
+    logging.getLogger("apache_beam.io").setLevel(logging.ERROR)  # Warnings about missing file systems.
     try:
         pipeline = beam.Pipeline(options=PipelineOptions(arguments))
     except ValueError as error:
@@ -94,7 +93,7 @@ def run_chunks(
         )
     missing = [name for name in chunks if not storage.exists(f"{folder}/{name}.answer")]
     if missing:
-        raise OSError(f"{runner} left {len(missing)} of {len(chunks)} parts undone, such as {missing[0]}")
+        raise OSError(f"{runner} left {len(missing)} of {len(chunks)} chunks unfinished, such as {missing[0]}")
     return [json.loads(storage.read_file(f"{folder}/{name}.answer")) for name in chunks]
 
 
@@ -102,20 +101,20 @@ def import_beam() -> Any:
     """The module apache_beam.
 
     Raises:
-      UserError: If it is not installed.
+      UserError: It is not installed.
     """
     try:
         import apache_beam
     except ImportError as error:
         raise UserError(
-            f"--runner needs Apache Beam, which cannot be imported ({error}); pip install 'maxdl_tf[beam]', or leave "
-            "--runner away"
+            f"--runner needs Apache Beam, which cannot be imported ({error}); pip install 'maxdl_tf[beam]', or drop "
+            "--runner"
         ) from error
     return apache_beam
 
 
 class _Worker:
-    """Does the chunk of a name."""
+    """Processes the chunk with a given name."""
 
     def __init__(self, work: Callable[[str, Any], Any], folder: str):
         self._work = work

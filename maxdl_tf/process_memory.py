@@ -1,4 +1,4 @@
-"""How much memory this process has, Python and TensorFlow included, without that of GPUs."""
+"""Memory of this process, including Python and TensorFlow but not GPUs."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 
 
 def resident_bytes() -> int:
-    """What it has now; the most that it ever had where the system does not tell."""
+    """Memory in use now, or the peak if the system does not report it."""
     return _status("VmRSS") or _most_ever()
 
 
 def peak_bytes() -> int:
-    """The most that it ever had."""
-    # Not getrusage where the system tells: a child's begins with the peak of the process that started it.
+    """Peak of the memory in use."""
+    # Preferred over getrusage, whose peak in a child process starts at that of its parent.
     return _status("VmHWM") or _most_ever()
 
 
 def _status(field: str) -> int | None:
-    """A field of Linux' /proc/self/status, in bytes."""
+    """A field of /proc/self/status on Linux, in bytes."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             for line in file:

@@ -1,4 +1,4 @@
-"""Work on many tasks in parallel processes, with the results in the order of the tasks."""
+"""Runs many tasks in parallel processes and returns the results in the order of the tasks."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from typing import Any
 
 from maxdl_tf.errors import UserError
 
-_TASKS_AT_ONCE = 8  # Sent to a process together: one by one, handing them over takes a quarter of the time.
-_CHUNKS_AHEAD = 3  # Per process: enough to keep all busy, few enough to hold their results in memory.
+_TASKS_AT_ONCE = 8  # Sent to a process together. Sent one by one, their transfer takes a quarter of the time.
+_CHUNKS_AHEAD = 3  # For each process: enough to keep all busy, few enough to hold the results in memory.
 
 
 def available_processes() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextlib.contextmanager
 def results_in_order(function: Callable[[Any], Any], tasks: Sequence[Any], processes: int) -> Iterator[Iterator[Any]]:
-    """Starts the processes at once; the context is an iterator of `function(task)` of each task, in order.
+    """Starts the processes; the context is an iterator over `function(task)` for each task, in order.
 
     Args:
-      function: Called in any process, so it must pickle, and so must tasks and results.
-      tasks: What it is called with.
-      processes: How many; with 1 everything happens in this process.
+      function: Function to call in other processes. It must pickle, and so must tasks and results.
+      tasks: Arguments of the calls.
+      processes: Number of processes; with 1, all calls happen in this process.
 
     Raises:
-      UserError: If a process is ended from outside.
+      UserError: A process was ended from outside.
     """
     processes = min(processes, len(tasks))
     if processes <= 1:
         yield map(function, tasks)
         return
-    # Not forked: a copy of a process that has started TensorFlow's threads may hang.
+    # Not forked: a fork of a process with TensorFlow's threads may hang.
     pool = concurrent.futures.ProcessPoolExecutor(
         processes, multiprocessing.get_context("spawn"), initializer=_start_process, initargs=(function,)
     )
-    # Few tasks are split so that each process gets some.
+    # Each process gets tasks even if there are few.
     size = max(1, min(_TASKS_AT_ONCE, len(tasks) // (_CHUNKS_AHEAD * processes)))
     chunks = (tasks[start : start + size] for start in range(0, len(tasks), size))
     first = itertools.islice(chunks, processes * _CHUNKS_AHEAD)
@@ -74,7 +74,7 @@ def _start_process(function: Callable[[Any], Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent cannot stop its processes; they would wait for tasks for ever."""
+    """Ends this process with its parent, which cannot stop it when killed."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

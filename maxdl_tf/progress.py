@@ -1,4 +1,4 @@
-"""A progress line: a bar with rate and time left on a terminal, an occasional plain line anywhere else."""
+"""A progress line: a bar with rate and remaining time on a terminal, an occasional plain line elsewhere."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ from typing import TextIO
 
 
 class Progress:
-    """Says how far a long piece of work is.
+    """Shows the progress of a long task.
 
-    On a terminal one line is redrawn, at most ten times a second:
+    On a terminal, one line is redrawn at most ten times a second:
 
         training  [#########.............]  4120/10000 steps  33.1 images/s  ETA 23:40  loss 4.21
 
-    Elsewhere (a log file, CI) the same facts come without the bar, as a line every `plain_seconds`, and at the end.
-    The rate is that of the last seconds, so that the first, slow steps do not spoil the ETA.
+    Elsewhere (a log file, CI), a line without the bar appears every `plain_seconds` and at the end. The rate is that of
+    the last seconds, so that slow first steps do not distort the ETA.
 
+    Example:
         with Progress("training", total=10_000, unit="steps", images_per_unit=8, done=resumed_at) as progress:
             for step in ...:
                 progress.advance(note=f"loss {loss:.2f}")
 
     Args:
-      label: What is being done.
-      total: How many units there are; None if that is unknown.
-      unit: What is counted, in the plural.
-      images_per_unit: The rate is given in images per second: a step of training has a batch of them.
-      done: Units that were done before, by the run that this one resumes.
-      stream: Where to; stderr by default.
-      plain_seconds: Time between two lines where it is not a terminal.
-      clock: Gives the time in seconds.
+      label: Name of the task.
+      total: Number of units; None if unknown.
+      unit: Name of the units, in the plural.
+      images_per_unit: Number of images in a unit, such as the batch size of a training step; scales the rate.
+      done: Number of units that an earlier run completed.
+      stream: Output stream; stderr by default.
+      plain_seconds: Seconds between two lines, unless the stream is a terminal.
+      clock: Function that returns the time in seconds.
     """
 
     _REDRAW_SECONDS = 0.1
@@ -73,7 +74,7 @@ class Progress:
         self.close()
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
-        """Counts finished units; `note` stays at the end of the line until the next one."""
+        """Counts finished units. `note` stays at the end of the line until the next note."""
         self._done += units
         if note is not None:
             self._note = note
@@ -87,7 +88,7 @@ class Progress:
             self._write()
 
     def say(self, text: str) -> None:
-        """Prints a line of its own, above the bar."""
+        """Prints a separate line above the bar."""
         if self._on_terminal:
             self._stream.write("\r" + " " * self._line_width + "\r")
             self._line_width = 0
@@ -95,7 +96,7 @@ class Progress:
         self._stream.flush()
 
     def close(self) -> None:
-        """Writes the last line: units, mean rate, time taken. A second call does nothing."""
+        """Writes the last line: units, mean rate, elapsed time. A second call does nothing."""
         if self._closed:
             return
         self._closed = True

@@ -295,7 +295,7 @@ def test_both_workers_stop_after_the_same_step_when_one_is_asked_to(config_file,
 def test_a_file_in_the_way_of_model_dir(config_file, tmp_path, below):
     (tmp_path / "file").write_text("x")
     process = run(config_file, tmp_path / "file" / below, fake_model=False)
-    assert_refused(process, r"^trainer\.py: .*file.* a file is in the way; remove it, or take another path$")
+    assert_refused(process, r"^trainer\.py: .*file.* because it is a file; remove it, or choose another path$")
     assert len(process.stderr.splitlines()) == 1
 
 
@@ -313,7 +313,7 @@ def small_disk(tmp_path):
 
 def test_a_disk_that_is_full_or_too_small_for_the_checkpoints(config_file, small_disk):
     process = run(config_file, small_disk / "model")
-    assert_refused(process, r"KB free; 4 checkpoints of .* KB and 20 MB of curves are to go there; make room")
+    assert_refused(process, r"KB free; 4 checkpoints of .* KB and 20 MB of curves will be written; make room")
     assert not os.listdir(small_disk / "model")
     (small_disk / "filler").write_bytes(b"x" * 200 * 1024)
     process = run(config_file, small_disk / "model", fake_model=False)

@@ -1,4 +1,4 @@
-"""Pixel features and mask embeddings as colors, as in the paper's figure of a model with D = 3."""
+"""Pixel features and mask embeddings as colors, as in the paper's figure for D = 3."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def feature_picture(
 ) -> np.ndarray:
     """The image, its pixel features, and its masks in the colors of their embeddings, side by side.
 
-    A pixel belongs to the mask whose embedding points where its feature does, so that equal colors in the last two
-    are what makes a mask. Features of three channels are colors as they are, -1..1 from dark to bright; of others the
-    three principal components are taken.
+    A pixel belongs to the mask whose embedding has the direction of its feature, so equal colors in the last two
+    pictures make a mask. Features of three channels are shown as colors, -1..1 from dark to bright. Other features are
+    reduced to three principal components.
 
     Args:
       image: uint8 [h, w, 3], RGB.
-      pixel: float [h', w', channels], L2-normalized pixel features, corner on corner with the image.
-      slot: int [h', w'], the mask of each of them.
+      pixel: float [h', w', channels], L2-normalized pixel features; the corners are those of the image.
+      slot: int [h', w'], mask of each pixel.
       mask: float [slots, channels], mask embeddings.
-      void: bool [h, w], pixels that belong to no mask in the end; they become black.
+      void: bool [h, w], void pixels of the prediction; they become black.
 
     Returns:
       uint8 [height, width, 3].
@@ -37,18 +37,18 @@ def feature_picture(
 
 
 def _projection(pixel: np.ndarray, direction: np.ndarray):
-    """A map from [..., channels] to [..., 3] in -1..1; the same for pixels and masks."""
+    """A function from [..., channels] to [..., 3] in -1..1, for both pixels and masks."""
     channels = pixel.shape[-1]
     if channels == 3:
         return lambda values: values
-    # Masks count as much as pixels, or those of few pixels would have no color of their own.
+    # Masks weigh as much as pixels; otherwise masks of few pixels would have no distinct color.
     pixels = pixel.reshape(-1, channels)
     samples = np.concatenate([pixels, np.repeat(direction, -(-len(pixels) // len(direction)), axis=0)])
     center = samples.mean(axis=0)
     _, axes = np.linalg.eigh(np.cov(samples - center, rowvar=False).reshape(channels, channels))
     axes = axes[:, ::-1][:, :3]
     axes = np.pad(axes, [(0, 0), (0, 3 - axes.shape[1])])
-    # One scale for all three, or a component that is mere noise would look like much.
+    # A common scale keeps a component that is only noise dark.
     reach = max(np.abs((samples - center) @ axes).max(), 1e-6)
     return lambda values: (values - center) @ axes / reach
 

@@ -1,5 +1,6 @@
-"""Web pages that open from disk: one HTML file with its styles and pictures inside, no scripts, no network.
+"""Web pages that open from disk: one HTML file that contains its styles and pictures, without scripts.
 
+Example:
     write_page(
         "report.html",
         "Panoptic quality",
@@ -8,7 +9,7 @@
         gallery([figure(pixels, "best: 000000000139, PQ 91.0")]),
     )
 
-Everything that is text is escaped here; only what these functions return is taken as HTML.
+These functions escape all text. Only their results count as HTML.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ _NUMBER = ' class="number"'
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """Text in HTML."""
 
 
 def write_page(path: str | os.PathLike, title: str, *parts: Html) -> None:
     """Writes a page whole or not at all.
 
     Raises:
-      OSError: It cannot be written.
+      OSError: The file cannot be written.
     """
     text = (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -60,7 +61,7 @@ def write_page(path: str | os.PathLike, title: str, *parts: Html) -> None:
         f"<title>{_text(title)}</title><style>{_STYLE}</style></head>\n"
         f"<body><h1>{_text(title)}</h1>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-    # A file's name need not be text; the bytes that are not are shown as escapes.
+    # A file name may contain bytes that are not text; they are shown as escapes.
     storage.write_whole(os.fspath(path), text.encode("utf-8", errors="backslashreplace"))
 
 
@@ -73,9 +74,9 @@ def paragraph(text: str) -> Html:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """A table; what looks like a number, "51.2 %" too, is aligned to the right, as are the names of their columns.
+    """A table. Cells with numbers, such as "51.2 %", and the names of their columns are aligned to the right.
 
-    Cells may be `Html`. Without names of columns, all of them empty, the table has no head.
+    Cells may be `Html`. If all names of columns are empty, the table has no head.
     """
     rows = [list(row) for row in rows]
     is_number = [any(_is_number(cell) for cell in column) for column in zip(*rows)] or [False] * len(columns)
@@ -86,11 +87,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
 
 
 def bars(values: Mapping[str, float], *, form: str = "{:g}") -> Html:
-    """Horizontal bars, the longest one for the largest value.
+    """Horizontal bars; the largest value has the longest bar.
 
     Args:
-      values: From 0, by what stands left of the bar.
-      form: How the value is written right of it.
+      values: Values of at least 0, by the text to the left of the bar.
+      form: Format of the value to the right of the bar.
     """
     longest = max([*values.values(), 1e-12])
     rows = "".join(
@@ -102,12 +103,12 @@ def bars(values: Mapping[str, float], *, form: str = "{:g}") -> Html:
 
 
 def figure(pixels: np.ndarray, caption: str, *, longest_side: int = 480) -> Html:
-    """A picture with a line below it.
+    """A picture with a caption below it.
 
     Args:
       pixels: uint8 [height, width, 3], RGB.
-      caption: The line.
-      longest_side: In pixels; larger pictures are made smaller.
+      caption: Text of the caption.
+      longest_side: Largest height and width in pixels; larger pictures are reduced.
     """
     from PIL import Image
 
@@ -136,7 +137,7 @@ def _cell(value: object) -> str:
 
 def _is_number(value: object) -> bool:
     text = str(value)
-    if text == "-":  # A figure that there is not.
+    if text == "-":  # A missing number.
         return True
     return text.removesuffix("%").strip().lstrip("+-").replace(",", "").replace(".", "", 1).isdigit()
 

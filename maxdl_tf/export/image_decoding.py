@@ -45,7 +45,7 @@ def image_sizes(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
             (pixels > max_pixels, too_large),
         )
         with tf.control_dependencies([_refuse(index, complaint)]):
-            return tf.where(_orientation(image) >= 5, size[::-1], size)
+            return tf.where(_orientation(image) >= 5, tf.stack([width, height]), size)
 
     indices = tf.range(tf.size(encoded))
     return tf.map_fn(size_of, indices, fn_output_signature=tf.TensorSpec([2], tf.int32), parallel_iterations=1)
@@ -168,8 +168,11 @@ def _number(data: tf.Tensor, offset: tf.Tensor | int, size: int, little: tf.Tens
     """int64, the unsigned numbers of `size` bytes at each offset of `data`, which `_bytes` made; 0 beyond its end."""
     places = tf.cast(offset, tf.int64)[..., tf.newaxis] + tf.range(size, dtype=tf.int64)
     parts = tf.gather(data, tf.clip_by_value(places, 0, tf.size(data, tf.int64) - 1))
-    shifts = tf.constant([8 * place for place in range(size)], tf.int64)
-    parts = tf.bitwise.left_shift(tf.cast(parts, tf.int64), tf.where(little, shifts, shifts[::-1]))
+    shifts = [8 * place for place in range(size)]  # Reversed in Python: grappler fails on slices of negative stride.
+    parts = tf.bitwise.left_shift(
+        tf.cast(parts, tf.int64),
+        tf.where(little, tf.constant(shifts, tf.int64), tf.constant(shifts[::-1], tf.int64)),
+    )
     return tf.reduce_sum(parts, axis=-1)
 
 

@@ -1,7 +1,7 @@
-"""Runs a SavedModel on image files with nothing but TensorFlow and NumPy: `python -I THIS SAVED_MODEL INPUT OUTPUT`.
+"""Runs a SavedModel on image files with only TensorFlow and NumPy: `python -I THIS SAVED_MODEL INPUT OUTPUT`.
 
-This package and Keras cannot be imported here, as they may be missing where the SavedModel is served. Every file of the
-folder INPUT goes through `serving_default`; OUTPUT/NAME.npz gets the panoptic map and the network's outputs.
+This package and Keras cannot be imported here, because they may be missing where the SavedModel is served. Each file in
+the folder INPUT goes through `serving_default`. OUTPUT/NAME.npz receives the panoptic map and the network's outputs.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""Does a SavedModel do what the model does? It is run in a process of its own, without this package, on some images.
+"""Verifies that a SavedModel predicts what its model predicts, in another process without this package.
 
-Labels must be equal, with one exception. Where two masks are equally likely, or a probability is at a threshold, within
-what float32 rounds, a network that sums up in another order may decide otherwise. Such pixels are accepted only with a
-proof: the outputs of both networks agree within rounding, and the labels are exactly those which the evaluation's
-post-processing reads off the exported network's outputs.
+Labels must be equal, with one exception. If two masks are equally probable within float32 rounding, or a probability is
+at a threshold, a network that sums in another order may decide otherwise. Such pixels count as ties only with a proof:
+the outputs of both networks agree within rounding, and the post-processing of the exported outputs gives exactly the
+exported labels.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticOutputs
 
 RUNNER = os.path.join(os.path.dirname(__file__), "run_saved_model.py")
-# Of outputs, against their largest. Rounding of 1e-7 grows on its way through some seventy layers.
+# Largest difference of outputs relative to their maximum. Rounding of 1e-7 grows through some seventy layers.
 ROUNDING = 1e-3
-# Of the pixels, that may be proven ties; more would not be by chance.
+# Largest share of pixels that may be ties; more would not be a coincidence.
 MOST_TIES = 1e-3
 
 
 class Agreement(NamedTuple):
-    """How a SavedModel compares with its model.
+    """Agreement of a SavedModel with its model, over all images.
 
     Attributes:
-      pixels: Compared, over all images.
-      segments: Seen by the model, over all images; void not counted.
-      ties: Pixels with another label, each of them proven to be a tie.
-      differing: Pixels with another label that are none.
+      pixels: Number of compared pixels.
+      segments: Number of segments that the model predicts, without void.
+      ties: Number of pixels with another label that are proven ties.
+      differing: Number of other pixels with another label.
     """
 
     pixels: int
@@ -48,11 +48,11 @@ class Agreement(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Of pixels that have the same label, or were a tie."""
+        """Share of pixels with the same label or a tie."""
         return 1.0 - self.differing / self.pixels
 
     def summary(self) -> str:
-        """For people, such as "labels equal on 61632 pixels (2 segments)"."""
+        """A human-readable line, such as "labels equal on 61632 pixels (2 segments)"."""
         equal = self.pixels - self.ties - self.differing
         ties = f" and tied on {self.ties}" * (self.ties > 0)
         differing = f" and different on {self.differing}" * (self.differing > 0)
@@ -60,11 +60,11 @@ class Agreement(NamedTuple):
 
 
 class Reference:
-    """What the model says, in this process.
+    """The predictions of the model in this process.
 
     Args:
-      model: With its final weights.
-      postprocessor: That of the evaluation.
+      model: Model with its final weights.
+      postprocessor: Makes the panoptic map from the outputs.
       crop_size: (height, width) of the network's input, each 16k+1.
     """
 
@@ -84,7 +84,7 @@ class Reference:
         self._network_outputs, self._label_map, self._void = network_outputs, label_map, postprocessor.void
 
     def compare(self, encoded: bytes, exported: Mapping[str, np.ndarray]) -> Agreement:
-        """Compares with what the SavedModel gave for an image file."""
+        """Compares the predictions for an image file with `exported`, the arrays that the SavedModel returned."""
         image = tf.io.decode_image(encoded, 3, expand_animations=False)
         size = tf.shape(image)[:2]
         outputs = {name: value.numpy() for name, value in self._network_outputs(image).items()}
@@ -103,18 +103,18 @@ class Reference:
 
 
 def run_in_fresh_process(saved_model: str, images: Mapping[str, bytes], folder: str) -> dict[str, str]:
-    """Runs a SavedModel on image files, in a process that has neither this package nor Keras.
+    """Runs a SavedModel on image files in a process that has neither this package nor Keras.
 
     Args:
-      saved_model: Its folder.
-      images: Files' contents by names.
-      folder: An empty one, for files that are of no more use when the results are read.
+      saved_model: Folder of the SavedModel.
+      images: Contents of the files, by name.
+      folder: Empty folder for temporary files.
 
     Returns:
-      The results' .npz files, by the images' names.
+      Paths of the results, .npz files in `folder`, by the names of the images.
 
     Raises:
-      RuntimeError: It cannot be loaded or run there.
+      RuntimeError: The SavedModel cannot be loaded or run.
     """
     inputs, outputs = (os.path.join(folder, name) for name in ("inputs", "outputs"))
     os.mkdir(inputs)
@@ -128,7 +128,7 @@ def run_in_fresh_process(saved_model: str, images: Mapping[str, bytes], folder: 
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise RuntimeError(f"the SavedModel does not run in a fresh process ({last}); it was not kept")
+        raise RuntimeError(f"the SavedModel does not run in a fresh process ({last}); the export was removed")
     return {name: os.path.join(outputs, f"{file}.npz") for name, file in file_of_name.items()}
 
 
@@ -138,16 +138,16 @@ def verify(
     """Compares a SavedModel with its model.
 
     Args:
-      reference: What the model says.
-      saved_model: Its folder.
+      reference: Predictions of the model.
+      saved_model: Folder of the SavedModel.
       images: Contents of upright JPEG or PNG files, by name.
-      min_agreement: Share of an image's pixels that must have the same label, or be proven ties.
+      min_agreement: Least share of an image's pixels with the same label or a tie.
 
     Returns:
       The agreement over all images.
 
     Raises:
-      RuntimeError: Labels of an image agree less.
+      RuntimeError: The labels of an image agree less, or the SavedModel does not run.
       UserError: There is no image.
     """
     if not images:
@@ -159,14 +159,14 @@ def verify(
                 agreement = reference.compare(images[name], exported)
             if agreement.share < min_agreement:
                 raise RuntimeError(
-                    f"on image {name} only {agreement.share:.4%} of the exported model's labels are the model's; want "
-                    f"{min_agreement:.4%}; it was not kept"
+                    f"on image {name} only {agreement.share:.4%} of the exported model's labels are the model's, less "
+                    f"than {min_agreement:.4%}; the export was removed"
                 )
             found.append(agreement)
     return Agreement(*(sum(field) for field in zip(*found)))
 
 
 def _is_rounding(got: np.ndarray, wanted: np.ndarray) -> bool:
-    """Whether arrays [..., slots or classes] are equal but for rounding and what is added to all of the last axis."""
+    """Whether arrays [..., slots or classes] are equal up to rounding and a common offset of the last axis."""
     got, wanted = (array - array.mean(axis=-1, keepdims=True) for array in (got, wanted))
     return np.abs(got - wanted).max() <= ROUNDING * max(1.0, np.abs(wanted).max())

@@ -1,4 +1,4 @@
-"""Is there room for what a run will write? Asked before hours of training, not after."""
+"""Checks, before hours of training, that a run can write its files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
 _PROBE_PREFIX = ".maxdl_probe_"
-_CURVES = 20_000_000  # Bytes for TensorBoard's files.
+_CURVES = 20_000_000  # Bytes reserved for TensorBoard's files.
 
 
 def check_writable(directory: str) -> None:
-    """Creates a directory if need be, and writes and removes a small file in it.
+    """Creates a directory if it is missing, and writes and removes a small file in it.
 
     Raises:
-      UserError: It cannot be created or written.
+      UserError: The directory cannot be created or written to.
     """
     if storage.is_remote(directory):
         _check_remote(directory)
@@ -34,18 +34,18 @@ def check_writable(directory: str) -> None:
 
 
 def check_space(directory: str, size: int, count: int) -> None:
-    """Makes sure that checkpoints fit into a directory, and some curves and pictures beside them.
+    """Checks that checkpoints and TensorBoard's files fit into a directory.
 
-    Quotas and reserved blocks hide from the free space that the file system claims, so one of them is reserved
-    for real, and given back. File systems that are not local are not asked.
+    The free space that a file system reports ignores quotas and reserved blocks. So the space of one checkpoint is
+    reserved and released. Remote directories are not checked.
 
     Args:
-      directory: Exists.
+      directory: Path of an existing directory.
       size: Bytes of one checkpoint.
-      count: How many more there will be than now.
+      count: Number of checkpoints to be added.
 
     Raises:
-      UserError: They do not fit.
+      UserError: The checkpoints do not fit.
     """
     if storage.is_remote(directory) or count < 1:
         return
@@ -53,7 +53,7 @@ def check_space(directory: str, size: int, count: int) -> None:
     if free < size * count + _CURVES:
         raise UserError(
             f"{directory} has {_readable(free)} free; {count} checkpoints of {_readable(size)} and "
-            f"{_readable(_CURVES)} of curves are to go there; make room, take another --model_dir, or lower "
+            f"{_readable(_CURVES)} of curves will be written; make room, choose another --model_dir, or lower "
             "training.checkpoints_to_keep"
         )
     try:
@@ -64,14 +64,14 @@ def check_space(directory: str, size: int, count: int) -> None:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return  # The file system cannot reserve space.
         raise UserError(
-            f"{directory} cannot take a checkpoint of {_readable(size)}: {error.strerror}; make room, or take another "
-            "--model_dir"
+            f"{directory} cannot take a checkpoint of {_readable(size)}: {error.strerror}; make room, or choose "
+            "another --model_dir"
         ) from error
 
 
 @contextlib.contextmanager
 def _probe(directory: str):
-    """An open file that is gone afterwards, whatever happens."""
+    """An open file that is removed at the end, whatever happens."""
     descriptor, path = tempfile.mkstemp(prefix=_PROBE_PREFIX, dir=directory)
     try:
         yield descriptor
@@ -90,15 +90,15 @@ def _check_remote(directory: str) -> None:
             file.write("x")
         tf.io.gfile.remove(path)
     except tf.errors.OpError as error:
-        raise UserError(f"cannot write to {directory}: {error.message}; check the path and your rights") from error
+        raise UserError(f"cannot write to {directory}: {error.message}; check the path and your permissions") from error
 
 
 def _complaint(directory: str, error: OSError) -> str:
     if error.errno in (errno.EEXIST, errno.ENOTDIR):
-        return f"{directory} cannot be a directory: a file is in the way; remove it, or take another path"
+        return f"{directory} cannot be a directory, because it is a file; remove it, or choose another path"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"cannot write to {directory}: {error.strerror}; make room, or take another path"
-    return f"cannot write to {directory}: {error.strerror}; check the path and your rights to it"
+        return f"cannot write to {directory}: {error.strerror}; make room, or choose another path"
+    return f"cannot write to {directory}: {error.strerror}; check the path and your permissions"
 
 
 def _readable(size: int) -> str:

@@ -1,6 +1,6 @@
-"""Files and folders, on this machine or where tf.io.gfile reaches (gs://..., hdfs://...): paths are strings.
+"""Files and folders on this machine, or remote ones that tf.io.gfile reaches (gs://..., hdfs://...).
 
-TensorFlow is imported only for paths with a scheme, so that converting processes stay light on local data.
+TensorFlow is imported only for remote paths, so that processes which convert local data stay light.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def read_file(path: str | os.PathLike, at_most: int = -1) -> bytes:
-    """A file's content, or the first bytes of it.
+    """The content of a file, or its first `at_most` bytes.
 
     Raises:
-      UserError: If it cannot be read.
+      UserError: The file cannot be read.
     """
     try:
         if is_remote(path):
@@ -42,23 +42,23 @@ def read_file(path: str | os.PathLike, at_most: int = -1) -> bytes:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """A text file's content, UTF-8.
+    """The content of a text file in UTF-8.
 
     Raises:
-      UserError: If it cannot be read or is no text.
+      UserError: The file cannot be read or is not text.
     """
     try:
         return read_file(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not a text file in UTF-8: {error}") from error
+        raise UserError(f"{path}: not a text file in UTF-8: {error}") from error
 
 
 def find_files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Paths relative to the folder, in it and in all folders below it, sorted; hidden files are left out.
+    """The files in a folder and all folders below it, as sorted paths relative to the folder. Hidden files are skipped.
 
     Args:
-      folder: Where to look.
-      suffixes: Endings of the names, compared without case.
+      folder: Path of the folder.
+      suffixes: Endings of the names in lower case; names of any case match.
     """
     found = []
     walk = _gfile().walk(folder) if is_remote(folder) else os.walk(folder, followlinks=True)
@@ -72,14 +72,14 @@ def find_files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def check_folder(path: str, name: str) -> str:
-    """The path, if it is a folder.
+    """Returns the path if it is a folder.
 
     Args:
-      path: To check.
-      name: What to call it in complaints, such as `--image_dir`.
+      path: Path to check.
+      name: Name of the path in errors, such as `--image_dir`.
 
     Raises:
-      UserError: If it is none.
+      UserError: It is not a folder.
     """
     if not is_folder(path):
         raise UserError(f"{name}={path} is not a folder; check the path")
@@ -87,7 +87,7 @@ def check_folder(path: str, name: str) -> str:
 
 
 def _raises_os_error(function: Callable) -> Callable:
-    """What tf.io.gfile raises becomes OSError, as elsewhere."""
+    """Turns the errors of tf.io.gfile into OSError, which local files raise."""
 
     @functools.wraps(function)
     def call(*arguments):
@@ -113,7 +113,7 @@ def exists(path: str) -> bool:
 
 @_raises_os_error
 def list_folder(path: str) -> list[str]:
-    """The names in a folder, sorted; none if it is not there."""
+    """The sorted names in a folder; none if it does not exist."""
     if not is_folder(path):
         return []
     names = _gfile().listdir(path) if is_remote(path) else os.listdir(path)
@@ -122,13 +122,13 @@ def list_folder(path: str) -> list[str]:
 
 @_raises_os_error
 def glob(pattern: str) -> list[str]:
-    """The remote paths that match a pattern, sorted."""
+    """The sorted remote paths that match a pattern."""
     return sorted(_gfile().glob(pattern))
 
 
 @_raises_os_error
 def make_folder(path: str) -> None:
-    """Makes it and those above it; it may be there."""
+    """Creates a folder and those above it, unless they exist."""
     if is_remote(path):
         _gfile().makedirs(path)
     else:
@@ -146,10 +146,10 @@ def write_file(path: str, content: bytes) -> None:
 
 
 def write_whole(path: str, content: bytes) -> None:
-    """Writes a file whole or not at all, even where two write it at once.
+    """Writes a file whole or not at all, even if two processes write it at once.
 
     Raises:
-      OSError: It cannot be written.
+      OSError: The file cannot be written.
     """
     # Hidden and short, whatever the length of the name.
     partial = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.partial")
@@ -164,7 +164,7 @@ def write_whole(path: str, content: bytes) -> None:
 
 @_raises_os_error
 def rename(source: str, target: str) -> None:
-    """Gives a file another path, in place of a file that is there."""
+    """Moves a file to another path and replaces a file there."""
     if is_remote(source):
         _gfile().rename(source, target, overwrite=True)
     else:
@@ -181,7 +181,7 @@ def remove_file(path: str) -> None:
 
 @_raises_os_error
 def remove_folder(path: str) -> None:
-    """Removes it and what is in it; nothing happens if it is not there."""
+    """Removes a folder and its content; does nothing if it does not exist."""
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
     elif _gfile().isdir(path):

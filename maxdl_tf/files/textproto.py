@@ -1,4 +1,4 @@
-"""Textproto files: parsed with errors that name the file and the line."""
+"""Parses textproto files, with errors that name the file and the line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ def parse(text: str, message: Message, name: str) -> Message:
     """Parses `text` into `message` and returns it.
 
     Args:
-      text: The textproto.
-      message: An empty message of the wanted type.
-      name: Name of the text in error messages, such as its path.
+      text: Text of the textproto.
+      message: Empty message of the expected type.
+      name: Name of the text in errors, such as its path.
 
     Raises:
-      UserError: With `name` and the line, for a syntax error or an unknown field.
+      UserError: The text has a syntax error or an unknown field. The error gives `name` and the line.
     """
     try:
         return text_format.Parse(text, message)

@@ -112,6 +112,6 @@ def test_a_norm_that_nothing_takes_in_is_told(network):
     norm = BatchNorm(name="lonely")
     norm.build((None, 3))
     network.pixel_head.conv.lonely = norm
-    with pytest.raises(TypeError, match="batch norm lonely follows nothing that takes it in"):
+    with pytest.raises(TypeError, match="batch norm lonely has no layer into which it can be folded"):
         fold_batch_norms(network)
     del network.pixel_head.conv.lonely

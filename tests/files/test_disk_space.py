@@ -24,7 +24,7 @@ def test_a_directory_is_made_and_left_empty(tmp_path):
 def test_a_file_in_the_way(tmp_path, below):
     path = tmp_path / "file"
     path.write_text("x")
-    with pytest.raises(UserError, match=r"file.* a file is in the way; remove it, or take another path"):
+    with pytest.raises(UserError, match=r"file.* because it is a file; remove it, or choose another path"):
         disk_space.check_writable(str(path / below))
 
 
@@ -33,13 +33,13 @@ def test_what_may_not_be_written(tmp_path, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
 
     monkeypatch.setattr("tempfile.mkstemp", refuse)  # Permission bits do not stop root.
-    with pytest.raises(UserError, match=r"cannot write to .*Permission denied; check the path and your rights"):
+    with pytest.raises(UserError, match=r"cannot write to .*Permission denied; check the path and your permissions"):
         disk_space.check_writable(str(tmp_path))
 
 
 def test_too_little_free_space_names_both_sizes(tmp_path):
     free = shutil.disk_usage(tmp_path).free
-    with pytest.raises(UserError, match=r"free; 3 checkpoints of .* are to go there; make room"):
+    with pytest.raises(UserError, match=r"free; 3 checkpoints of .* will be written; make room"):
         disk_space.check_space(str(tmp_path), free // 2, 3)
     assert not os.listdir(tmp_path)
 

@@ -41,7 +41,7 @@ def test_errors_are_the_users_when_reading_and_oserrors_when_writing(root):
     with pytest.raises(UserError, match="none: there is no such file"):
         storage.read_file(f"{root}/none")
     storage.write_file(f"{root}/latin", b"\xe4")
-    with pytest.raises(UserError, match="latin: is not a text file in UTF-8"):
+    with pytest.raises(UserError, match="latin: not a text file in UTF-8"):
         storage.read_text(f"{root}/latin")
     with pytest.raises(OSError):
         storage.write_file(f"{root}/none/x", b"")
