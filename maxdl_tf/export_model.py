@@ -9,7 +9,8 @@ training.
 
 Example:
 
-    maxdl-export --config_file configs/shapes/tiny.textproto --checkpoint runs/shapes --export_dir exports/shapes/1
+    maxdl-export --config_file configs/shapes/max_deeplab_tiny_81.textproto --checkpoint runs/shapes \\
+        --export_dir exports/shapes/1
 """
 
 from __future__ import annotations

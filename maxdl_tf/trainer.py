@@ -19,7 +19,8 @@ What is left in --model_dir:
 
 Example:
 
-    maxdl-train --config_file configs/shapes/tiny.textproto --mode train_and_eval --model_dir runs/shapes
+    maxdl-train --config_file configs/shapes/max_deeplab_tiny_81.textproto --mode train_and_eval \\
+        --model_dir runs/shapes
 """
 
 from __future__ import annotations

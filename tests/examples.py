@@ -75,3 +75,8 @@ def examples_of_config(path: Path) -> Iterator[Example]:
     header = path.read_text(encoding="utf-8").partition("\n\n")[0]
     text = "\n".join(line.lstrip("#").strip() for line in header.split("\n"))
     yield from examples_of_text(text, str(path.relative_to(REPOSITORY)))
+
+
+def examples_of_help(module) -> Iterator[Example]:
+    """The commands in the help of a command: its module's docstring."""
+    yield from examples_of_text(module.__doc__ or "", f"help of {module.__name__}")

@@ -11,8 +11,9 @@ from unittest import mock
 
 import pytest
 
-from maxdl_tf import config
-from tests.examples import code_blocks, documents, examples_of_config, examples_of_document
+from maxdl_tf import check_data, config
+from maxdl_tf.data_gen import convert
+from tests.examples import code_blocks, documents, examples_of_config, examples_of_document, examples_of_help
 from tests.helpers import REPOSITORY
 from tests.test_configs import CONFIGS
 
@@ -25,9 +26,15 @@ SCRIPTS = {
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
 # Folders of the repository; a path that begins with one of them must exist.
 TOP = ("maxdl_tf/", "data_gen/", "configs/", "protos/", "docs/", "tests/", ".ci/")
+COMMANDS = [
+    *map(importlib.import_module, SCRIPTS.values()),
+    *convert.CONVERTERS.values(),
+    *check_data.CHECKS.values(),
+]
 EXAMPLES = [
     *(example for path in DOCUMENTS for example in examples_of_document(path)),
     *(example for path in CONFIGS for example in examples_of_config(path)),
+    *(example for module in COMMANDS for example in examples_of_help(module)),
 ]
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=[path.name for path in DOCUMENTS])
 
