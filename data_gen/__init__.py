@@ -1,1 +1,1 @@
-"""Data generation: annotated images to TFRecord shards."""
+"""Conversion of annotated images to TFRecord shards."""

@@ -81,7 +81,7 @@ def batch_spec(experiment):
     import tensorflow as tf
 
     from maxdl_tf.data.classification import ClassificationBatch
-    from maxdl_tf.data.pipeline import TrainBatch
+    from maxdl_tf.data.panoptic import TrainBatch
     from maxdl_tf.structs import PanopticTargets
     from maxdl_tf.tasks.base import crop_size
 

@@ -186,7 +186,7 @@ def test_exceptions_are_needed(module, imported):
             "stem:2 imports maxdl_tf.models.build",
         ),
         ("maxdl_tf.losses.panoptic", "import maxdl_tf.models.build", "from floor 3 (losses) to 3 (models)"),
-        ("maxdl_tf.data.pipeline", "from maxdl_tf import config", "which is for"),
+        ("maxdl_tf.data.panoptic", "from maxdl_tf import config", "which is for"),
         ("maxdl_tf.training.loop", "from maxdl_tf.tasks import run", "from floor 5 (training) to 6 (tasks)"),
         ("maxdl_tf.export.saved_model", "from maxdl_tf.protos import model_pb2", "which is for"),
         ("maxdl_tf.models.build", "from maxdl_tf.protos.model_pb2 import ModelOptions", "which is for"),

@@ -1,1 +1,1 @@
-"""From TFRecord to batches of images and panoptic targets."""
+"""TFRecord files to batches of images and targets, and COCO files."""

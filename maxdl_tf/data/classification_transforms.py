@@ -1,6 +1,6 @@
-"""From images of any size to crops for a classifier, as Inception and ResNets are trained and evaluated.
+"""Images of any size to crops for a classifier, as in the training and evaluation of Inception and ResNets.
 
-All that is random comes from a seed, by operations that give the same eagerly, in a graph and in tf.data.
+All randomness comes from a seed, through operations with the same results eagerly, in a graph and in tf.data.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import tensorflow as tf
 from maxdl_tf.data import color_augmentation, transforms
 from maxdl_tf.structs import Tensor
 
-# Width over height of the part of an image that is made a crop (Szegedy et al., CVPR 2015; arXiv 1409.4842, section 6).
+# Width / height of the part of an image that becomes a crop (Szegedy et al., CVPR 2015; arXiv 1409.4842, section 6).
 ASPECT_RANGE = (3 / 4, 4 / 3)
-# Share of a side that the crop of evaluation takes: 224 of 256, as ResNets are evaluated.
+# Fraction of the shorter side in the crop of evaluation: 224 of 256, as for ResNets.
 EVALUATED_SHARE = 0.875
 _TRIES = 10
 
@@ -22,17 +22,17 @@ _TRIES = 10
 def train_transform(
     image: Tensor, *, crop_size: tuple[int, int], augmentation: transforms.Augmentation, seed: Tensor
 ) -> Tensor:
-    """A random part of an image, resized to the crop.
+    """Resizes a random part of an image to the crop.
 
-    The part's area is drawn so that the image appears magnified by up to `max_scale`, from no less than `min_scale`:
-    from 1 / max_scale^2 to 1 / min_scale^2 of the image's, and all of it at most. Inception's 8 % are a max_scale of
-    3.5. The part lies anywhere in the image; `scale_step` has no meaning here.
+    The area of the part is drawn between 1 / max_scale^2 and 1 / min_scale^2 of the area of the image, and is at most
+    the whole image. Inception's 8 % correspond to a max_scale of 3.5. The position of the part is uniform. `scale_step`
+    is ignored.
 
     Args:
       image: uint8 [h, w, 3].
       crop_size: (height, width).
-      augmentation: What to change at random.
-      seed: int [2]; decides everything.
+      augmentation: Random changes.
+      seed: int [2], the only source of randomness.
 
     Returns:
       float32 [height, width, 3], 0..255.
@@ -54,10 +54,10 @@ def train_transform(
 
 
 def _part_size(image_size: Tensor, augmentation: transforms.Augmentation, draws: Tensor) -> Tensor:
-    """int32 [2], (height, width) of the part of an image of float32 [2] that becomes the crop.
+    """int32 [2], (height, width) of the part of an image, whose size is float32 [2].
 
-    Of ten draws of area and aspect, the first that fits into the image; where none does, as much of the image as the
-    range of aspects allows.
+    The first of ten draws of area and aspect ratio that fits into the image; if none fits, the largest part within the
+    range of aspect ratios.
     """
     largest, smallest = (min(1.0, 1 / scale**2) for scale in (augmentation.min_scale, augmentation.max_scale))
     area = tf.reduce_prod(image_size) * (smallest + (largest - smallest) * draws[:_TRIES])
@@ -72,7 +72,7 @@ def _part_size(image_size: Tensor, augmentation: transforms.Augmentation, draws:
 
 
 def evaluation_transform(image: Tensor, crop_size: tuple[int, int]) -> Tensor:
-    """The middle of an image: resized, its aspect kept, until the crop has 7/8 of a side, and cut out.
+    """Cuts out the center of an image, resized with the same aspect ratio so that the crop covers 7/8 of a side.
 
     Args:
       image: uint8 [h, w, 3].

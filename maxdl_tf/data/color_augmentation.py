@@ -1,6 +1,6 @@
-"""Random changes of color: the color part of AutoAugment's policies in a short form (architecture section 8).
+"""Random changes of color: the color operations of an AutoAugment policy (architecture section 8).
 
-Every operation takes and gives uint8 [height, width, 3] and leaves shapes where they are, so that labels stay valid.
+Each operation maps uint8 [height, width, 3] to uint8 [height, width, 3] and moves no pixel, so labels stay valid.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NUM_DRAWS = 3
 
 
 class _Step(NamedTuple):
-    """An operation, the probability of its use, and its strength 0..10."""
+    """An operation, its probability, and its strength, 0..10."""
 
     operation: Callable[[Tensor, int], Tensor]
     probability: float
@@ -25,11 +25,11 @@ class _Step(NamedTuple):
 
 
 def augment_color(image: Tensor, draws: Tensor) -> Tensor:
-    """Applies one of five pairs of operations, each of the pair with its own probability.
+    """Applies one of five pairs of operations; each operation of the pair has its own probability.
 
     Args:
       image: uint8 [height, width, 3].
-      draws: float [3], uniform in [0, 1): they decide on the pair, its first and its second operation.
+      draws: float [3], uniform in [0, 1): draws for the pair, its first and its second operation.
 
     Returns:
       uint8 [height, width, 3].
@@ -49,10 +49,10 @@ def _apply(steps: tuple[_Step, ...], image: Tensor, draws: Tensor) -> Tensor:
 
 
 def sharpness(image: Tensor, level: int) -> Tensor:
-    """Away from, or towards, the image smoothed by a 3 x 3 kernel; its border is not smoothed."""
+    """Blends with the image smoothed by a 3 x 3 kernel; the border is not smoothed."""
     values = tf.cast(image, tf.float32)
     height, width = tf.shape(image)[0], tf.shape(image)[1]
-    # Summed one by one, as the truncation that follows makes the order of the additions visible.
+    # The truncation below makes the order of the additions matter, so they are written out.
     smooth = tf.zeros([height - 2, width - 2, 3])
     for row in range(3):
         for column in range(3):
@@ -64,33 +64,33 @@ def sharpness(image: Tensor, level: int) -> Tensor:
 
 
 def brightness(image: Tensor, level: int) -> Tensor:
-    """Away from, or towards, black."""
+    """Blends with black."""
     return _blend(tf.zeros_like(image), image, level)
 
 
 def color(image: Tensor, level: int) -> Tensor:
-    """Away from, or towards, the gray image."""
+    """Blends with the gray image."""
     return _blend(tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image)), image, level)
 
 
 def contrast(image: Tensor, level: int) -> Tensor:
-    """Away from, or towards, one gray value.
+    """Blends with one gray value.
 
-    The published policies were searched and used with a gray value that is not the image's mean but its number of
-    pixels / 256, at most 255; it is kept, as results depend on it.
+    The gray value is the number of pixels / 256, at most 255, and not the mean of the image. The published policies
+    were searched with this value, so results depend on it.
     """
     gray = tf.minimum(tf.cast(tf.shape(image)[0] * tf.shape(image)[1], tf.float32) / 256, 255.0)
     return _blend(tf.fill(tf.shape(image), tf.cast(gray, tf.uint8)), image, level)
 
 
 def solarize(image: Tensor, level: int) -> Tensor:
-    """Inverts values from 25.6 level upwards."""
+    """Inverts values of at least 25.6 * level."""
     threshold = int(level / 10 * 256)
     return tf.where(tf.cast(image, tf.int32) < threshold, image, 255 - image)
 
 
 def equalize(image: Tensor, level: int) -> Tensor:
-    """Spreads each channel's values so that all are about equally frequent; `level` has no influence."""
+    """Equalizes the histogram of each channel; `level` is ignored."""
     del level
     values = tf.cast(image, tf.int32)  # [height, width, 3]
     histogram = tf.math.bincount(tf.reshape(values + 256 * tf.range(3), [-1]), minlength=768, maxlength=768)
@@ -104,14 +104,14 @@ def equalize(image: Tensor, level: int) -> Tensor:
 
 
 def _blend(degenerate: Tensor, image: Tensor, level: int) -> Tensor:
-    """From `degenerate` towards `image` and, for levels above 5, beyond it: factors 0.1 to 1.9."""
+    """Interpolates from `degenerate` to `image` and extrapolates for levels above 5: factors 0.1 to 1.9."""
     factor = level / 10 * 1.8 + 0.1
     start = tf.cast(degenerate, tf.float32)
     return _to_uint8(start + factor * (tf.cast(image, tf.float32) - start))
 
 
 def _to_uint8(values: Tensor) -> Tensor:
-    """Truncated, not rounded, as in the reference."""
+    """Truncates, as the reference does."""
     return tf.cast(tf.clip_by_value(values, 0.0, 255.0), tf.uint8)
 
 

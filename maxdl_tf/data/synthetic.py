@@ -1,4 +1,4 @@
-"""A batch that needs no data set, to measure time and memory with."""
+"""A batch without a data set, for measurements of time and memory."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data.panoptic_targets import panoptic_targets
-from maxdl_tf.data.pipeline import TrainBatch
+from maxdl_tf.data.panoptic import TrainBatch
+from maxdl_tf.data.targets import panoptic_targets
 
-_BLOCKS = 6  # On each side of an image; as many segments as a COCO image has, about.
-_SEGMENTS = 12
+_BLOCKS = 6  # Blocks along each side of an image.
+_SEGMENTS = 12  # About the number of segments in an image of COCO.
 
 
 def synthetic_batch(
     dataset_info: DatasetInfo, *, crop_size: tuple[int, int], batch_size: int, max_things: int = 128
 ) -> TrainBatch:
-    """Noise under random blocks of things, stuff and void; always the same for the same arguments.
+    """Makes noise images with random blocks of things, stuff and void; equal arguments give equal batches.
 
     Args:
       dataset_info: The class table.
       crop_size: (height, width).
-      batch_size: Images.
-      max_things: As `panoptic_targets`.
+      batch_size: Number of images.
+      max_things: Largest number of things per image; see `panoptic_targets`.
     """
     random = np.random.default_rng(0)
     labels = [dataset_info.void]

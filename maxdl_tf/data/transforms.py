@@ -1,6 +1,6 @@
-"""From images of any size to crops: resize, random scale, color, crop, pad, flip (architecture section 8).
+"""Images of any size to crops: resize, random scale, color, crop, pad, flip (architecture section 8).
 
-All that is random comes from a seed, by operations that give the same eagerly, in a graph and in tf.data.
+All randomness comes from a seed, through operations with the same results eagerly, in a graph and in tf.data.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Augmentation:
     """Random changes of training images.
 
     Attributes:
-      min_scale: The random scale is drawn from [min_scale, max_scale] ...
-      max_scale: ... and there is none if both are 1.
-      scale_step: About the distance between two scales.
-      flip: Mirror left and right with probability 1/2.
-      color: Change colors (the reference: L only).
+      min_scale: Smallest random scale.
+      max_scale: Largest random scale; no scaling if both are 1.
+      scale_step: Approximate distance between two scales.
+      flip: Whether to flip images horizontally with probability 1/2.
+      color: Whether to change colors (the reference: L only).
     """
 
     min_scale: float = 0.5
@@ -35,9 +35,9 @@ class Augmentation:
     color: bool = False
 
     def scales(self) -> np.ndarray:
-        """float32 [number of scales], evenly spaced: 10 from 0.5 to 1.5 with the reference's step of 0.1.
+        """float32 [scales], evenly spaced.
 
-        There are 10 and not 11 because 0.1 as float32 is a little more than a tenth.
+        The defaults give 10 scales, as in the reference, and not 11: float32 0.1 is slightly more than a tenth.
         """
         count = int((self.max_scale - self.min_scale) / float(np.float32(self.scale_step)) + 1)
         step = np.float32((self.max_scale - self.min_scale) / max(count - 1, 1))
@@ -53,18 +53,18 @@ def train_transform(
     void: int,
     seed: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """A random crop for training.
+    """Makes a random crop for training.
 
-    Where the reference pads so that an image never touches the right or lower border of the crop, here all offsets,
-    those flush to a border included, are equally likely.
+    All offsets of an image inside the crop are equally likely. The padding of the reference differs: there, an image
+    never touches the right or lower border of the crop.
 
     Args:
       image: uint8 [h, w, 3].
       label_map: int32 [h, w].
       crop_size: (height, width).
-      augmentation: What to change at random.
-      void: Value of label maps in padding.
-      seed: int [2]; decides everything.
+      augmentation: Random changes.
+      void: Label value of padding.
+      seed: int [2], the only source of randomness.
 
     Returns:
       float32 [height, width, 3], 0..255, and int32 [height, width].
@@ -96,7 +96,7 @@ def train_transform(
 
 
 def evaluation_transform(image: Tensor, crop_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Resizes an image to fit into the crop and pads it on the right and below.
+    """Resizes an image to fit into the crop and pads it on the right and at the bottom.
 
     Args:
       image: uint8 [h, w, 3].
@@ -110,10 +110,10 @@ def evaluation_transform(image: Tensor, crop_size: tuple[int, int]) -> tuple[Ten
 
 
 def resized_size(size: Tensor, crop_size: tuple[int, int]) -> Tensor:
-    """The size to which an image is resized: as large as fits into the crop, its aspect kept.
+    """Computes the size of a resized image: the largest that fits into the crop with the same aspect ratio.
 
-    It is enlarged until both sides reach the crop, then shrunk until both fit; with rounding down, in float32, each
-    time. So the long side is that of the crop or, rarely, one less.
+    The image is enlarged until both sides reach the crop, then shrunk until both fit. Both steps round down in float32,
+    so the long side is that of the crop or, rarely, one less.
 
     Args:
       size: int [2], (height, width).
@@ -130,23 +130,23 @@ def resized_size(size: Tensor, crop_size: tuple[int, int]) -> Tensor:
 
 
 def scaled_size(size: Tensor, scale: Tensor) -> Tensor:
-    """int32 [2]: `size` times `scale` (float32), rounded down."""
+    """Returns int32 [2], `size` times `scale` (float32), rounded down."""
     return tf.maximum(tf.cast(tf.cast(size, tf.float32) * scale, tf.int32), 1)
 
 
 def resize_image(image: Tensor, size: Tensor) -> Tensor:
-    """Bilinear with aligned corners: float32 [h, w, 3] to float32 [size[0], size[1], 3]."""
+    """Resizes float32 [h, w, 3] to float32 [size[0], size[1], 3]: bilinear, with aligned corners."""
     return tf.raw_ops.ResizeBilinear(images=image[tf.newaxis], size=size, align_corners=True)[0]
 
 
 def resize_labels(label_map: Tensor, size: Tensor) -> Tensor:
-    """Nearest neighbor with aligned corners: any numbers [h, w] to [size[0], size[1]]."""
+    """Resizes numbers [h, w] to [size[0], size[1]]: nearest neighbor, with aligned corners."""
     label_map = label_map[tf.newaxis, :, :, tf.newaxis]
     return tf.raw_ops.ResizeNearestNeighbor(images=label_map, size=size, align_corners=True)[0, :, :, 0]
 
 
 def pad_image(image: Tensor, size: tuple[int, int], offset: Tensor | tuple[int, int] = (0, 0)) -> Tensor:
-    """Sets float32 [h, w, 3] into a gray [size[0], size[1], 3] with its upper left corner at `offset`."""
+    """Pads float32 [h, w, 3] to [size[0], size[1], 3] with gray; its upper left corner is at `offset`."""
     margins = _margins(tf.shape(image)[:2], size, offset)
     padded = tf.pad(image, tf.pad(margins, [[0, 1], [0, 0]]), constant_values=PADDING)
     padded.set_shape([*size, 3])
@@ -156,17 +156,17 @@ def pad_image(image: Tensor, size: tuple[int, int], offset: Tensor | tuple[int, 
 def pad_labels(
     label_map: Tensor, size: tuple[int, int], void: int, offset: Tensor | tuple[int, int] = (0, 0)
 ) -> Tensor:
-    """Sets int32 [h, w] into a `void` [size[0], size[1]] with its upper left corner at `offset`."""
+    """Pads int32 [h, w] to [size[0], size[1]] with `void`; its upper left corner is at `offset`."""
     padded = tf.pad(label_map, _margins(tf.shape(label_map), size, offset), constant_values=void)
     padded.set_shape(size)
     return padded
 
 
 def _margins(old_size: Tensor, new_size: tuple[int, int], offset: Tensor | tuple[int, int]) -> Tensor:
-    """int32 [2, 2]: above and below, left and right."""
+    """int32 [2, 2]: margins above and below, left and right."""
     return tf.stack([offset, new_size - old_size - offset], axis=1)
 
 
 def _pick(draw: Tensor, count: Tensor | int) -> Tensor:
-    """A uniform draw from [0, 1) as an integer from 0 to count - 1."""
+    """Converts a uniform draw from [0, 1) to an integer from 0 to count - 1."""
     return tf.cast(draw * tf.cast(count, tf.float32), tf.int32)

@@ -7,7 +7,7 @@ import functools
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.save_restore import load_model_weights
-from maxdl_tf.data import pipeline
+from maxdl_tf.data import panoptic
 from maxdl_tf.evaluation.model_images import Evaluator, PanopticImages, panoptic_quality
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.segmenter import without_semantic_branch
@@ -92,7 +92,7 @@ class PanopticTask(base.Task):
     def build_batches(self, context=None, *, seed=None, service=None):
         """Builds endless `TrainBatch`es; see `Task.build_batches`."""
         options = self.experiment.train_dataset
-        return pipeline.train_batches(
+        return panoptic.train_batches(
             list(options.file_pattern),
             self.dataset_info,
             crop_size=base.crop_size(options),
@@ -105,7 +105,7 @@ class PanopticTask(base.Task):
 
     def build_evaluation_batches(self) -> tf.data.Dataset:
         """Builds one pass of `EvaluationBatch`es over eval_dataset, or over its first `evaluation.max_images`."""
-        return pipeline.evaluation_batches(
+        return panoptic.evaluation_batches(
             list(self.experiment.eval_dataset.file_pattern), self.dataset_info, **self._evaluation_arguments()
         )
 
@@ -127,4 +127,4 @@ class PanopticTask(base.Task):
 
     def read_example(self, serialized):
         """Decodes an image with its label map and checks its classes."""
-        return pipeline.read_example(serialized, self.dataset_info)
+        return panoptic.read_example(serialized, self.dataset_info)

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf.data import examples, pipeline
+from maxdl_tf.data import examples, panoptic
 from tests.helpers import shared_golden, shared_path
 
 
@@ -28,7 +28,7 @@ def test_reads_records_of_deeplab2(crowd_ignored):
     golden = shared_golden("i_coco_example")
     path = shared_path("reference", "golden", "i_coco", f"val-crowd_ignored_{crowd_ignored}.tfrecord")
     (record,) = tf.data.TFRecordDataset(str(path)).as_numpy_iterator()
-    example = pipeline.parse_example(tf.constant(record))
+    example = panoptic.parse_example(tf.constant(record))
     np.testing.assert_array_equal(example.image, golden["decoded_image"])
     np.testing.assert_array_equal(example.label, golden[f"label_crowd_ignored_{crowd_ignored}"])
     assert example.image_id.numpy() == b"000000000001"
@@ -82,7 +82,7 @@ def test_a_record_without_label_format_is_raw():
         examples.encode_panoptic_example(_png(_image(3, 4)), "png", label, "a", "raw")
     )
     del example.features.feature[examples.LABEL_FORMAT]
-    np.testing.assert_array_equal(pipeline.parse_example(tf.constant(example.SerializeToString())).label, label)
+    np.testing.assert_array_equal(panoptic.parse_example(tf.constant(example.SerializeToString())).label, label)
 
 
 @pytest.mark.parametrize("label_format", ["png", "raw"])
@@ -92,8 +92,8 @@ def test_labels_survive(label_format, largest):
     label[2, 3] = largest
     image = _image(5, 7)
     record = examples.encode_panoptic_example(_png(image), "png", label, "some/image", label_format)
-    eager = pipeline.parse_example(tf.constant(record))
-    (in_graph,) = tf.data.Dataset.from_tensors(record).map(pipeline.parse_example)
+    eager = panoptic.parse_example(tf.constant(record))
+    (in_graph,) = tf.data.Dataset.from_tensors(record).map(panoptic.parse_example)
     for example in (eager, in_graph):
         np.testing.assert_array_equal(example.image, image)
         np.testing.assert_array_equal(example.label, label)
@@ -122,7 +122,7 @@ def test_an_eight_bit_gray_label_is_read():
         examples.encode_panoptic_example(_png(_image(2, 3)), "png", label.astype(np.int32), "a")
     )
     example.features.feature[examples.LABEL_ENCODED].bytes_list.value[0] = _png(label)
-    np.testing.assert_array_equal(pipeline.parse_example(tf.constant(example.SerializeToString())).label, label)
+    np.testing.assert_array_equal(panoptic.parse_example(tf.constant(example.SerializeToString())).label, label)
 
 
 @pytest.mark.parametrize(
@@ -141,4 +141,4 @@ def test_a_label_that_does_not_fit_is_refused(label, label_format, message):
 def test_contradictions_in_a_record_name_the_image():
     record = examples.encode_panoptic_example(_png(_image(4, 4)), "png", np.zeros([2, 2], np.int32), "the_image")
     with pytest.raises(tf.errors.InvalidArgumentError, match="the_image"):
-        pipeline.parse_example(tf.constant(record))
+        panoptic.parse_example(tf.constant(record))

@@ -12,7 +12,7 @@ from PIL import Image
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import pipeline
+from maxdl_tf.data import panoptic
 from maxdl_tf.data_gen import convert
 
 
@@ -46,7 +46,7 @@ class Converted(NamedTuple):
 def read_converted(folder: Path, split: str = "train") -> Converted:
     labels, images = {}, {}
     for record in tf.data.TFRecordDataset(sorted(str(path) for path in folder.glob(f"{split}-*.tfrecord"))):
-        example = pipeline.parse_example(record)
+        example = panoptic.parse_example(record)
         image_id = example.image_id.numpy().decode()
         assert image_id not in labels
         labels[image_id], images[image_id] = example.label.numpy(), example.image.numpy()

@@ -14,7 +14,7 @@ from PIL import Image
 
 from maxdl_tf import class_table, panoptic_ids
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import examples, pipeline
+from maxdl_tf.data import examples, panoptic
 from maxdl_tf.data_gen import coco_panoptic, convert, shapes
 from maxdl_tf.errors import UserError
 from tests.helpers import REPOSITORY, shared_golden, shared_path
@@ -99,7 +99,7 @@ def test_real_data_survives_conversion(tmp_path, name, images, split):
     annotation_of = {Path(annotation["file_name"]).stem: annotation for annotation in content["annotations"]}
     seen = set()
     for record in tf.data.TFRecordDataset(sorted(str(path) for path in tmp_path.glob("val-*"))).take(15):
-        example = pipeline.parse_example(record)
+        example = panoptic.parse_example(record)
         label, image_id = example.label.numpy(), example.image_id.numpy().decode()
         seen.add(image_id)
         annotation = annotation_of[image_id]
@@ -300,6 +300,6 @@ def test_drawn_shapes_survive_the_way_through_coco_files(tmp_path):
     annotator = coco_panoptic.Annotator(folders["images"], folders["panoptic"], "panoptic.json", info)
     for entry, (image, label) in zip(annotations.images, drawings):
         record = examples.encode_panoptic_example(*annotator.annotate(entry))
-        example = pipeline.parse_example(tf.constant(record))
+        example = panoptic.parse_example(tf.constant(record))
         np.testing.assert_array_equal(example.image, image)
         np.testing.assert_array_equal(example.label, label)

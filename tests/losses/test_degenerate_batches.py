@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data.panoptic_targets import panoptic_targets
+from maxdl_tf.data.targets import panoptic_targets
 from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.structs import PanopticOutputs
 

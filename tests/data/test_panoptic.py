@@ -11,8 +11,8 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import examples, pipeline, record_streams
-from maxdl_tf.data.panoptic_targets import panoptic_targets
+from maxdl_tf.data import examples, panoptic, record_streams
+from maxdl_tf.data.targets import panoptic_targets
 from maxdl_tf.data.transforms import Augmentation
 from maxdl_tf.errors import UserError
 
@@ -43,7 +43,7 @@ def shards(tmp_path_factory) -> str:
 
 
 def _train_batches(shards, **options):
-    return pipeline.train_batches(shards, INFO, **{"crop_size": CROP, "batch_size": 2, "max_things": 8, **options})
+    return panoptic.train_batches(shards, INFO, **{"crop_size": CROP, "batch_size": 2, "max_things": 8, **options})
 
 
 def _take(dataset, count):
@@ -94,7 +94,7 @@ def test_tf_data_equals_eager_processing(shards):
     batches = _take(_train_batches(shards, seed=11, **options), 4)
     for number, batch in enumerate(batches):
         for slot, image_id in enumerate(batch.image_ids):
-            eager = pipeline.train_example(
+            eager = panoptic.train_example(
                 tf.constant(record_of[image_id]),
                 INFO,
                 crop_size=CROP,
@@ -122,20 +122,20 @@ def test_workers_share_the_images_without_gaps_or_repeats(shards, shares):
 
 
 def test_evaluation_sees_every_image_once_and_whole(shards):
-    batches = list(pipeline.evaluation_batches(shards, INFO, crop_size=CROP, batch_size=5).as_numpy_iterator())
+    batches = list(panoptic.evaluation_batches(shards, INFO, crop_size=CROP, batch_size=5).as_numpy_iterator())
     assert [len(batch.images) for batch in batches] == [5, 5, 2]
     seen = []
     for batch in batches:
         for image, resized, raw, label_map, image_id in zip(*batch):
             seen.append(image_id)
-            truth = pipeline.parse_example(tf.constant(_record(int(image_id.split(b"_")[1]))))
+            truth = panoptic.parse_example(tf.constant(_record(int(image_id.split(b"_")[1]))))
             np.testing.assert_array_equal(raw, truth.label.shape)
             np.testing.assert_array_equal(label_map[: raw[0], : raw[1]], truth.label)
             assert np.all(label_map[raw[0] :] == 0) and np.all(label_map[:, raw[1] :] == 0)
             assert np.all(image[resized[0] :] == 127.5) and np.all(image[:, resized[1] :] == 127.5)
             assert max(resized / CROP) > 0.96
     assert len(set(seen)) == NUM_IMAGES
-    first = pipeline.evaluation_batches(shards, INFO, crop_size=CROP, batch_size=5, max_images=7)
+    first = panoptic.evaluation_batches(shards, INFO, crop_size=CROP, batch_size=5, max_images=7)
     assert [image_id for batch in first.as_numpy_iterator() for image_id in batch.image_ids] == seen[:7]
 
 
@@ -144,9 +144,9 @@ def test_an_ignore_label_other_than_zero_pads_label_maps(tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
         writer.write(_record(0, np.full([20, 30], 257)))
         writer.write(_record(1, np.full([30, 20], 257)))
-    (batch,) = pipeline.evaluation_batches(str(tmp_path / "a.tfrecord"), info, crop_size=(33, 33), batch_size=2)
+    (batch,) = panoptic.evaluation_batches(str(tmp_path / "a.tfrecord"), info, crop_size=(33, 33), batch_size=2)
     np.testing.assert_array_equal(batch.label_maps[0, 20:], np.full([10, 30], 9 * 256))
-    dataset = pipeline.train_batches(str(tmp_path / "*"), info, crop_size=(33, 33), batch_size=2, augmentation=PLAIN)
+    dataset = panoptic.train_batches(str(tmp_path / "*"), info, crop_size=(33, 33), batch_size=2, augmentation=PLAIN)
     (train,) = dataset.take(1)
     padding = tf.reduce_all(train.images == 127.5, axis=-1)
     assert set(train.targets.semantic[padding].numpy()) == {9}
@@ -156,7 +156,7 @@ def test_the_targets_are_those_of_the_crop(tmp_path):
     label = np.array([[256, 257], [0, 3 * 256]]).repeat(9, axis=0).repeat(17, axis=1)[:17, :33]
     with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
         writer.write(_record(0, label))
-    dataset = pipeline.train_batches(
+    dataset = panoptic.train_batches(
         str(tmp_path / "*"), INFO, crop_size=(17, 33), batch_size=1, augmentation=PLAIN, max_things=8
     )
     (batch,) = _take(dataset, 1)
@@ -169,7 +169,7 @@ def test_a_pattern_without_files_is_an_error_that_names_it(tmp_path, shards):
         with pytest.raises(UserError, match=r"val-.*matches no file"):
             _train_batches(patterns)
         with pytest.raises(UserError, match=r"val-.*matches no file"):
-            pipeline.evaluation_batches(patterns, INFO, crop_size=CROP, batch_size=1)
+            panoptic.evaluation_batches(patterns, INFO, crop_size=CROP, batch_size=1)
 
 
 def test_a_file_that_two_patterns_match_is_read_once(shards):

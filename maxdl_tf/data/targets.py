@@ -1,4 +1,4 @@
-"""Label maps to the ground truth that the losses want (architecture section 5)."""
+"""Label maps to targets of the losses (architecture section 5)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ def panoptic_targets(
     small_instance_area: int = 4096,
     max_things: int = 128,
 ) -> PanopticTargets:
-    """Targets of one crop or of a batch of crops.
+    """Makes the targets of a crop or of a batch of crops.
 
-    An instance of a thing class is all pixels of one label value. Instance 0 of a thing class is a crowd: it keeps its
-    class in `semantic` but is no thing. Things are numbered in raster order of their first pixel. Of more than
-    `max_things` in a crop the largest stay (those of lower label value where areas are equal), and the pixels of the
-    rest are treated as crowds are: no mask is asked to cover them. (The reference stops the program there.)
+    All pixels with the same label value of a thing class are one thing. Instance 0 of a thing class is a crowd: it
+    keeps its class in `semantic` but is not a thing. Things are numbered in raster order of their first pixel. If a
+    crop has more than `max_things`, the largest are kept (lower label values first among equal areas), and the others
+    are treated as crowds: no mask has to cover them. The reference stops the program in this case.
 
-    Only fixed-size operations are used, so that XLA can compile it when the crop's size is static.
+    All operations have fixed output sizes, so XLA can compile the function if the size of the crop is static.
 
     Args:
-      label_map: int32 [height, width] or [batch, height, width], class id * label divisor + instance. Classes must be
-        in `dataset_info` or its ignore_label.
+      label_map: int32 [height, width] or [batch, height, width], class id * label divisor + instance. Each class
+        is in `dataset_info` or is its ignore_label.
       dataset_info: The class table.
-      small_instance_weight: Weight in the semantic loss of pixels whose thing instance is small (L: 3).
-      small_instance_area: Instances of fewer pixels than this, within the crop, are small.
+      small_instance_weight: Weight of pixels of small things in the semantic loss (L: 3).
+      small_instance_area: Area in pixels of the crop below which a thing is small.
       max_things: Length of `thing_id_class`.
 
     Returns:
-      PanopticTargets, without its batch dimension if `label_map` has none.
+      PanopticTargets; without the batch dimension if `label_map` has none.
     """
     if label_map.shape.rank == 2:
         batch_of_one = panoptic_targets(
@@ -57,8 +57,8 @@ def panoptic_targets(
     is_thing_class = tf.constant([class_id in dataset_info.thing_ids for class_id in range(num_classes)])
     is_thing = tf.gather(is_thing_class, semantic) & (labels != semantic * divisor)
 
-    # Tables with a row for every possible label value, one after the other for the images of the batch; stuff, crowd
-    # and void pixels all count in row 0, which no thing can have.
+    # Tables with a row for every possible label value, one table per image of the batch. Stuff, crowd and void pixels
+    # count in row 0, which belongs to no thing.
     num_rows = tf.maximum(num_labels, max_things)
     row = tf.where(is_thing, labels, 0) + (tf.range(shape[0]) * num_rows)[:, tf.newaxis]
     area = tf.math.unsorted_segment_sum(tf.cast(is_thing, tf.int32), row, shape[0] * num_rows)
@@ -66,7 +66,9 @@ def panoptic_targets(
     first_position = tf.math.unsorted_segment_min(raster_position, row, shape[0] * num_rows)
 
     area_of_label = tf.reshape(area, [shape[0], num_rows])
-    kept_area, kept_label = tf.math.top_k(area_of_label, k=max_things)  # Lower index first among equals.
+    kept_area, kept_label = tf.math.top_k(
+        area_of_label, k=max_things
+    )  # [batch, max_things], lower index first among equals
     kept_position = tf.where(
         kept_area > 0,
         tf.gather(tf.reshape(first_position, [shape[0], num_rows]), kept_label, batch_dims=1),

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data.panoptic_targets import panoptic_targets
+from maxdl_tf.data.targets import panoptic_targets
 from tests.helpers import own_golden, shared_golden
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import examples, record_streams, transforms
-from maxdl_tf.data.panoptic_targets import panoptic_targets
+from maxdl_tf.data.targets import panoptic_targets
 from maxdl_tf.structs import PanopticTargets, Tensor
 
 _PNG_BIT_DEPTH_AT = 24  # Offset of the bit depth in a PNG file.
