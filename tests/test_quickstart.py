@@ -1,12 +1,15 @@
-"""The commands of docs/quickstart.md run one after the other, on fewer images and for fewer steps."""
+"""The commands of docs/quickstart.md run in their order, on fewer images and steps, then the Python of the README."""
 
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
-from tests.examples import examples_of_document
+from tests.examples import code_blocks, examples_of_document
 from tests.helpers import REPOSITORY, command
 from tests.test_documents import SCRIPTS
 
@@ -26,3 +29,12 @@ def test_the_commands_run_in_their_order(tmp_path, monkeypatch):
     annotations = json.loads((tmp_path / "predictions" / "panoptic.json").read_text(encoding="utf-8"))
     assert len(annotations["annotations"]) == 8
     assert "PQ" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+    shutil.copy(next((tmp_path / "pictures").iterdir()), tmp_path / "photo.jpg")
+    (code,) = (
+        content
+        for _, language, content in code_blocks((REPOSITORY / "README.md").read_text(encoding="utf-8"))
+        if language == "python"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "overlay.png").exists()
