@@ -1,16 +1,18 @@
 """What all commands share: flags, --help, errors in one line, a quiet start of TensorFlow.
 
-A command is a module whose docstring says what it does and ends with an example:
+A command is a module. Its docstring describes it and ends with an example:
 
     from absl import flags
 
     from maxdl_tf import command_line
 
     FLAGS = flags.FlagValues()
-    _CONFIG_FILE = flags.DEFINE_string("config_file", None, "Experiment textproto.", required=True, flag_values=FLAGS)
+    _CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "training { steps: 100 }")
 
     def main(argv):
-        config = load_config(_CONFIG_FILE.value)  # may raise UserError; nothing heavy has been imported yet
+        from maxdl_tf import config
+
+        experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)  # May raise UserError.
         with command_line.quiet_imports():
             from maxdl_tf.tasks import run
         ...
@@ -21,8 +23,8 @@ A command is a module whose docstring says what it does and ends with an example
     if __name__ == "__main__":
         run()
 
-Each command has its own `FlagValues`, so that two of them can define `--config_file` and still be imported into one
-process. TensorFlow is imported inside `main`, so that `--help` and errors in flags come at once.
+Each command has its own `FlagValues`, so that several can define `--config_file` and be imported into one process.
+TensorFlow is imported inside `main`, so that `--help` and errors in flags appear at once.
 """
 
 from __future__ import annotations
@@ -42,11 +44,6 @@ from absl import app, flags, logging
 
 from maxdl_tf.errors import UserError
 
-# `python maxdl_tf/trainer.py` puts the folder maxdl_tf/ first on the path, where `data`, `metrics` and `export` would
-# shadow other packages' top-level modules of those names.
-if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
-    del sys.path[0]
-
 _HELP_FLAGS = ("--help", "-help", "-h", "-?", "--helpshort", "--helpfull")
 _START_UP_NOISE = re.compile(
     r"Unable to register cu\w+ factory|computation placer already registered|Could not find (cuda drivers|TensorRT)"
@@ -55,29 +52,111 @@ _START_UP_NOISE = re.compile(
 _WIDTH = 100
 
 
+def define_experiment(
+    flag_values: flags.FlagValues, override: str, *, required: bool = True
+) -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """Defines --config_file and --override.
+
+    Args:
+      flag_values: Flags of the command.
+      override: Example of a fragment.
+      required: Whether --config_file is required.
+    """
+    config_file = flags.DEFINE_string(
+        "config_file",
+        None,
+        "Path of the experiment's textproto, or name of a packaged one such as shapes/max_deeplab_tiny_81.",
+        required=required,
+        flag_values=flag_values,
+    )
+    return config_file, define_override(flag_values, override)
+
+
+def define_override(flag_values: flags.FlagValues, example: str) -> flags.FlagHolder:
+    """Defines --override alone, for commands that choose the experiment themselves."""
+    return flags.DEFINE_multi_string(
+        "override",
+        [],
+        f"Textproto fragment to merge over the experiment, such as '{example}'.",
+        flag_values=flag_values,
+    )
+
+
+def define_checkpoint(flag_values: flags.FlagValues, *, required: bool) -> flags.FlagHolder:
+    """Defines --checkpoint."""
+    return flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "Path of a checkpoint (runs/shapes/ckpt-1000), or of a folder for its latest checkpoint.",
+        required=required,
+        flag_values=flag_values,
+    )
+
+
+def define_strategy(flag_values: flags.FlagValues, *more: str) -> flags.FlagHolder:
+    """Defines --strategy with the strategies of one process and `more`."""
+    return flags.DEFINE_enum(
+        "strategy",
+        "auto",
+        ["auto", "one_device", "mirrored", *more],
+        "How a batch is distributed over devices. auto: "
+        + ("the TPU of --tpu, the hosts of TF_CONFIG, all GPUs, or the CPU." if more else "all GPUs, or the CPU."),
+        flag_values=flag_values,
+    )
+
+
+def define_predictions(flag_values: flags.FlagValues, max_pixels: int) -> None:
+    """Defines --input, --output, --max_pixels, --overlays and --overwrite, for commands that predict images.
+
+    Args:
+      flag_values: Flags of the command.
+      max_pixels: Default of --max_pixels.
+    """
+    flags.DEFINE_multi_string(
+        "input",
+        None,
+        "Path of an image or of a folder of images, or a glob. Positional arguments are inputs as well.",
+        required=True,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string("output", None, "Folder for the predictions.", required=True, flag_values=flag_values)
+    flags.DEFINE_integer(
+        "max_pixels",
+        max_pixels,
+        "Largest number of pixels of an image. Larger images are skipped before they are decoded.",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
+    flags.DEFINE_boolean("overlays", True, "Whether to draw overlays.", flag_values=flag_values)
+    flags.DEFINE_boolean(
+        "overwrite", False, "Whether to replace the predictions in the output folder.", flag_values=flag_values
+    )
+
+
 def run(
     main: Callable[[list[str]], int | None],
     flag_values: flags.FlagValues,
     argv: Sequence[str] | None = None,
     max_positional: int = 0,
 ) -> None:
-    """Parses the flags, calls `main` with what is left, and ends the process.
+    """Parses the flags, calls `main` with the remaining arguments, and ends the process.
 
-    Exit status: what `main` returns (None is 0); 2 after a `UserError` or a bad flag, told in one line on stderr; 130
-    after Ctrl-C. Other exceptions are faults of the program and keep their traceback.
+    Exit status: the value that `main` returns (None is 0); 2 after a `UserError` or a bad flag, reported in one line on
+    stderr; 130 after Ctrl-C. Other exceptions are bugs and keep their traceback.
 
     Args:
       main: Takes `[program, *positional arguments]`, as with `absl.app.run`.
-      flag_values: The command's own flags.
-      argv: Instead of `sys.argv`.
-      max_positional: How many positional arguments the command takes at most.
+      flag_values: Flags of the command.
+      argv: Arguments in place of `sys.argv`.
+      max_positional: Largest number of positional arguments.
     """
+    _remove_script_folder()
     argv = list(sys.argv if argv is None else argv)
-    program = _program_name(argv[0])
+    program = os.path.basename(argv[0])
     if any(argument in _HELP_FLAGS for argument in argv[1:]):
         _print_help(help_text(program, inspect.getmodule(main).__doc__ or "", flag_values))
         sys.exit(0)
-    _hush_start_up()
+    _silence_tensorflow()
     try:
         app.run(main, argv, flags_parser=lambda args: _parse(args, flag_values, max_positional))
     except UserError as error:
@@ -94,12 +173,12 @@ def run_one_of(
     main: Callable[[list[str]], int | None],
     argv: Sequence[str] | None = None,
 ) -> None:
-    """`run` for a program whose first argument names one of several commands, each with flags of its own.
+    """`run` for a program whose first argument names one of several commands, each with its own flags.
 
     Args:
-      commands: Modules by that name, each with `main` and `FLAGS`.
-      main: Called where it names none; its module's docstring is the program's help.
-      argv: Instead of `sys.argv`.
+      commands: Modules by name, each with `main` and `FLAGS`.
+      main: Called if the first argument is not one of the names. The docstring of its module is the program's help.
+      argv: Arguments in place of `sys.argv`.
     """
     argv = list(sys.argv if argv is None else argv)
     command = commands.get(argv[1]) if len(argv) > 1 else None
@@ -110,18 +189,18 @@ def run_one_of(
 
 
 def choose_one_of(commands: Mapping[str, Any], argv: Sequence[str], got: str) -> UserError:
-    """What to raise where the first argument names no command; `got` is what it was instead."""
+    """The error to raise if the first argument names no command; `got` describes that argument."""
     program = os.path.basename(argv[0])
     choices = " or ".join(f"{program} {name}" for name in commands)
-    return UserError(f"{got}; say {choices}, or {program} --help")
+    return UserError(f"{got}; run {choices}, or {program} --help")
 
 
 @contextlib.contextmanager
 def user_errors(*kinds: type[Exception]) -> Iterator[None]:
-    """Turns exceptions of these kinds (ValueError and OSError if none is named) into `UserError`.
+    """Turns exceptions of these kinds (default: ValueError and OSError) into `UserError`.
 
-    For the part of a command that reads and checks what the user gave, and for no other: in later parts such an
-    exception is a fault of the program, and its traceback is needed.
+    Use it only around code that reads and checks the user's input. Elsewhere such an exception is a bug, and its
+    traceback is needed.
     """
     kinds = kinds or (ValueError, OSError)
     try:
@@ -136,12 +215,16 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Holds back the lines that TensorFlow's libraries are known to write whenever they are imported.
+    """Hides the lines that TensorFlow's libraries are known to write whenever they are imported.
 
-    All else that is written to stderr meanwhile comes out at the end; everything does, if the import fails or if
-    the user asked for TensorFlow's messages with TF_CPP_MIN_LOG_LEVEL=0 or 1.
+    All other output to stderr appears at the end. Everything appears if the import fails, or if the user asked for
+    TensorFlow's messages with TF_CPP_MIN_LOG_LEVEL=0 or 1.
+
+    The lines are of level "error" and come from C++. Of TensorFlow's own switches only TF_CPP_MIN_LOG_LEVEL=3 hides
+    them; TensorFlow reads it once for the process, so it would hide real errors as well. Only redirecting file
+    descriptor 2 separates the two.
     """
-    if not _hush_start_up():
+    if not _silence_tensorflow():
         yield
         return
     sys.stderr.flush()
@@ -163,7 +246,7 @@ def quiet_imports() -> Iterator[None]:
 
 
 def help_text(program: str, docstring: str, flag_values: flags.FlagValues) -> str:
-    """The docstring of a command and its flags, one paragraph each: the required ones first."""
+    """The docstring of a command and one paragraph for each flag, required flags first."""
     entries = []
     for name in sorted(set(flag_values) - {"flagfile", "undefok"}):
         flag = flag_values[name]
@@ -190,12 +273,17 @@ def help_text(program: str, docstring: str, flag_values: flags.FlagValues) -> st
 def _print_help(text: str) -> None:
     try:
         print(text, flush=True)
-    except BrokenPipeError:  # A pager that was left, or `head`; without this Python complains again when it ends.
+    except BrokenPipeError:  # A closed pager, or `head`. Without this Python complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _program_name(path: str) -> str:
-    return os.path.basename(path)
+def _remove_script_folder() -> None:
+    """Removes maxdl_tf/ from the import path, where `python maxdl_tf/trainer.py` puts it.
+
+    Its `data`, `files` and `export` would otherwise shadow top-level modules of other packages.
+    """
+    if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
+        del sys.path[0]
 
 
 def _is_required(flag: flags.Flag) -> bool:
@@ -204,7 +292,7 @@ def _is_required(flag: flags.Flag) -> bool:
 
 def _parse(argv: list[str], flag_values: flags.FlagValues, max_positional: int) -> list[str]:
     """Parses absl's own flags (--verbosity, --pdb, ...), then the command's."""
-    help_hint = f"see {_program_name(argv[0])} --help"
+    help_hint = f"see {os.path.basename(argv[0])} --help"
     try:
         rest = flag_values(flags.FLAGS(argv, known_only=True))
     except flags.Error as error:
@@ -219,8 +307,8 @@ def _parse(argv: list[str], flag_values: flags.FlagValues, max_positional: int) 
     return rest
 
 
-def _hush_start_up() -> bool:
-    """Hides what TensorFlow's libraries write below errors; False, and nothing is hidden, if the user asked for it."""
+def _silence_tensorflow() -> bool:
+    """Hides messages of TensorFlow's libraries below errors. Returns False if the user asked for them."""
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1"):
         return False
     warnings.filterwarnings("ignore", category=UserWarning, module=r"tensorflow_addons\.")

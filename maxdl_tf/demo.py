@@ -29,9 +29,7 @@ FLAGS = flags.FlagValues()
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo_output", "Where everything goes.", flag_values=FLAGS)
 _TRAIN_IMAGES = flags.DEFINE_integer("train_images", 2000, "Images to train on.", lower_bound=1, flag_values=FLAGS)
 _VAL_IMAGES = flags.DEFINE_integer("val_images", 100, "Images to measure on.", lower_bound=1, flag_values=FLAGS)
-_OVERRIDE = flags.DEFINE_multi_string(
-    "override", [], "Textproto fragment merged over the experiment, as in maxdl-train.", flag_values=FLAGS
-)
+_OVERRIDE = command_line.define_override(FLAGS, "training { steps: 100 }")
 
 _CONFIG_FILE = Path(configs.__file__).parent / "shapes" / "max_deeplab_tiny_81.textproto"
 _COMMANDS = {

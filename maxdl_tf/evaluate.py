@@ -43,15 +43,9 @@ if TYPE_CHECKING:
     from maxdl_tf.evaluation.comparison import DatasetEvaluation
 
 FLAGS = flags.FlagValues()
-_CONFIG_FILE = flags.DEFINE_string(
-    "config_file", None, "Experiment textproto that the model was trained with.", flag_values=FLAGS
-)
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "Path of a checkpoint (runs/shapes/ckpt-1000), or of a folder for its latest checkpoint.",
-    flag_values=FLAGS,
-)
+_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "evaluation { max_images: 100 }", required=False)
+_CHECKPOINT = command_line.define_checkpoint(FLAGS, required=False)
+_STRATEGY = command_line.define_strategy(FLAGS)
 _UNTRAINED = flags.DEFINE_boolean("untrained", False, "Evaluate initial weights instead.", flag_values=FLAGS)
 _PREDICTIONS = flags.DEFINE_string(
     "predictions",
@@ -99,15 +93,6 @@ _PICTURE_COUNT = flags.DEFINE_integer(
     "Number of --pictures, and of pictures of the best and of the worst images in a report.",
     lower_bound=1,
     flag_values=FLAGS,
-)
-_OVERRIDE = flags.DEFINE_multi_string(
-    "override",
-    [],
-    "Textproto fragment merged over --config_file, such as 'evaluation { max_images: 100 }'.",
-    flag_values=FLAGS,
-)
-_STRATEGY = flags.DEFINE_enum(
-    "strategy", "auto", ["auto", "one_device", "mirrored"], "Devices to use; auto: all GPUs.", flag_values=FLAGS
 )
 
 _CHECKPOINT_FLAGS = ("config_file", "checkpoint", "untrained", "pictures", "override", "strategy")

@@ -22,23 +22,9 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()
-_CONFIG_FILE = flags.DEFINE_string(
-    "config_file", None, "Experiment textproto that the model was trained with.", required=True, flag_values=FLAGS
-)
-_CHECKPOINT = flags.DEFINE_string(
-    "checkpoint",
-    None,
-    "A checkpoint (runs/shapes/ckpt-1000), or a folder, which means its newest one.",
-    required=True,
-    flag_values=FLAGS,
-)
+_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }")
+_CHECKPOINT = command_line.define_checkpoint(FLAGS, required=True)
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Folder to create.", required=True, flag_values=FLAGS)
-_OVERRIDE = flags.DEFINE_multi_string(
-    "override",
-    [],
-    "Textproto fragment merged over --config_file, such as 'eval_dataset { crop_size: 641 }'.",
-    flag_values=FLAGS,
-)
 _FOLD = flags.DEFINE_boolean(
     "fold",
     True,

@@ -29,20 +29,8 @@ FLAGS = flags.FlagValues()
 _DEEPLAB2_CHECKPOINT = flags.DEFINE_string(
     "deeplab2_checkpoint", None, "Folder, prefix, .index file or tar archive.", required=True, flag_values=FLAGS
 )
-_CONFIG_FILE = flags.DEFINE_string(
-    "config_file",
-    None,
-    "Experiment textproto of the same model, with the class table that it was trained on.",
-    required=True,
-    flag_values=FLAGS,
-)
+_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "model { semantic_branch: false }")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to create; gets ckpt-STEP.", required=True, flag_values=FLAGS)
-_OVERRIDE = flags.DEFINE_multi_string(
-    "override",
-    [],
-    "Textproto fragment merged over --config_file, such as 'model { semantic_branch: false }'.",
-    flag_values=FLAGS,
-)
 _ALLOW_MISSING = flags.DEFINE_multi_string(
     "allow_missing",
     [],

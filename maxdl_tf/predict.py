@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from maxdl_tf.inference.writer import PredictionWriter
 
 FLAGS = flags.FlagValues()
+command_line.define_predictions(FLAGS, MAX_PIXELS)
 _MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -52,24 +53,7 @@ _MODEL = flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
-_INPUT = flags.DEFINE_multi_string(
-    "input",
-    None,
-    "An image, a folder of images or a glob; further arguments are inputs, too.",
-    required=True,
-    flag_values=FLAGS,
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the predictions.", required=True, flag_values=FLAGS)
-_CONFIG_FILE = flags.DEFINE_string(
-    "config_file", None, "Experiment textproto that a checkpoint was trained with.", flag_values=FLAGS
-)
-_OVERRIDE = flags.DEFINE_multi_string(
-    "override",
-    [],
-    "Textproto fragment merged over --config_file, such as 'eval_dataset { crop_size: 641 }'.",
-    flag_values=FLAGS,
-)
-_OVERLAYS = flags.DEFINE_boolean("overlays", True, "Draw overlays.", flag_values=FLAGS)
+_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }", required=False)
 _VISUALIZE = flags.DEFINE_multi_enum(
     "visualize",
     [],
@@ -93,16 +77,6 @@ _DIAGNOSE = flags.DEFINE_boolean(
     "Say how many masks and pixels each threshold took. The network runs twice on each image.",
     flag_values=FLAGS,
 )
-_MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels",
-    MAX_PIXELS,
-    "Leave images of more pixels out, before they are decoded.",
-    lower_bound=1,
-    flag_values=FLAGS,
-)
-_OVERWRITE = flags.DEFINE_boolean(
-    "overwrite", False, "Replace the predictions that are in the output folder.", flag_values=FLAGS
-)
 beam_pipeline.define_flags(FLAGS, instead_of="this process")
 
 
@@ -113,9 +87,9 @@ def main(argv: list[str]) -> int:
 
     is_saved_model = _check_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     _check_runner(is_saved_model)
-    paths = images.find_all_images([*_INPUT.value, *argv[1:]])
+    paths = images.find_all_images([*FLAGS.input, *argv[1:]])
     names = predictions.output_names(paths)
-    predictions.check_output(_OUTPUT.value, _OVERWRITE.value)
+    predictions.check_output(FLAGS.output, FLAGS.overwrite)
     experiment = None if is_saved_model else config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     with command_line.quiet_imports():
         from maxdl_tf.inference.predict_files import ImageTask
@@ -136,9 +110,9 @@ def main(argv: list[str]) -> int:
     started = time.monotonic()
     with command_line.user_errors(OSError):
         writer = predictions.PredictionWriter(
-            _OUTPUT.value,
+            FLAGS.output,
             predictor.dataset_info,
-            overlays=_OVERLAYS.value,
+            overlays=FLAGS.overlays,
             features="features" in _VISUALIZE.value,
             coco_instances=_COCO_INSTANCES.value,
         )
@@ -175,7 +149,7 @@ def _predict_on_beam(tasks: list[ImageTask], writer: PredictionWriter) -> int:
     print(f"predicting {len(tasks)} images on Beam's {FLAGS.runner}", flush=True)
     work = predict_files.ChunkPredictor(_MODEL.value, writer.pictures, _options())
     failed = 0
-    for record in predict_files.predict_on_beam(work, tasks, _OUTPUT.value, FLAGS.runner, FLAGS.beam_options):
+    for record in predict_files.predict_on_beam(work, tasks, FLAGS.output, FLAGS.runner, FLAGS.beam_options):
         if isinstance(record, UserError):
             failed += 1
             print(f"failed: {record}", file=sys.stderr)
@@ -189,7 +163,7 @@ def _options() -> FileOptions:
     from maxdl_tf.inference.predict_files import FileOptions
 
     return FileOptions(
-        min_score=_MIN_SCORE.value, max_pixels=_MAX_PIXELS.value, features="features" in _VISUALIZE.value
+        min_score=_MIN_SCORE.value, max_pixels=FLAGS.max_pixels, features="features" in _VISUALIZE.value
     )
 
 
@@ -246,14 +220,14 @@ def _print_summary(num_images: int, failed: int, seconds: float) -> None:
 
     written = {
         "annotations": folder.ANNOTATION_FILE,
-        "overlays": _OVERLAYS.value and folder.OVERLAY_FOLDER,
+        "overlays": FLAGS.overlays and folder.OVERLAY_FOLDER,
         "features": "features" in _VISUALIZE.value and folder.FEATURE_FOLDER,
         "instances": _COCO_INSTANCES.value and folder.INSTANCE_FILE,
         "diagnosis": _DIAGNOSE.value and folder.DIAGNOSIS_FILE,
     }
     print(
         f"predicted {num_images - failed} of {num_images} images in {seconds:.1f} s"
-        + "".join(f"  {what} {os.path.join(_OUTPUT.value, name)}" for what, name in written.items() if name)
+        + "".join(f"  {what} {os.path.join(FLAGS.output, name)}" for what, name in written.items() if name)
         + (f"  {failed} failed" if failed else "")
     )
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from maxdl_tf.inference.writer import PredictionWriter
 
 FLAGS = flags.FlagValues()
+command_line.define_predictions(FLAGS, MAX_PIXELS)
 _SERVER = flags.DEFINE_string(
     "server", None, "host:port; 8500 is TensorFlow Serving's port for gRPC.", required=True, flag_values=FLAGS
 )
@@ -43,14 +44,6 @@ _DATASET_INFO = flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
-_INPUT = flags.DEFINE_multi_string(
-    "input",
-    None,
-    "An image, a folder of images or a glob; further arguments are inputs, too.",
-    required=True,
-    flag_values=FLAGS,
-)
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for the predictions.", required=True, flag_values=FLAGS)
 _SIGNATURE = flags.DEFINE_enum(
     "signature",
     "serving_default",
@@ -64,26 +57,15 @@ _REST = flags.DEFINE_boolean(
 _TIMEOUT_S = flags.DEFINE_float(
     "timeout_s", 60.0, "Seconds to wait for an image's answer.", lower_bound=0.001, flag_values=FLAGS
 )
-_MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels",
-    MAX_PIXELS,
-    "Leave images of more pixels out. The server has a limit of its own, maxdl-export --max_pixels.",
-    lower_bound=1,
-    flag_values=FLAGS,
-)
-_OVERLAYS = flags.DEFINE_boolean("overlays", True, "Draw overlays.", flag_values=FLAGS)
-_OVERWRITE = flags.DEFINE_boolean(
-    "overwrite", False, "Replace the predictions that are in the output folder.", flag_values=FLAGS
-)
 
 
 def main(argv: list[str]) -> int:
     from maxdl_tf.files import images
     from maxdl_tf.inference import writer as predictions
 
-    paths = images.find_all_images([*_INPUT.value, *argv[1:]])
+    paths = images.find_all_images([*FLAGS.input, *argv[1:]])
     names = predictions.output_names(paths)
-    predictions.check_output(_OUTPUT.value, _OVERWRITE.value)
+    predictions.check_output(FLAGS.output, FLAGS.overwrite)
     dataset_info = class_table.load(_DATASET_INFO.value)
     with command_line.quiet_imports():
         from maxdl_tf.inference import served_model
@@ -94,12 +76,12 @@ def main(argv: list[str]) -> int:
 
     started = time.monotonic()
     with command_line.user_errors(OSError):
-        writer = predictions.PredictionWriter(_OUTPUT.value, dataset_info, overlays=_OVERLAYS.value)
-        failed = predict_files(model, dict(zip(names, paths)), writer, _MAX_PIXELS.value)
+        writer = predictions.PredictionWriter(FLAGS.output, dataset_info, overlays=FLAGS.overlays)
+        failed = predict_files(model, dict(zip(names, paths)), writer, FLAGS.max_pixels)
     print(
         f"predicted {len(paths) - failed} of {len(paths)} images in {time.monotonic() - started:.1f} s  "
-        f"annotations {os.path.join(_OUTPUT.value, predictions.ANNOTATION_FILE)}"
-        + (f"  overlays {os.path.join(_OUTPUT.value, predictions.OVERLAY_FOLDER)}" if _OVERLAYS.value else "")
+        f"annotations {os.path.join(FLAGS.output, predictions.ANNOTATION_FILE)}"
+        + (f"  overlays {os.path.join(FLAGS.output, predictions.OVERLAY_FOLDER)}" if FLAGS.overlays else "")
         + (f"  {failed} failed" if failed else "")
     )
     return 1 if failed else 0

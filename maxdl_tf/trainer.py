@@ -49,24 +49,12 @@ _MODES = {
 _TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the command.
 
 FLAGS = flags.FlagValues()
-_CONFIG_FILE = flags.DEFINE_string("config_file", None, "Experiment textproto.", required=True, flag_values=FLAGS)
+_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "training { steps: 100 }")
 _MODE = flags.DEFINE_enum("mode", "train_and_eval", list(_MODES), "What to do.", flag_values=FLAGS)
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Folder of the checkpoints, curves and metrics.", required=True, flag_values=FLAGS
 )
-_OVERRIDE = flags.DEFINE_multi_string(
-    "override",
-    [],
-    "Textproto fragment merged over --config_file, such as 'training { steps: 100 }'.",
-    flag_values=FLAGS,
-)
-_STRATEGY = flags.DEFINE_enum(
-    "strategy",
-    "auto",
-    ["auto", "one_device", "mirrored", "multi_worker", "tpu"],
-    "How a batch is spread over devices. auto: the TPU of --tpu, the hosts of TF_CONFIG, all GPUs, or the CPU.",
-    flag_values=FLAGS,
-)
+_STRATEGY = command_line.define_strategy(FLAGS, "multi_worker", "tpu")
 _DATA_SERVICE = flags.DEFINE_string(
     "data_service",
     None,

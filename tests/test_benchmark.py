@@ -1,4 +1,4 @@
-"""What maxdl-benchmark prints, and what it says of bad input."""
+"""The output of maxdl-benchmark, and its errors."""
 
 import json
 import os
@@ -16,7 +16,7 @@ CONFIG = "configs/shapes/max_deeplab_tiny_81.textproto"
 
 
 def benchmark(*arguments: str) -> subprocess.CompletedProcess:
-    """Runs the command where there is neither data nor a variable that says where it is."""
+    """Runs the command without data and without the environment variables that name its folders."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_TFRECORDS")}
     return subprocess.run(
         [sys.executable, "-m", "maxdl_tf.benchmark", *arguments],
@@ -26,6 +26,15 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess:
         text=True,
         check=False,
     )
+
+
+def assert_utilization(figures, multiply_adds, seconds):
+    """The speed of the model and its share of the machine's follow from multiply-adds and time."""
+    speed = figures["gflops_float32"]
+    assert speed["convolution"] > 0 and speed["matrix_product"] > 0
+    gflops = 2 * multiply_adds / seconds / 1e9
+    assert figures["gflops_model"] == pytest.approx(gflops, rel=0.01)
+    assert figures["utilization"] == pytest.approx(gflops / max(speed.values()), rel=0.01)
 
 
 def test_counts():
@@ -42,6 +51,7 @@ def test_training_is_measured_without_data():
     done = benchmark("--mode", "train", "--config_file", CONFIG, "--steps", "1", "--override", size)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
+    assert_utilization(figures, 3 * 2 * figures["multiply_adds"], figures["seconds_per_step"])
     assert (figures["crop_size"], figures["batch_size"]) == ([33, 33], 2)
     assert set(figures["shares"]) == {"forward", "loss", "backward", "optimizer", "input"}
     assert all(share >= 0 for share in figures["shares"].values())
@@ -64,6 +74,7 @@ def test_predictions_of_a_model_are_measured_part_by_part(tmp_path):
     assert figures["peak_memory_bytes"] > 1e8
     for name in ("parameters", "multiply_adds"):
         assert 0 < figures[f"{name}_without_semantic"] < figures[name]
+    assert_utilization(figures, figures["multiply_adds_without_semantic"], figures["part_seconds"]["forward"])
 
 
 def test_predictions_of_a_saved_model_are_measured_in_a_table(tmp_path):
@@ -74,9 +85,10 @@ def test_predictions_of_a_saved_model_are_measured_in_a_table(tmp_path):
     done = benchmark("--mode", "predict", "--model", path, "--steps", "1", "--table")
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines() if line]
-    assert [line[0] for line in lines[:6]] == ["part", "decode", "network", "postprocess", "encode", "end"]
+    assert [line[0] for line in lines[:6]] == ["part", "decode", "network", "postprocess", "encode", "whole"]
     figures = dict(line for line in lines[6:] if len(line) == 2)
     assert figures["images"] == "4"
+    assert float(figures["gflops_float32_convolution"]) > 0 and "utilization" not in figures
     assert figures["weights"] == str(4 * 3 + 4 * 3)  # The color network's colors and class logits.
 
 

@@ -29,7 +29,7 @@ COMMANDS = next(number for number, groups in enumerate(FLOORS) if ["commands"] i
 
 # Modules that only some may import: built objects are handed down, protos and options stay above.
 RESERVED = {
-    "maxdl_tf.protos": {"maxdl_tf", "config", "tasks", "data_gen", "commands", "demo"},
+    "maxdl_tf.protos": {"maxdl_tf", "config", "tasks", "benchmarks", "data_gen", "commands", "demo"},
     "maxdl_tf.config": {"tasks", "data_gen", "commands", "demo"},
     "maxdl_tf.command_line": {"data_gen", "commands", "demo"},
     "tensorflow_addons": {"training"},

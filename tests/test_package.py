@@ -66,8 +66,9 @@ def test_the_help_of_a_script_is_that_of_the_command():
     assert done.stdout.startswith("trainer.py: ")
     assert "--config_file" in done.stdout
 
-    script = "import sys; sys.path.insert(0, {!r}); from maxdl_tf import command_line; print({!r} in sys.path)"
+    script = "import sys; sys.path.insert(0, {!r}); from maxdl_tf import command_line"
     folder = str(REPOSITORY / "maxdl_tf")
+    script += "; command_line._remove_script_folder(); print({!r} in sys.path)"
     assert _python("-c", script.format(folder, folder)).stdout.strip() == "False"
 
 

@@ -80,3 +80,8 @@ def check_checkpoint_exists(checkpoint: str) -> None:
         and not os.path.isdir(checkpoint)
     ):
         raise UserError(f"--checkpoint {checkpoint} does not exist; name a checkpoint as .../ckpt-1000, or its folder")
+
+
+def is_saved_model(path: str | None) -> bool:
+    """Whether a path is the folder of a SavedModel."""
+    return bool(path) and os.path.exists(os.path.join(path, "saved_model.pb"))

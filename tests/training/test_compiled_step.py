@@ -98,7 +98,7 @@ def smallest_task():
 
 
 def synthetic_batch_of(task):
-    from maxdl_tf.data.synthetic import synthetic_batch
+    from maxdl_tf.benchmarks.synthetic import synthetic_batch
 
     dataset = task.experiment.train_dataset
     return synthetic_batch(

@@ -1,4 +1,4 @@
-"""How long a training step takes, on what the time goes, and how much memory it needs."""
+"""Time and memory of a training step, and the parts of that time."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from maxdl_tf.training.step import Loss, Trainer
 
 
 class StepTimes(NamedTuple):
-    """What was measured, on one device.
+    """Measurements on one device. Times are medians, which one slow step does not move.
 
     Attributes:
-      first_step_seconds: From the first call until the first step has ended: tracing, optimizing, running.
-      seconds_per_step: Median of the steps after it.
-      peak_memory_bytes: Most memory that the process had in use until then, all of Python and TensorFlow included.
-      estimated_peak_memory_bytes: What was expected of that before the first step; see `memory_estimate`.
-      tracing_seconds: To trace forward pass, loss and gradient once more.
-      shares: Of `seconds_per_step`, by part: "input" is the wait for batches, "optimizer" all that the rest leaves.
+      first_step_seconds: From the first call to the end of the first step: tracing, optimizing and running.
+      seconds_per_step: Median of the steps after the first.
+      peak_memory_bytes: Largest memory of the process so far, including Python and TensorFlow.
+      estimated_peak_memory_bytes: Estimate of it before the first step; see `memory_estimate`. None on TPUs.
+      tracing_seconds: Time to trace forward pass, loss and gradient once more.
+      shares: Shares of `seconds_per_step`: "forward", "loss", "backward", "input" (waiting for batches) and
+        "optimizer" (the rest).
     """
 
     first_step_seconds: float
@@ -34,15 +35,15 @@ class StepTimes(NamedTuple):
 
 
 def measure_steps(trainer: Trainer, model: Any, loss: Loss, batch: Any, *, steps: int, parts: int = 1) -> StepTimes:
-    """Runs some steps as they are in training, then their parts by themselves.
+    """Times whole training steps, then forward pass, loss and gradient by themselves.
 
     Args:
-      trainer: Has done no step yet.
-      model: What it trains.
-      loss: By which.
-      batch: Has `images` and `targets`, as its batches.
-      steps: How many of each are run; medians are taken.
-      parts: Batches of one step.
+      trainer: Trainer before its first step.
+      model: Model of the trainer.
+      loss: Loss of the trainer.
+      batch: Batch with `images` and `targets`, as the trainer's.
+      steps: Number of timed calls of each; the medians count.
+      parts: Number of batches in a step.
     """
     start = time.monotonic()
     estimate = trainer.estimate_memory()
@@ -80,7 +81,7 @@ def measure_steps(trainer: Trainer, model: Any, loss: Loss, batch: Any, *, steps
 
 
 def median_seconds(function: Callable[[], Any], count: int) -> float:
-    """Median time of a call, after one that is not counted."""
+    """Median time of `count` calls after a first one."""
     return _timed(function, count)[1]
 
 

@@ -19,7 +19,7 @@ def synthetic_batch(
     """Makes noise images with random blocks of things, stuff and void; equal arguments give equal batches.
 
     Args:
-      dataset_info: The class table.
+      dataset_info: Class table.
       crop_size: (height, width).
       batch_size: Number of images.
       max_things: Largest number of things per image; see `panoptic_targets`.

@@ -1,4 +1,4 @@
-"""How long an image takes on its way through a model, part by part, and how much memory that needs."""
+"""Time and memory of the prediction of an image file, and the parts of that time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from maxdl_tf.models.max_deeplab import MaXDeepLab
 
 
 class PredictTimes(NamedTuple):
-    """What was measured; times are medians over all images and rounds.
+    """Measurements. Times are medians over all images and rounds, which one slow image does not move.
 
     Attributes:
-      end_to_end_seconds: From the file to the panoptic map, its segments and the PNG, measured by itself.
-      part_seconds: "decode" (the file), "preprocess" (resize, pad), "forward" (the network), "postprocess" (map and
-        segments at the image's size) and "encode" (a COCO panoptic PNG, written). In a SavedModel the second and third
-        are one function, "network", and "postprocess" is what all of it takes more than that.
-      first_prediction_seconds: The first image, with all that is traced and optimized before.
-      peak_memory_bytes: Most memory that the process had in use until the parts were measured, all of Python and
-        TensorFlow included; without a GPU's.
-      gpu_peak_memory_bytes: The same of the first GPU; None where there is none.
+      end_to_end_seconds: Time from the file to the panoptic map, its segments and the PNG, measured as a whole.
+      part_seconds: Times of "decode" (the file), "preprocess" (resize, pad), "forward" (the network), "postprocess"
+        (map and segments at the image's size) and "encode" (writing a COCO panoptic PNG). In a SavedModel the second
+        and third are one function, "network"; "postprocess" is the time that the whole model takes beyond it.
+      first_prediction_seconds: Time of the first image, including tracing and optimizing.
+      peak_memory_bytes: Largest memory of the process before the parts were measured, including Python and TensorFlow,
+        excluding GPUs.
+      gpu_peak_memory_bytes: Largest memory of the first GPU. None: there is no GPU.
     """
 
     end_to_end_seconds: float
@@ -53,12 +53,12 @@ def measure_model(
     """Times a model in memory.
 
     Args:
-      predictor: By `Predictor.from_model`.
-      model: Its model.
+      predictor: Predictor from `Predictor.from_model`.
+      model: Model of the predictor.
       crop_size: (height, width) of the model's input.
-      paths: Of image files.
-      folder: Where PNGs can be written.
-      rounds: How often each image is timed, after a round that is not.
+      paths: Paths of the image files.
+      folder: Folder for PNGs.
+      rounds: Number of timed predictions of each image, after one that is not timed.
     """
     first, peaks = _first_use(predictor, paths, folder)
     segmenter = ImageSegmenter(model, predictor.postprocessor, crop_size)
@@ -69,7 +69,7 @@ def measure_model(
 
     @tf.function(autograph=False)
     def forward(padded):
-        # Without what only pictures need, as in the whole.
+        # Without the outputs that only pictures need, as in a prediction.
         return model(padded, training=False)._replace(semantic_logits=None, pixel_feature=None, mask_embedding=None)
 
     @tf.function(autograph=False)
@@ -89,7 +89,7 @@ def measure_model(
 
 
 def measure_saved_model(predictor: Predictor, paths: Sequence[str], *, folder: str, rounds: int) -> PredictTimes:
-    """Times a SavedModel; arguments as of `measure_model`."""
+    """Times a SavedModel; see `measure_model` for the arguments."""
     first, peaks = _first_use(predictor, paths, folder)
     pixels = [images.read_image(path) for path in paths]
     parts = {
@@ -102,7 +102,7 @@ def measure_saved_model(predictor: Predictor, paths: Sequence[str], *, folder: s
 
 
 def draw_images(folder: str, crop_size: tuple[int, int], count: int = 4) -> list[str]:
-    """JPEG files of soft blobs, always the same: an image of the crop's size, then larger and oblong ones."""
+    """Writes JPEG files of soft blobs: one of the crop's size, then larger and oblong ones. Returns their paths."""
     shapes = ((1.0, 1.0), (1.5, 2.0), (2.0, 1.5), (0.75, 1.0))
     paths = []
     for number in range(count):
@@ -116,28 +116,12 @@ def draw_images(folder: str, crop_size: tuple[int, int], count: int = 4) -> list
 
 
 def device() -> str:
-    """The kind of device that the network runs on: GPU or CPU."""
+    """Kind of the device that runs the network: "GPU" or "CPU"."""
     return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
 
 
-def table(figures: dict[str, Any]) -> str:
-    """What the benchmark found, for people."""
-    whole = figures["end_to_end_seconds"]
-    lines = [f"{'part':<14}{'ms':>10}{'share':>9}"]
-    lines += [f"{name:<14}{1e3 * s:>10.1f}{s / whole:>9.1%}" for name, s in figures["part_seconds"].items()]
-    lines += [f"{'end to end':<14}{1e3 * whole:>10.1f}{1:>9.1%}", ""]
-    for name, value in figures.items():
-        if value is None:
-            continue
-        if name.endswith("_bytes"):
-            lines.append(f"{name.removesuffix('_bytes'):<34}{value / 2**30:.2f} GiB")
-        elif not isinstance(value, dict) and name != "end_to_end_seconds":
-            lines.append(f"{name:<34}{value:,}" if isinstance(value, int) else f"{name:<34}{value}")
-    return "\n".join(lines)
-
-
 def _first_use(predictor: Predictor, paths: Sequence[str], folder: str) -> tuple[float, tuple[int, int | None]]:
-    """Seconds of the first prediction, and the peaks of memory after each image was predicted as in a plain use."""
+    """Seconds of the first prediction, and the peaks of memory after one prediction of each image."""
     start = time.monotonic()
     predictor(images.read_image(paths[0]))
     seconds = time.monotonic() - start
@@ -151,9 +135,9 @@ def _first_use(predictor: Predictor, paths: Sequence[str], folder: str) -> tuple
 def _medians(
     predictor: Predictor, paths: Sequence[str], folder: str, parts: dict[str, Callable[[int], Any]], rounds: int
 ) -> tuple[float, dict[str, float]]:
-    """Median seconds of the whole, and of decoding, the `parts` of predicting and encoding an image, given its place.
+    """Median seconds of a whole prediction, and of decoding, encoding and `parts`, functions of an image's index.
 
-    All take turns, image by image, so that what else the machine does comes to each of them alike.
+    They take turns, image by image, so that other load on the machine affects all of them alike.
     """
     predictions = [predictor(images.read_image(path)) for path in paths]
     functions = {

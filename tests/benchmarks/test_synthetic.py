@@ -1,6 +1,6 @@
 import numpy as np
 
-from maxdl_tf.data.synthetic import synthetic_batch
+from maxdl_tf.benchmarks.synthetic import synthetic_batch
 from tests.losses.scenes import ODD
 
 

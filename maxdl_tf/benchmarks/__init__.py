@@ -1,0 +1,1 @@
+"""Measurements of models and of the machine that runs them."""
