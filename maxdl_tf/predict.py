@@ -162,9 +162,7 @@ def _predict_on_beam(tasks: list[ImageTask], writer: PredictionWriter) -> int:
 def _options() -> FileOptions:
     from maxdl_tf.inference.predict_files import FileOptions
 
-    return FileOptions(
-        min_score=_MIN_SCORE.value, max_pixels=FLAGS.max_pixels, features="features" in _VISUALIZE.value
-    )
+    return FileOptions(min_score=_MIN_SCORE.value, max_pixels=FLAGS.max_pixels, features="features" in _VISUALIZE.value)
 
 
 def _check_runner(is_saved_model: bool) -> None:
