@@ -174,7 +174,7 @@ def test_inputs_are_added_up_and_each_image_is_predicted_once(export_dir, photos
 def test_more_pixels_are_read_if_allowed(export_dir, photos, tmp_path, capsys):
     arguments = ("--model", export_dir, "--input", photos / "000000000139.png", "--nooverlays")
     assert _run(*arguments, "--output", tmp_path / "small", "--max_pixels", 97 * 129 - 1) == 1
-    assert "allow more with --max_pixels" in capsys.readouterr().err
+    assert "raise the limit with --max_pixels" in capsys.readouterr().err
     assert _run(*arguments, "--output", tmp_path / "large", "--max_pixels", 97 * 129) == 0
 
 
