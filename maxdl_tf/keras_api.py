@@ -1,8 +1,13 @@
-"""The one place that knows where the Keras 2 API comes from.
+"""The Keras 2 API, wherever the installed TensorFlow has it, and the precision that layers compute in.
 
-TensorFlow up to 2.15 carries Keras 2 as `tf.keras`; from 2.16 on it lives in the package tf-keras.
-Every other module writes `from maxdl_tf.keras_api import keras`.
+TensorFlow up to 2.15 includes Keras 2 as `tf.keras`. From 2.16 on it is the package tf-keras. Every other module writes
+`from maxdl_tf.keras_api import keras`.
 """
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -11,4 +16,23 @@ if tuple(int(part) for part in tf.__version__.split(".")[:2]) >= (2, 16):
 else:
     keras = tf.keras
 
-__all__ = ["keras"]
+__all__ = ["computing_in", "keras"]
+
+
+@contextlib.contextmanager
+def computing_in(policy: str) -> Iterator[None]:
+    """Layers constructed inside this context compute by a mixed-precision policy for their whole life.
+
+    Under every policy these stay float32: variables, the statistics and scales of `BatchNorm`, softmax, L2 norms and
+    the logits of the heads (Micikevicius et al., Mixed Precision Training, arXiv 1710.03740).
+
+    Args:
+      policy: "float32", "mixed_bfloat16" or "mixed_float16": the type of convolutions and matrix products and of their
+        results.
+    """
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)

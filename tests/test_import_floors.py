@@ -179,11 +179,11 @@ def test_exceptions_are_needed(module, imported):
 @pytest.mark.parametrize(
     ("module", "source", "complaint"),
     [
-        ("maxdl_tf.layers.stem", "from maxdl_tf.models import build", "from floor 2 (layers) to 3 (models)"),
+        ("maxdl_tf.layers.aspp", "from maxdl_tf.models import build", "from floor 2 (layers) to 3 (models)"),
         (
-            "maxdl_tf.layers.stem",
+            "maxdl_tf.layers.aspp",
             "def f():\n  from maxdl_tf.models import build",
-            "stem:2 imports maxdl_tf.models.build",
+            "aspp:2 imports maxdl_tf.models.build",
         ),
         ("maxdl_tf.losses.panoptic", "import maxdl_tf.models.build", "from floor 3 (losses) to 3 (models)"),
         ("maxdl_tf.data.panoptic", "from maxdl_tf import config", "which is for"),
@@ -214,8 +214,8 @@ def test_a_breach_is_seen(module, source, complaint):
         ("maxdl_tf.trainer", "if TYPE_CHECKING:\n  import tensorflow as tf"),
         ("maxdl_tf.trainer", "def main(argv):\n  import tensorflow as tf\n  from maxdl_tf.tasks import run"),
         ("maxdl_tf.tasks.base", "from maxdl_tf import config\nfrom maxdl_tf.protos import model_pb2"),
-        ("maxdl_tf.models.build", "from maxdl_tf.layers.stem import Stem\nfrom maxdl_tf.models import heads"),
-        ("maxdl_tf.layers.stem", "import tensorflow as tf\nfrom maxdl_tf.keras_api import keras"),
+        ("maxdl_tf.models.build", "from maxdl_tf.layers.aspp import ASPP\nfrom maxdl_tf.models import heads"),
+        ("maxdl_tf.layers.aspp", "import tensorflow as tf\nfrom maxdl_tf.keras_api import keras"),
         ("maxdl_tf.training.optimizers", "import tensorflow_addons"),
     ],
 )

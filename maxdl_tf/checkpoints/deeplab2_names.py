@@ -32,7 +32,6 @@ _PARTS = (
     (r"(conv(?=/kernel)|batch_norm|depthwise|pointwise|shortcut|attention|height_axis|width_axis|aspp)", r"_\1"),
     (r"(batch_norm_(?:qkv|similarity|retrieved_output|retrieved_value)|(?:memory|pixel)_attention)", r"_\1"),
     (r"(query|key|value)_positions", r"_\1_rpe/embeddings"),
-    (r"all_pixels", r"_global"),
     # Blocks: bottleneck and attention, basic; the Inception stem.
     (r"reduce|first|conv1", r"_conv1_bn_act"),
     (r"spatial|conv2", r"_conv2_bn_act"),

@@ -30,37 +30,29 @@ class FoldedSelfAttention1D(tf.Module):
         content_value, *position_value = _by_channel(retrieved.scale, layer.value_depth)
 
         scale, offset = affine(layer.batch_norm_qkv)
-        gain = [np.ones_like(content) if layer.positions else content, np.ones_like(content), content_value]
-        scale, offset = scale * np.concatenate(gain), offset * np.concatenate(gain)
+        gain = np.concatenate([np.ones(2 * layer.key_depth, np.float32), content_value])
+        scale, offset = scale * gain, offset * gain
         of_keys, of_values = np.split(offset, [2 * layer.key_depth])
         self.qkv = FoldedLinear(
             layer.qkv_kernel * scale, np.concatenate([of_keys, np.zeros_like(of_values)]), storage=storage
         )
         bias = of_values + _by_channel(retrieved.offset, layer.value_depth).sum(axis=0)
         self.bias = Weight(bias, tf.float32)
-        self._tables = None
-        if layer.positions:
-            self._tables = [
-                table.numpy() for table in (layer.query_positions, layer.key_positions, layer.value_positions)
-            ]
-            # For queries that meet keys, queries that meet positions, and keys that meet positions.
-            self.similarity_scales = Weight([content, *self._position_scales], tf.float32)
-            self.position_value_scale = Weight(np.reshape(position_value, [self._heads, 1, -1]), tf.float32)
-            self._length = None
+        self._tables = [table.numpy() for table in (layer.query_positions, layer.key_positions, layer.value_positions)]
+        # For queries that meet keys, queries that meet positions, and keys that meet positions.
+        self.similarity_scales = Weight([content, *self._position_scales], tf.float32)
+        self.position_value_scale = Weight(np.reshape(position_value, [self._heads, 1, -1]), tf.float32)
+        self._length = None
 
     def __call__(self, inputs, training=False):
         length = inputs.shape[1]
         query, key, value = tf.split(self.qkv(inputs), self._depths, axis=-1)
-        if self._tables is None:
-            logits = tf.matmul(self._by_head(query), self._by_head(key), transpose_b=True)
-            retrieved = tf.matmul(tf.nn.softmax(logits), self._by_head(value))  # [batch, heads, length, depth]
-        else:
-            self._spread_positions(length)
-            attention = tf.nn.softmax(self._logits(query, key))
-            retrieved = tf.matmul(attention, self._by_head(value))
-            at_place = tf.reshape(tf.transpose(attention, [2, 0, 1, 3]), [length, -1, length])
-            of_positions = self._by_sequence(tf.matmul(at_place, self.value_positions()))
-            retrieved += tf.transpose(of_positions, [1, 2, 0, 3]) * self.position_value_scale()
+        self._spread_positions(length)
+        attention = tf.nn.softmax(self._logits(query, key))
+        retrieved = tf.matmul(attention, self._by_head(value))  # [batch, heads, length, depth]
+        at_place = tf.reshape(tf.transpose(attention, [2, 0, 1, 3]), [length, -1, length])
+        of_positions = self._by_sequence(tf.matmul(at_place, self.value_positions()))
+        retrieved += tf.transpose(of_positions, [1, 2, 0, 3]) * self.position_value_scale()
         outputs = tf.reshape(tf.transpose(retrieved, [0, 2, 1, 3]), [-1, length, self._depths[2]])
         return tf.nn.bias_add(outputs, self.bias())
 

@@ -1,1 +1,1 @@
-"""Keras layers of MaX-DeepLab: each one a row of the paper's figures, ignorant of options and files."""
+"""Keras layers of MaX-DeepLab, one for each part of the paper's figures. They read no options and no files."""

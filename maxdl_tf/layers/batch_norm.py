@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
+import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Any, Callable
+from typing import Any
 
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.configured import Configured
+from maxdl_tf.layers.recompute import is_second_pass
 
 EPSILON = 1e-3
-_updates_statistics = contextvars.ContextVar("updates_statistics", default=True)
-
-# Makes a batch normalization: norm(axis=..., gamma_initializer=..., name=...). Layers are handed one, so that
-# momentum and synchronization are decided in one place.
-NormFactory = Callable[..., Any]
 
 
-@contextlib.contextmanager
-def moving_statistics_kept() -> Iterator[None]:
-    """Batch norms that are called meanwhile, in training, leave their moving statistics as they are."""
-    token = _updates_statistics.set(False)
-    try:
-        yield
-    finally:
-        _updates_statistics.reset(token)
+class BatchNorm(Configured, keras.layers.BatchNormalization):
+    """Keras' layer and variables, with statistics taken in as few passes over the features as possible.
 
-
-class BatchNorm(keras.layers.BatchNormalization):
-    """Keras' layer and variables, its statistics taken in as few passes over the features as can be.
-
-    On one replica, or where replicas keep to themselves, statistics over all but the last axis are left to TensorFlow's
-    fused kernel. All statistics are biased, those in the moving averages too, and float32 whatever the features are.
-    Outputs have the dtype of the inputs, whatever the policy of mixed precision.
+    On one replica, or where replicas are not synchronized, TensorFlow's fused kernel takes statistics over all but the
+    last axis. All statistics are biased, those in the moving averages too, and float32 whatever the type of the
+    features. Outputs have the dtype of the inputs under every policy of mixed precision.
 
     Args:
-      axis: Axes each of whose indices has its own statistics; they are taken over all other axes.
-      momentum: Share of the old moving statistics that stays at each step.
+      axis: Axes whose indices each have their own statistics, which are taken over all other axes.
+      momentum: Share of the old moving statistics that is kept at each step.
       gamma_initializer: Initial scale.
-      synchronized: Take the statistics over the replicas of a distribution strategy together.
-      name: Name of the layer.
+      synchronized: Whether to take the statistics over all replicas of a distribution strategy together.
     """
 
     def __init__(
@@ -52,7 +36,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         momentum: float = 0.99,
         gamma_initializer: Any = "ones",
         synchronized: bool = False,
-        name: str | None = None,
+        **kwargs,
     ):
         super().__init__(
             axis=[axis] if isinstance(axis, int) else list(axis),
@@ -62,7 +46,7 @@ class BatchNorm(keras.layers.BatchNormalization):
             synchronized=synchronized,
             fused=False,
             autocast=False,
-            name=name,
+            **kwargs,
         )
 
     def call(self, inputs, training=None):
@@ -73,7 +57,7 @@ class BatchNorm(keras.layers.BatchNormalization):
         else:
             mean, variance = self._moments(inputs)
             outputs = self._scale(inputs, mean, variance)
-        if not _updates_statistics.get():
+        if is_second_pass():
             return outputs
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign_sub((moving - tf.stop_gradient(tf.reshape(batch, moving.shape))) * (1.0 - self.momentum))
@@ -122,3 +106,28 @@ def _size(values, axes):
     if None not in sizes:
         return float(math.prod(sizes))
     return tf.cast(tf.reduce_prod(tf.gather(tf.shape(values), list(axes))), tf.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """Factory of a network's batch norms, which decides in one place what they have in common.
+
+    Attributes:
+      momentum: Share of the old moving statistics that is kept at each step.
+      synchronized: Whether statistics are taken over all replicas together.
+    """
+
+    momentum: float = 0.99
+    synchronized: bool = False
+
+    def __call__(
+        self, axis: int | tuple[int, ...] = -1, *, gamma_initializer: Any = "ones", name: str | None = None
+    ) -> BatchNorm:
+        return BatchNorm(axis, gamma_initializer=gamma_initializer, name=name, **dataclasses.asdict(self))
+
+    def get_config(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Norm:
+        return cls(**config)

@@ -2,79 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
-from maxdl_tf.layers.resize import spatial_size
+from maxdl_tf.layers.atrous import AtrousConv2D
+from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.configured import Layer
 
 
-class AtrousConv2D(keras.layers.Conv2D):
-    """Convolution of stride 1 with holes between its taps, all of which are one matrix product.
+class Conv2DBatchNorm(Layer):
+    """Convolution without bias, batch normalization and, optionally, ReLU.
 
-    TensorFlow's own cuts the image into rate^2 small ones, most of whose work is on their padding: at stride 16 a rate
-    of 18 reaches over all of a small crop. What the taps make of the inputs is shifted, not the inputs, which have
-    more channels where rates are high. Zeros are padded alike on all sides.
-    """
+    [batch, height, width, in] -> [batch, ceil(height/strides), ceil(width/strides), filters]. Zeros are padded alike on
+    all sides, so that strided outputs sample the pixels 0, 2, 4, ... and features of size 16k+1 stay aligned at their
+    corners.
 
-    def __init__(self, filters: int, kernel_size: int, *, rate: int, **kwargs):
-        super().__init__(filters, kernel_size, padding="same", **kwargs)
-        self.rate = rate
+    Args:
+      filters: Number of output channels.
+      kernel_size: Side of the kernel, odd.
+      strides: Distance between sampled pixels.
+      rate: Distance between the kernel's taps; above 1 only where `strides` is 1.
+      relu: Whether to apply ReLU at the end.
+      gamma_initializer: Initial scale of the batch norm; "zeros" at the end of residual branches.
+      norm: Factory of the batch norm.
 
-    def convolution_op(self, inputs, kernel):
-        offsets = [self.rate * (tap - (self.kernel_size[0] - 1) // 2) for tap in range(self.kernel_size[0])]
-        rows, columns = ([_seen_from(offset, side) for offset in offsets] for side in spatial_size(inputs))
-        taps, seen = [], []
-        with tf.control_dependencies([inputs]):  # Recomputed, they would be made long before they are needed.
-            for row, row_kernel in zip(rows, tf.unstack(kernel)):
-                for column, tap in zip(columns, tf.unstack(row_kernel)):
-                    if not (row.is_empty or column.is_empty):
-                        taps.append(tap)
-                        seen.append((row, column))
-        products = tf.nn.conv2d(inputs, tf.concat(taps, axis=-1)[tf.newaxis, tf.newaxis], 1, "VALID")
-        return tf.add_n(
-            [
-                tf.pad(
-                    tf.slice(product, [0, row.start, column.start, 0], [-1, row.size, column.size, -1]),
-                    [[0, 0], row.margins, column.margins, [0, 0]],
-                )
-                for product, (row, column) in zip(tf.split(products, len(taps), axis=-1), seen)
-            ]
-        )
-
-
-class _Seen(NamedTuple):
-    """The part of a side of an image that a tap sees, and the margins of its result; integers or scalar tensors."""
-
-    start: Any
-    size: Any
-    before: Any
-    after: Any
-
-    @property
-    def is_empty(self) -> bool:
-        return isinstance(self.size, int) and self.size == 0
-
-    @property
-    def margins(self) -> list:
-        return [self.before, self.after]
-
-
-def _seen_from(offset: int, side) -> _Seen:
-    at_least, at_most = (max, min) if isinstance(side, int) else (tf.maximum, tf.minimum)
-    size = at_least(side - abs(offset), 0)
-    before = at_most(max(-offset, 0), side)
-    return _Seen(at_most(max(offset, 0), side), size, before, side - size - before)
-
-
-class Conv2DBatchNorm(keras.layers.Layer):
-    """Convolution without bias, batch normalization and, if asked for, ReLU.
-
-    Zeros are padded alike on all sides, so that strided outputs sample the pixels 0, 2, 4, ... and features of
-    size 16k+1 stay aligned at their corners. [batch, height, width, in] -> [batch, ceil(height/strides),
-    ceil(width/strides), filters].
+    Raises:
+      ValueError: If both `strides` and `rate` are above 1.
     """
 
     def __init__(
@@ -86,7 +41,7 @@ class Conv2DBatchNorm(keras.layers.Layer):
         rate: int = 1,
         relu: bool = False,
         gamma_initializer: Any = "ones",
-        norm: NormFactory = BatchNorm,
+        norm: Norm = Norm(),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -96,7 +51,7 @@ class Conv2DBatchNorm(keras.layers.Layer):
         common = {"use_bias": False, "kernel_initializer": "he_normal", "name": "conv"}
         if rate > 1:
             if strides > 1:
-                raise ValueError(f"rate {rate} and strides {strides}: a convolution has either; set one of them to 1")
+                raise ValueError(f"rate {rate} and strides {strides}: only one can be above 1; set the other to 1")
             self.conv = AtrousConv2D(filters, kernel_size, rate=rate, **common)
         else:
             padding = "same" if strides == 1 else "valid"
@@ -112,10 +67,17 @@ class Conv2DBatchNorm(keras.layers.Layer):
         return tf.nn.relu(x) if self.relu else x
 
 
-class Conv1DBatchNorm(keras.layers.Layer):
-    """Linear map of each position without bias, batch normalization and, if asked for, ReLU.
+class Conv1DBatchNorm(Layer):
+    """Linear map of each position without bias, batch normalization and, optionally, ReLU.
 
     [batch, length, in] -> [batch, length, filters].
+
+    Args:
+      filters: Number of output channels.
+      relu: Whether to apply ReLU at the end.
+      gamma_initializer: Initial scale of the batch norm.
+      kernel_initializer: Initial kernel.
+      norm: Factory of the batch norm.
     """
 
     def __init__(
@@ -125,7 +87,7 @@ class Conv1DBatchNorm(keras.layers.Layer):
         relu: bool = False,
         gamma_initializer: Any = "ones",
         kernel_initializer: Any = "he_normal",
-        norm: NormFactory = BatchNorm,
+        norm: Norm = Norm(),
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -138,10 +100,10 @@ class Conv1DBatchNorm(keras.layers.Layer):
         return tf.nn.relu(x) if self.relu else x
 
 
-class DepthwiseConvBatchNorm(keras.layers.Layer):
-    """Depthwise convolution of stride 1 without bias, batch normalization and ReLU."""
+class DepthwiseConvBatchNorm(Layer):
+    """Depthwise convolution of stride 1 without bias, batch normalization and ReLU; keeps the shape."""
 
-    def __init__(self, kernel_size: int, *, norm: NormFactory = BatchNorm, **kwargs):
+    def __init__(self, kernel_size: int, *, norm: Norm = Norm(), **kwargs):
         super().__init__(**kwargs)
         self.conv = keras.layers.DepthwiseConv2D(kernel_size, padding="same", use_bias=False, name="conv")
         self.batch_norm = norm(name="batch_norm")
@@ -150,17 +112,13 @@ class DepthwiseConvBatchNorm(keras.layers.Layer):
         return tf.nn.relu(self.batch_norm(self.conv(inputs), training=training))
 
 
-class SeparableConvBatchNorm(keras.layers.Layer):
-    """Depthwise and then pointwise convolution, each with batch normalization and ReLU."""
+class SeparableConvBatchNorm(Layer):
+    """Depthwise, then pointwise convolution, each with batch normalization and ReLU.
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int = 5,
-        *,
-        norm: NormFactory = BatchNorm,
-        **kwargs,
-    ):
+    [batch, height, width, in] -> activated [batch, height, width, filters].
+    """
+
+    def __init__(self, filters: int, kernel_size: int = 5, *, norm: Norm = Norm(), **kwargs):
         super().__init__(**kwargs)
         self.depthwise = DepthwiseConvBatchNorm(kernel_size, norm=norm, name="depthwise")
         self.pointwise = Conv2DBatchNorm(filters, relu=True, norm=norm, name="pointwise")

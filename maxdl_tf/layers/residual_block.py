@@ -1,38 +1,26 @@
 """Residual blocks of convolutions or attention (architecture section 2.1).
 
-Features between blocks are un-activated: each block applies ReLU to what it reads, its skip connection included.
-All blocks map [batch, height, width, in] to [batch, height/strides, width/strides, channels].
+Blocks read and return un-activated features: each applies ReLU to its input, its skip connection included. All map
+[batch, height, width, in] to [batch, height/strides, width/strides, channels].
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
-from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.axial_attention import AxialAttention2D
+from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
-from maxdl_tf.layers.drop_path import DropPath
-from maxdl_tf.layers.recompute import recomputed
+from maxdl_tf.layers.dropout import DropPath
 
 
-class ResidualBlock(keras.layers.Layer):
-    """What all blocks share: ReLU, a skip connection (projected where channels change) and drop path.
+class ResidualBlock(Layer):
+    """The common part of all blocks: ReLU, drop path and a skip connection, projected where channels change."""
 
-    With `recompute`, training keeps a block's input only, and computes the rest again for the gradient.
-    """
-
-    def __init__(
-        self,
-        channels: int,
-        *,
-        strides: int,
-        drop_path_keep: float,
-        norm: NormFactory,
-        recompute: bool = False,
-        **kwargs,
-    ):
+    def __init__(self, channels: int, *, strides: int, drop_path_keep: float, norm: Norm, **kwargs):
         super().__init__(**kwargs)
-        self.channels, self.strides, self.norm, self.recompute = channels, strides, norm, recompute
+        self.channels, self.strides, self.norm = channels, strides, norm
         self.drop_path = DropPath(drop_path_keep)
         self.shortcut = None
 
@@ -46,22 +34,25 @@ class ResidualBlock(keras.layers.Layer):
         raise NotImplementedError
 
     def call(self, inputs, training=None):
-        drawn = self.drop_path.draw(inputs, training)
-
-        def run(inputs):
-            x = tf.nn.relu(inputs)
-            branch = DropPath.apply(self.branch(x, training), drawn)
-            if self.shortcut is not None:
-                x = self.shortcut(x, training=training)
-            elif self.strides > 1:
-                x = x[:, :: self.strides, :: self.strides]
-            return branch + x
-
-        return recomputed(run, when=self.recompute and bool(training))(inputs)
+        x = tf.nn.relu(inputs)
+        branch = self.drop_path(self.branch(x, training), training)
+        if self.shortcut is not None:
+            x = self.shortcut(x, training=training)
+        elif self.strides > 1:
+            x = x[:, :: self.strides, :: self.strides]
+        return branch + x
 
 
 class BasicBlock(ResidualBlock):
-    """Two 3x3 convolutions."""
+    """Two 3x3 convolutions.
+
+    Args:
+      channels: Number of output channels.
+      strides: Stride of the first convolution.
+      rate: Rate of both convolutions, 1 where `strides` is above 1.
+      drop_path_keep: Probability that a sample keeps the residual branch.
+      norm: Factory of the batch norms.
+    """
 
     def __init__(
         self,
@@ -70,7 +61,7 @@ class BasicBlock(ResidualBlock):
         strides: int = 1,
         rate: int = 1,
         drop_path_keep: float = 1.0,
-        norm: NormFactory = BatchNorm,
+        norm: Norm = Norm(),
         **kwargs,
     ):
         super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
@@ -82,7 +73,10 @@ class BasicBlock(ResidualBlock):
 
 
 class BottleneckBlock(ResidualBlock):
-    """A 3x3 convolution between 1x1 convolutions that narrow to `width` and widen to `channels`."""
+    """A 3x3 convolution between 1x1 convolutions that narrow to `width` and widen to `channels`.
+
+    The arguments are those of `BasicBlock`, with `width`: number of channels of the 3x3 convolution.
+    """
 
     def __init__(
         self,
@@ -92,7 +86,7 @@ class BottleneckBlock(ResidualBlock):
         strides: int = 1,
         rate: int = 1,
         drop_path_keep: float = 1.0,
-        norm: NormFactory = BatchNorm,
+        norm: Norm = Norm(),
         **kwargs,
     ):
         super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
@@ -106,30 +100,30 @@ class BottleneckBlock(ResidualBlock):
         return self.expand(x, training=training)
 
 
-class AttentionBlock(ResidualBlock):
-    """The bottleneck block with attention in place of its 3x3 convolution.
+class AxialBlock(ResidualBlock):
+    """The bottleneck block with axial attention in place of its 3x3 convolution.
 
     Args:
-      width: Channels that enter the attention.
-      channels: Channels of the block's output.
-      attention: An `AxialAttention2D` or `GlobalAttention2D`.
+      key_depth: Number of channels of the attention's queries and keys. Its values and input have twice as many.
+      channels: Number of output channels.
+      num_heads: Number of heads of the attention.
       drop_path_keep: Probability that a sample keeps the residual branch.
-      norm: Makes the batch norms.
+      norm: Factory of the batch norms.
     """
 
     def __init__(
         self,
-        width: int,
+        key_depth: int,
         channels: int,
-        attention: keras.layers.Layer,
         *,
+        num_heads: int = 8,
         drop_path_keep: float = 1.0,
-        norm: NormFactory = BatchNorm,
+        norm: Norm = Norm(),
         **kwargs,
     ):
-        super().__init__(channels, strides=attention.strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
-        self.reduce = Conv2DBatchNorm(width, relu=True, norm=norm, name="reduce")
-        self.attention = attention
+        super().__init__(channels, strides=1, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
+        self.reduce = Conv2DBatchNorm(2 * key_depth, relu=True, norm=norm, name="reduce")
+        self.attention = AxialAttention2D(key_depth, 2 * key_depth, num_heads=num_heads, norm=norm, name="attention")
         self.expand = Conv2DBatchNorm(channels, gamma_initializer="zeros", norm=norm, name="expand")
 
     def branch(self, x, training):

@@ -10,13 +10,13 @@ from maxdl_tf.structs import OUTPUT_STRIDE
 
 
 def spatial_size(features) -> tuple[Any, Any]:
-    """(height, width) of [batch, height, width, ...]: integers where they are known, scalar tensors otherwise."""
+    """(height, width) of [batch, height, width, ...]: integers where known, scalar tensors otherwise."""
     dynamic = tf.shape(features)
     return tuple(dynamic[axis] if features.shape[axis] is None else features.shape[axis] for axis in (1, 2))
 
 
 def size_at_stride(size: tuple[Any, Any], stride: int) -> tuple[Any, Any]:
-    """(height, width) at a stride of an image of `size`: 641 is 321, 161, 81, 41 at strides 2, 4, 8, 16."""
+    """(height, width) of the feature at a stride, for an image of `size`: 641 gives 321, 161, 81, 41 at 2, 4, 8, 16."""
     return tuple((side - 1) // stride + 1 for side in size)
 
 
@@ -28,7 +28,7 @@ def input_size(outputs) -> tuple[int, int]:
 def resize_bilinear(features, size: tuple[Any, Any]):
     """Resizes [batch, height, width, channels] so that the centers of the corner pixels stay at the corners.
 
-    The dtype is kept. Sizes that are known to agree cost nothing.
+    Keeps the dtype. Costs nothing where the sizes are known to agree.
     """
     if tuple(features.shape[1:3]) == tuple(size):
         return features

@@ -4,39 +4,27 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
-from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import resize_bilinear
 
 
-class ResizedFuse(keras.layers.Layer):
+class ResizedFuse(Layer):
     """Adds un-activated features after bringing each to one size and number of channels.
 
-    A feature that has the channels already is resized bilinearly. Another is activated and projected; with stride 2
-    where that alone gives the size, otherwise at its own size and then resized.
+    A feature that already has `channels` channels is resized bilinearly. Any other is activated and projected: with
+    stride 2 where that alone gives the size, otherwise at its own size, and then resized.
 
     Args:
-      channels: Channels of the sum.
+      channels: Number of channels of the sum.
       stride: Stride of the sum, relative to the image.
       source_strides: Strides of the features, in the order of the call.
-      norm: Makes the batch norms.
-      recompute: In training, keep the features only and compute the rest again for the gradient.
+      norm: Factory of the batch norms.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        *,
-        stride: int,
-        source_strides: tuple[int, ...],
-        norm: NormFactory = BatchNorm,
-        recompute: bool = False,
-        **kwargs,
-    ):
+    def __init__(self, channels: int, *, stride: int, source_strides: tuple[int, ...], norm: Norm = Norm(), **kwargs):
         super().__init__(**kwargs)
-        self.recompute = recompute
         self.channels, self.stride, self.source_strides, self.norm = channels, stride, tuple(source_strides), norm
 
     def build(self, input_shape):
@@ -52,14 +40,10 @@ class ResizedFuse(keras.layers.Layer):
 
     def call(self, inputs, size, training=None):
         """Fuses a sequence of features [batch, h, w, c] to [batch, *size, channels]."""
-
-        def run(*features):
-            fused = []
-            for number, feature in enumerate(features, start=1):
-                for name in (f"strided{number}", f"resized{number}"):
-                    if name in self.projections:
-                        feature = self.projections[name](tf.nn.relu(feature), training=training)
-                fused.append(resize_bilinear(feature, size))
-            return tf.add_n(fused)
-
-        return recomputed(run, when=self.recompute and bool(training))(*inputs)
+        fused = []
+        for number, feature in enumerate(inputs, start=1):
+            for name in (f"strided{number}", f"resized{number}"):
+                if name in self.projections:
+                    feature = self.projections[name](tf.nn.relu(feature), training=training)
+            fused.append(resize_bilinear(feature, size))
+        return tf.add_n(fused)

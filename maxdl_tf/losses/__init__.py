@@ -1,1 +1,1 @@
-"""The training losses: PQ-style and auxiliary (architecture sections 5 and 6)."""
+"""The training losses: the PQ-style loss, its auxiliary losses, and the loss of pretraining (architecture section 6)."""

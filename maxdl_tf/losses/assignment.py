@@ -1,6 +1,6 @@
-"""Solvers of the assignment problem: which row gets which slot, so that the total similarity is greatest.
+"""Solvers of the assignment problem: give each row a slot so that the total similarity is greatest.
 
-Both are exact. SciPy's runs on the host; the other one in TensorFlow operations of fixed size, which XLA compiles.
+Both are exact. SciPy's runs on the host. The other consists of TensorFlow operations of fixed size, which XLA compiles.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import tensorflow as tf
 from scipy.optimize import linear_sum_assignment
 
 # (similarity float32 [batch, rows, slots], valid bool [batch, rows]) -> slot_of_row int32 [batch, rows],
-# -1 where the row is not valid or got no slot.
+# -1 where the row is not valid or gets no slot.
 Assign = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def scipy_assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """The assignment of greatest total similarity, by SciPy on the host. Does not run under XLA.
 
-    Each valid row gets a slot of its own; where there are more valid rows than slots, each slot gets
-    a row of its own.
+    Each valid row gets one slot. With more valid rows than slots, each slot gets one row.
 
     Args:
       similarity: float [batch, rows, slots].
       valid: bool [batch, rows].
 
     Returns:
-      int32 [batch, rows], -1 for rows that are not valid or got no slot.
+      int32 [batch, rows], -1 for rows that are not valid or get no slot.
     """
     slot_of_row = tf.numpy_function(_assign_on_host, [similarity, valid], tf.int32, stateful=False)
     slot_of_row.set_shape(valid.shape)
@@ -36,7 +35,7 @@ def scipy_assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 def _assign_on_host(similarity: np.ndarray, valid: np.ndarray) -> np.ndarray:
     slot_of_row = np.full(valid.shape, -1, np.int32)
-    # A diverged model is reported by its loss, which is NaN as well; the solver would only say "invalid entries".
+    # The loss of a diverged model is NaN too and is reported with its name; the solver would only say "invalid entries".
     similarity = np.nan_to_num(similarity.astype(np.float64), nan=0.0)
     for image_similarity, image_valid, slots in zip(similarity, valid, slot_of_row):
         rows = np.flatnonzero(image_valid)
@@ -48,8 +47,8 @@ def _assign_on_host(similarity: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """The solver that suits the devices of this program; arguments and result are those of the other two.
 
-    On CPUs both take the same time, and SciPy's needs no compilation. GPUs would have to wait for the host, and TPUs
-    have none to ask: there the other one runs, compiled.
+    On CPUs both take the same time, and SciPy's needs no compilation. GPUs would wait for the host, and TPUs cannot call
+    it: there the other solver runs, compiled.
     """
     on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
     if on_tpu or tf.config.list_logical_devices("GPU"):
@@ -58,22 +57,22 @@ def assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 
 class _Search(NamedTuple):
-    """Shortest paths from one row of each image, of zeros and pairs in turn, as far as they are known.
+    """Shortest alternating paths from one row of each image, as far as they are known.
 
-    All have the batch first. Columns are the slots and what stands for "no slot"; a cost is what an edge costs beyond
-    what row and column have paid already.
+    Columns are the slots, followed by columns for "no slot". The cost of an edge is reduced by what its row and column
+    have paid already.
     """
 
-    row: tf.Tensor  # int32 [batch], to which the paths have come.
-    reached: tf.Tensor  # float32 [batch], the cost up to there.
-    cost: tf.Tensor  # float32 [batch, columns], of the shortest path known to each column.
-    before: tf.Tensor  # int32 [batch, columns], the row before each column on that path.
-    done: tf.Tensor  # bool [batch, columns], whether there is no shorter one.
-    end: tf.Tensor  # int32 [batch], the free column where the search has ended, or -1.
+    row: tf.Tensor  # int32 [batch], row that the paths have reached.
+    reached: tf.Tensor  # float32 [batch], cost up to that row.
+    cost: tf.Tensor  # float32 [batch, columns], cost of the shortest known path to each column.
+    before: tf.Tensor  # int32 [batch, columns], row before each column on that path.
+    done: tf.Tensor  # bool [batch, columns], whether no shorter path exists.
+    end: tf.Tensor  # int32 [batch], free column where the search has ended, or -1.
 
 
 class _State(NamedTuple):
-    """Pairs so far, and what rows and columns pay for each other (dual variables)."""
+    """Pairs so far, and the dual variables: prices that rows and columns pay."""
 
     column_of_row: tf.Tensor  # int32 [batch, rows], -1 for none.
     row_of_column: tf.Tensor  # int32 [batch, columns], -1 for none.
@@ -84,15 +83,15 @@ class _State(NamedTuple):
 def tensorflow_assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """The assignment of greatest total similarity, in TensorFlow operations.
 
-    The same problem as `scipy_assign`'s, solved for all images of a batch at once by shortest augmenting paths (Crouse,
-    "On implementing 2D rectangular assignment algorithms", 2016) in float32. Sizes must be static.
+    Solves the problem of `scipy_assign` in float32, for all images of a batch at once, by shortest augmenting paths
+    (Crouse, "On implementing 2D rectangular assignment algorithms", 2016). Sizes must be static.
 
     Args:
       similarity: float [batch, rows, slots].
       valid: bool [batch, rows].
 
     Returns:
-      int32 [batch, rows], -1 for rows that are not valid or got no slot.
+      int32 [batch, rows], -1 for rows that are not valid or get no slot.
     """
     similarity = tf.cast(similarity, tf.float32)
     similarity = tf.where(tf.math.is_finite(similarity), similarity, 0.0)
@@ -101,8 +100,8 @@ def tensorflow_assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         batch = tf.shape(similarity)[0]
     valid_first = tf.argsort(tf.cast(valid, tf.int32), axis=1, direction="DESCENDING", stable=True)
     cost = -tf.where(valid[:, :, tf.newaxis], similarity, 0.0)
-    # Rows beyond the number of slots end in columns that are dearer than any slot; not by more than what slots differ,
-    # or rounding would swallow that.
+    # Rows beyond the number of slots end in columns that cost more than any slot, but not so much more that rounding
+    # would hide the differences between slots.
     spare = max(rows - slots, 0)
     dearest = 2.0 * tf.reduce_max(tf.abs(cost), axis=[1, 2], keepdims=True) + 1e-30
     cost = tf.concat([cost, tf.tile(dearest, [1, rows, spare])], axis=2)
@@ -120,7 +119,7 @@ def tensorflow_assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
                     cost=tf.fill([batch, columns], np.float32(np.inf)),
                     before=tf.fill([batch, columns], -1),
                     done=tf.zeros([batch, columns], tf.bool),
-                    # An image that has no such row has nothing to search.
+                    # An image without such a row has nothing to search.
                     end=tf.where(tf.gather(valid, row, batch_dims=1), -1, 0),
                 ),
             ),
@@ -142,7 +141,7 @@ _compiled_assign = tf.function(tensorflow_assign, autograph=False, jit_compile=T
 
 
 def _advance(cost: tf.Tensor, state: _State, search: _Search) -> _Search:
-    """Goes to the nearest column that is not done; images that have ended stay as they are."""
+    """Moves to the nearest column that is not done; images that have ended stay unchanged."""
     going = search.end < 0
     paid = tf.gather(state.row_pays, search.row, batch_dims=1)[:, tf.newaxis] + state.column_pays
     through_row = search.reached[:, tf.newaxis] + tf.gather(cost, search.row, batch_dims=1) - paid
@@ -168,7 +167,7 @@ def _advance(cost: tf.Tensor, state: _State, search: _Search) -> _Search:
 
 
 def _pay(state: _State, row: tf.Tensor, search: _Search, valid: tf.Tensor) -> _State:
-    """Raises what was passed on the way by how much sooner it was reached than the end."""
+    """Raises the prices along the way by how much earlier each column was reached than the end."""
     saved = tf.where(search.done, search.reached[:, tf.newaxis] - search.cost, 0.0)
     has_column = state.column_of_row >= 0
     of_row = tf.gather(saved, tf.maximum(state.column_of_row, 0), batch_dims=1) * tf.cast(has_column, tf.float32)

@@ -1,4 +1,4 @@
-"""The loss by which a backbone is pretrained on the classes of whole images."""
+"""The loss of pretraining: classes of whole images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from maxdl_tf.structs import Figure
 
 
 class ClassificationLosses(NamedTuple):
-    """The loss of each image and whether it is classified rightly; all float32 [batch].
+    """Loss of each image and whether it is classified correctly; all float32 [batch].
 
     Attributes:
       total: Cross entropy.
       top1: 1 where no other class is as likely as the image's, else 0.
-      top5: 1 where at most four others are.
+      top5: 1 where at most four other classes are, else 0.
     """
 
     total: tf.Tensor
@@ -24,20 +24,20 @@ class ClassificationLosses(NamedTuple):
 
 
 class ClassificationLoss:
-    """Softmax cross entropy of logits [batch, classes] and labels int [batch], numbers of classes from 0.
+    """Softmax cross entropy of logits [batch, classes] and int labels [batch], counted from 0.
 
-    Computed in float32, whatever the type of the logits. A NaN stays one.
+    Everything is computed in float32, whatever the type of the logits. A NaN in the logits gives a NaN.
 
     Args:
       label_smoothing: Share of the target that is spread evenly over all classes, 0..1 (Szegedy et al., CVPR 2016;
         arXiv 1512.00567, section 7).
 
     Attributes:
-      terms: The fields of `ClassificationLosses` that are losses.
-      figures: Those that are worth a curve.
+      terms: Fields of `ClassificationLosses` that are losses.
+      figures: Fields that are metrics.
 
     Raises:
-      ValueError: If label_smoothing is out of its range.
+      ValueError: If `label_smoothing` is out of its range.
     """
 
     terms = ("total",)
@@ -52,8 +52,8 @@ class ClassificationLoss:
         """The losses of a batch."""
         logits = tf.cast(outputs, tf.float32)
         log_probability = tf.nn.log_softmax(logits)
-        of_label = tf.gather(log_probability, targets, axis=1, batch_dims=1)
-        of_all = tf.reduce_mean(log_probability, axis=1)
+        of_label = tf.gather(log_probability, targets, axis=1, batch_dims=1)  # [batch]
+        of_all = tf.reduce_mean(log_probability, axis=1)  # [batch]
         rank = rank_of_label(logits, targets)
         return ClassificationLosses(
             total=-(1 - self._label_smoothing) * of_label - self._label_smoothing * of_all,

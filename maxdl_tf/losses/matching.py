@@ -1,4 +1,4 @@
-"""One-to-one matching of ground-truth masks with the model's slots (the paper's PQ-style similarity)."""
+"""One-to-one matching of ground-truth masks with the model's slots (the paper's PQ-style similarity, section 3.1)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from maxdl_tf.losses.target_masks import TargetMasks
 
 
 class Matching(NamedTuple):
-    """Which slot answers for which mask. No gradient flows through any of it.
+    """The slot of each ground-truth mask. No gradient flows through any of it.
 
     Attributes:
       slot_of_row: int32 [batch, rows], -1 for rows without a slot.
-      matched: float32 [batch, rows, slots], 1 for the matched pairs.
-      has_slot: float32 [batch, rows], 1 for the rows with a slot.
-      is_matched: float32 [batch, slots], 1 for the slots with a row.
-      class_probability: float32 [batch, rows], of the row's class in its slot; 0 without a slot.
-      dice: float32 [batch, rows], of the row with its slot; 0 without a slot.
-      similarity: float32 [batch, rows, slots], what the assignment maximizes; 0 for rows that are not valid.
+      matched: float32 [batch, rows, slots], 1 for matched pairs.
+      has_slot: float32 [batch, rows], 1 for rows with a slot.
+      is_matched: float32 [batch, slots], 1 for slots with a row.
+      class_probability: float32 [batch, rows], probability of the row's class in its slot; 0 without a slot.
+      dice: float32 [batch, rows], Dice of the row with its slot; 0 without a slot.
     """
 
     slot_of_row: tf.Tensor
@@ -30,14 +29,13 @@ class Matching(NamedTuple):
     is_matched: tf.Tensor
     class_probability: tf.Tensor
     dice: tf.Tensor
-    similarity: tf.Tensor
 
     def rows_to_slots(self, row_values: tf.Tensor) -> tf.Tensor:
-        """Hands float32 [batch, rows] on to the matched slots: float32 [batch, slots], 0 for the others."""
+        """Moves float32 [batch, rows] to the matched slots: float32 [batch, slots], 0 for the others."""
         return tf.einsum("bgn,bg->bn", self.matched, row_values)
 
     def slots_to_rows(self, slot_values: tf.Tensor) -> tf.Tensor:
-        """Hands float32 [batch, slots] on to the matched rows: float32 [batch, rows], 0 for the others."""
+        """Moves float32 [batch, slots] to the matched rows: float32 [batch, rows], 0 for the others."""
         return tf.einsum("bgn,bn->bg", self.matched, slot_values)
 
 
@@ -49,31 +47,24 @@ def match(
     assign: Assign = assignment.assign,
     join: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = tf.multiply,
 ) -> Matching:
-    """Matches by similarity, which is class probability x Dice (paper section 3.1) if nothing else is said.
+    """Matches so that the total similarity is greatest; by default it is class probability x Dice.
 
     Args:
-      masks: The ground truth.
+      masks: Ground truth.
       overlap: float32 [batch, rows, slots], sum of the slot's mask over the row's pixels.
       slot_probability: float32 [batch, pixels, slots], softmax of the mask logits over slots.
       class_logits: float32 [batch, slots, classes + 1].
-      assign: Solves the assignment problem.
-      join: Makes the similarity of class probability and Dice, [batch, rows, slots] each, 0 in rows that are not valid.
+      assign: Solver of the assignment problem.
+      join: Function of class probability and Dice to the similarity, [batch, rows, slots] each.
 
     Returns:
       The matching; stop_gradient is applied to all of it.
     """
-    overlap, slot_probability, class_logits = map(tf.stop_gradient, (overlap, slot_probability, class_logits))
-    slot_area = tf.einsum("bpn,bp->bn", slot_probability, masks.non_void)
-    dice = overlap / ((masks.area[:, :, tf.newaxis] + slot_area[:, tf.newaxis, :]) / 2.0 + 1e-5)
-
-    by_class = tf.linalg.matrix_transpose(tf.nn.softmax(class_logits))  # [batch, classes + 1, slots]
-    valid = tf.cast(masks.valid, tf.float32)
-    class_probability = tf.gather(by_class, masks.class_index, batch_dims=1) * valid[:, :, tf.newaxis]
-
-    similarity = join(class_probability, dice)
-    slot_of_row = tf.stop_gradient(assign(similarity, masks.valid))
+    inputs = map(tf.stop_gradient, (overlap, slot_probability, class_logits))
+    class_probability, dice = class_probability_and_dice(masks, *inputs)
+    slot_of_row = tf.stop_gradient(assign(join(class_probability, dice), masks.valid))
     # one_hot of -1 is a row of zeros.
-    matched = tf.one_hot(slot_of_row, class_logits.shape[1])
+    matched = tf.one_hot(slot_of_row, class_logits.shape[1])  # [batch, rows, slots]
     return Matching(
         slot_of_row=slot_of_row,
         matched=matched,
@@ -81,5 +72,20 @@ def match(
         is_matched=tf.reduce_sum(matched, axis=1),
         class_probability=tf.reduce_sum(matched * class_probability, axis=2),
         dice=tf.reduce_sum(matched * dice, axis=2),
-        similarity=similarity,
     )
+
+
+def class_probability_and_dice(
+    masks: TargetMasks, overlap: tf.Tensor, slot_probability: tf.Tensor, class_logits: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of every pair, the probability of the row's class in the slot, and Dice; arguments as `match`.
+
+    Returns:
+      float32 [batch, rows, slots] each, 0 in rows that are not valid.
+    """
+    slot_area = tf.einsum("bpn,bp->bn", slot_probability, masks.non_void)  # [batch, slots]
+    dice = overlap / ((masks.area[:, :, tf.newaxis] + slot_area[:, tf.newaxis, :]) / 2.0 + 1e-5)
+    by_class = tf.linalg.matrix_transpose(tf.nn.softmax(class_logits))  # [batch, classes + 1, slots]
+    valid = tf.cast(masks.valid, tf.float32)
+    class_probability = tf.gather(by_class, masks.class_index, batch_dims=1) * valid[:, :, tf.newaxis]
+    return class_probability, dice

@@ -1,4 +1,4 @@
-"""The training loss of MaX-DeepLab: PQ-style loss and three auxiliary losses."""
+"""The training loss of MaX-DeepLab: the PQ-style loss and three auxiliary losses (paper section 3)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,29 @@ import tensorflow as tf
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.losses import assignment
 from maxdl_tf.losses.assignment import Assign
-from maxdl_tf.losses.instance_discrimination import instance_discrimination_loss
-from maxdl_tf.losses.mask_id import mask_id_loss
-from maxdl_tf.losses.matching import Matching, match
-from maxdl_tf.losses.pq_style import class_term, dice_term
-from maxdl_tf.losses.reduction import weighted_mean
-from maxdl_tf.losses.semantic import semantic_loss
+from maxdl_tf.losses.matching import match
 from maxdl_tf.losses.target_masks import TargetMaskBuilder, TargetMasks, flatten_pixels, sum_over_rows
+from maxdl_tf.losses.terms import (
+    class_loss,
+    dice_loss,
+    instance_discrimination_loss,
+    mask_id_loss,
+    semantic_loss,
+    weighted_mean,
+)
 from maxdl_tf.structs import Figure, PanopticOutputs, PanopticTargets
 
 _SIMILARITY = {"product": tf.multiply, "sum": tf.add}
 
 
 class PanopticLosses(NamedTuple):
-    """Losses of each image and the figures that the paper plots over training; all float32 [batch].
+    """Losses of each image and the metrics that the paper plots over training; all float32 [batch].
+
+    A term whose weight is 0 is not computed: it and its metrics are 0. The metrics of matched masks need the PQ-style
+    loss or the mask-id loss.
 
     Attributes:
-      total: The sum of the five terms below.
+      total: Sum of the five terms below.
       pq_style_dice: Dice term of the PQ-style loss, times its weight.
       pq_style_class: Class term of the PQ-style loss, times its weight.
       mask_id: Mask-id cross entropy, times its weight.
@@ -34,13 +40,10 @@ class PanopticLosses(NamedTuple):
       matched_class_probability: Mean over matched masks of the probability of their class.
       matched_dice: Mean over matched masks of their Dice with their slot.
       mask_id_accuracy: Share of the pixels of masks whose best slot is the matched one.
-      instance_discrimination_accuracy: Share of thing pixels that are most like their own mask.
-      has_masks: 1 where the image has a mask, else 0: the sample weight with which the three figures
-        on masks are to be averaged over images. They are 0 where it is 0.
+      instance_discrimination_accuracy: Share of thing pixels that are most similar to their own mask.
+      has_masks: 1 where the image has a mask, else 0: the weight of the image in means of the three metrics of masks,
+        which are 0 where it is 0.
       has_things: The same for `instance_discrimination_accuracy`.
-
-    A term whose weight is 0 is not computed: it and its figures are 0. The figures on matched masks
-    need the PQ-style loss or the mask-id loss.
     """
 
     total: tf.Tensor
@@ -60,29 +63,29 @@ class PanopticLosses(NamedTuple):
 class PanopticLoss:
     """Compares `PanopticOutputs` with `PanopticTargets` (architecture section 6).
 
-    Everything is computed in float32, whatever the type of the outputs. A NaN stays one.
+    Everything is computed in float32, whatever the type of the outputs. A NaN in the outputs gives a NaN.
 
     Args:
-      dataset_info: The class table.
+      dataset_info: Class table.
       pq_style_weight: Weight of both terms of the PQ-style loss.
       instance_discrimination_weight: Weight of the instance discrimination loss.
       mask_id_weight: Weight of the mask-id cross entropy.
       semantic_weight: Weight of the semantic cross entropy; 0 for models without the branch.
-      positive_weight: The paper's alpha: share of matched slots in the PQ-style loss, 0..1.
-      temperature: Of the instance discrimination loss.
-      pq_style: "product": pairs are matched by class probability x Dice, and each of the two is weighted by the other
-        in the loss (paper section 3.1). "sum": matched by their sum, and both count by themselves, as in the first
-        row of the paper's loss ablation.
-      negatives: Whether slots without a mask are taught that they are void.
-      assign: Solves the assignment of masks to slots; see `assignment.Assign`.
+      positive_weight: Share of matched slots in the PQ-style loss, the paper's alpha, 0..1.
+      temperature: Temperature of the instance discrimination loss.
+      pq_style: "product" matches by class probability x Dice and weights each of the two by the other in the loss
+        (paper section 3.1). "sum" matches by their sum and weights neither, as in the first row of the paper's loss
+        ablation.
+      negatives: Whether slots without a mask are taught to be void.
+      assign: Solver of the assignment of masks to slots; see `assignment.Assign`.
 
     Attributes:
-      terms: The fields of `PanopticLosses` that are losses, the total first.
-      figures: Those that the paper plots over training.
-      target_masks: Makes the `TargetMasks` of targets.
+      terms: Fields of `PanopticLosses` that are losses, the total first.
+      figures: Fields that are metrics.
+      target_masks: Builder of the `TargetMasks` of targets.
 
     Raises:
-      ValueError: For a negative weight, or all weights 0, or numbers outside of their range.
+      ValueError: If a weight is negative, all weights are 0, or a number is out of its range.
     """
 
     terms = ("total", "pq_style_dice", "pq_style_class", "mask_id", "instance_discrimination", "semantic")
@@ -144,8 +147,8 @@ class PanopticLoss:
         """The losses of a batch.
 
         Raises:
-          ValueError: If the shapes of outputs, targets and class table do not belong together, or the
-            semantic logits are missing while `semantic_weight` is not 0.
+          ValueError: If the shapes of outputs, targets and class table do not fit each other, or `semantic_weight` is
+            not 0 and there are no semantic logits.
         """
         self._check(outputs, targets)
         masks = self.target_masks(targets)
@@ -173,16 +176,16 @@ class PanopticLoss:
         slot_probability = tf.nn.softmax(mask_logits)
         overlap = sum_over_rows(slot_probability, masks.row_of_pixel, masks.area.shape[1])
         similarity = _SIMILARITY[self._pq_style]
-        matching: Matching = match(masks, overlap, slot_probability, class_logits, self._assign, similarity)
+        matching = match(masks, overlap, slot_probability, class_logits, self._assign, similarity)
         terms = {
             "matched_class_probability": weighted_mean(matching.class_probability, matching.has_slot),
             "matched_dice": weighted_mean(matching.dice, matching.has_slot),
         }
         if self._pq_style_weight:
             weighted = self._pq_style == "product"
-            dice = dice_term(masks, matching, overlap, slot_probability, weighted)
+            dice = dice_loss(masks, matching, overlap, slot_probability, weighted)
             terms["pq_style_dice"] = self._pq_style_weight * self._positive_weight * dice
-            terms["pq_style_class"] = self._pq_style_weight * class_term(
+            terms["pq_style_class"] = self._pq_style_weight * class_loss(
                 masks, matching, slot_probability, class_logits, self._positive_weight, weighted, self._negatives
             )
         if self._mask_id_weight:
@@ -194,26 +197,26 @@ class PanopticLoss:
         channels = outputs.class_logits.shape[-1]
         if channels != self._num_classes + 1:
             raise ValueError(
-                f"class_logits have {channels} channels; the data set has {self._num_classes} classes, which with void "
-                f"wants {self._num_classes + 1}; build the model with num_classes={self._num_classes}"
+                f"class_logits have {channels} channels; the {self._num_classes} classes of the data set and void need "
+                f"{self._num_classes + 1}; build the model with num_classes={self._num_classes}"
             )
         for got, want in zip(outputs.mask_logits.shape[1:3], targets.semantic.shape[1:3]):
             if got is not None and want is not None and got != (want - 1) // 4 + 1:
                 raise ValueError(
-                    f"mask_logits {outputs.mask_logits.shape} do not have a quarter of the size of the labels "
-                    f"{targets.semantic.shape}; give the model images of the labels' size, 16k+1 a side"
+                    f"mask_logits {outputs.mask_logits.shape} are not a quarter of the labels' size "
+                    f"{targets.semantic.shape}; give the model images of the labels' size, each side 16k+1"
                 )
         if not self._semantic_weight:
             return
         if outputs.semantic_logits is None:
             raise ValueError(
-                f"semantic_weight is {self._semantic_weight}, but the model has no semantic branch; set it to 0, or "
-                "build the model with the branch"
+                f"semantic_weight is {self._semantic_weight}, but the model has no semantic branch; set the weight to 0 "
+                "or build the model with the branch"
             )
         channels = outputs.semantic_logits.shape[-1]
         if channels != self._num_semantic_channels:
             raise ValueError(
-                f"semantic_logits have {channels} channels; the data set wants {self._num_semantic_channels}; build "
+                f"semantic_logits have {channels} channels; the data set needs {self._num_semantic_channels}; build "
                 f"the model with num_semantic_channels={self._num_semantic_channels}"
             )
 

@@ -1,4 +1,4 @@
-"""The ground-truth masks of a batch, one row each, as the losses want them."""
+"""The ground-truth masks of a batch as rows, the form in which the losses read them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ _OUTPUT_STRIDE = 4
 class TargetMasks(NamedTuple):
     """Ground-truth masks at the size of the model's outputs.
 
-    Masks do not overlap, so a pixel holds the number of its mask instead of a one-hot row. The rows
-    are the things, in the order of `PanopticTargets.thing_id_class`, and then each stuff class of
-    the data set, by ascending id.
+    Masks do not overlap, so a pixel holds the number of its mask instead of a one-hot row. The first rows are the
+    things, in the order of `PanopticTargets.thing_id_class`. The stuff classes of the data set follow, by ascending id.
 
     Attributes:
       row_of_pixel: int32 [batch, pixels], -1 on void and crowd.
       is_thing: float32 [batch, pixels], 1 on things that are not crowd.
       non_void: float32 [batch, pixels], 1 where the pixel has a class; crowd pixels have one.
-      area: float32 [batch, rows], in pixels of the output.
-      valid: bool [batch, rows], False where no pixel of the mask is left at this size.
+      area: float32 [batch, rows], number of output pixels.
+      valid: bool [batch, rows], False where the mask has no pixel at this size.
       class_index: int32 [batch, rows], index in `DatasetInfo.class_order`; 0 where not valid.
     """
 
@@ -59,11 +58,11 @@ def flatten_pixels(feature: tf.Tensor) -> tf.Tensor:
 
 
 def sum_over_rows(values: tf.Tensor, row_of_pixel: tf.Tensor, num_rows: int) -> tf.Tensor:
-    """Sums pixels by the mask that they belong to.
+    """Sums pixels by their mask.
 
     Args:
       values: float32 [batch, pixels, channels].
-      row_of_pixel: int32 [batch, pixels]; pixels with -1 are left out.
+      row_of_pixel: int32 [batch, pixels]; pixels of -1 are ignored.
       num_rows: Number of rows.
 
     Returns:
@@ -83,13 +82,13 @@ class TargetMaskBuilder:
     """Builds `TargetMasks` for one data set (architecture sections 5 and 6).
 
     Args:
-      dataset_info: The class table.
+      dataset_info: Class table.
     """
 
     def __init__(self, dataset_info: DatasetInfo):
         self._ignore_label = dataset_info.ignore_label
         self._num_stuff = len(dataset_info.stuff_ids)
-        # Tables over class ids: the stuff row (from 0) of an id, and its place in the class order.
+        # Tables over class ids: stuff row (from 0) and index in the class order.
         self._stuff_row_of_id = np.full(dataset_info.num_semantic_channels, -1, np.int32)
         self._stuff_row_of_id[list(dataset_info.stuff_ids)] = np.arange(self._num_stuff)
         self._index_of_id = np.zeros(dataset_info.num_semantic_channels, np.int32)
@@ -99,9 +98,7 @@ class TargetMaskBuilder:
     def __call__(self, targets: PanopticTargets) -> TargetMasks:
         max_things = targets.thing_id_class.shape[1]
         if max_things is None:
-            raise ValueError(
-                "thing_id_class [batch, max_things] must have a static max_things; got None; set its shape"
-            )
+            raise ValueError("thing_id_class [batch, max_things] has no static max_things; set it with tf.ensure_shape")
         semantic = at_output_stride(targets.semantic)
         thing_id = at_output_stride(targets.thing_id_mask)
         is_thing = thing_id >= 0

@@ -1,1 +1,1 @@
-"""The models: variants as tables, the backbone, the stacked decoder, the heads, and the whole."""
+"""The networks: tables of variants, encoder, stacked decoder, heads, and the whole models built of them."""

@@ -1,4 +1,4 @@
-"""From features and memory to pixel features, masks, classes and semantic segmentation (architecture section 4)."""
+"""Heads: from features and memory to pixel features, masks, classes and semantic logits (architecture section 4)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.aspp import ASPP
-from maxdl_tf.layers.batch_norm import BatchNorm, NormFactory
+from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, SeparableConvBatchNorm
-from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 
 
@@ -19,43 +19,28 @@ def _last_convolution(channels: int, name: str, dtype: str | None = None) -> ker
     return keras.layers.Conv2D(channels, 1, kernel_initializer=initializer, name=name, dtype=dtype)
 
 
-class PixelHead(keras.layers.Layer):
-    """Activated feature at stride 4 -> L2-normalized pixel features [batch, height/4, width/4, mask channels].
+class PixelHead(Layer):
+    """Activated feature at stride 4 -> L2-normalized pixel features [batch, height/4, width/4, mask channels]."""
 
-    With `recompute`, training keeps the input only, and computes the rest again for the gradient.
-    """
-
-    def __init__(
-        self,
-        hidden_channels: int,
-        mask_channels: int,
-        *,
-        norm: NormFactory = BatchNorm,
-        recompute: bool = False,
-        **kwargs,
-    ):
+    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: Norm = Norm(), **kwargs):
         super().__init__(**kwargs)
-        self.recompute = recompute
         self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
         self.projection = _last_convolution(mask_channels, "projection")
         self.batch_norm = norm(name="batch_norm")
 
     def call(self, inputs, training=None):
-        def run(inputs):
-            x = self.projection(self.conv(inputs, training=training))
-            x = self.batch_norm(tf.cast(x, tf.float32), training=training)
-            return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
-
-        return recomputed(run, when=self.recompute and bool(training))(inputs)
+        x = self.projection(self.conv(inputs, training=training))
+        x = self.batch_norm(tf.cast(x, tf.float32), training=training)
+        return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
 
 
-class MaskHead(keras.layers.Layer):
-    """(pixel features g, memory) -> (mask logits f . g, mask embeddings f made of the memory).
+class MaskHead(Layer):
+    """(pixel features g, memory) -> (mask logits f . g, mask embeddings f of the memory).
 
     The logits are [batch, height/4, width/4, slots], the embeddings [batch, slots, mask channels].
     """
 
-    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: NormFactory = BatchNorm, **kwargs):
+    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: Norm = Norm(), **kwargs):
         super().__init__(autocast=False, **kwargs)  # The pixel features stay float32.
         self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
         self.embedding = Conv1DBatchNorm(mask_channels, norm=norm, name="embedding")
@@ -69,17 +54,17 @@ class MaskHead(keras.layers.Layer):
         return self.batch_norm(logits[..., tf.newaxis], training=training)[..., 0], embedding
 
 
-class ClassHead(keras.layers.Layer):
+class ClassHead(Layer):
     """Memory -> class logits [batch, slots, num_classes + 1], void last."""
 
-    def __init__(self, hidden_channels: int, num_classes: int, *, norm: NormFactory = BatchNorm, **kwargs):
+    def __init__(self, hidden_channels: int, num_classes: int, *, norm: Norm = Norm(), **kwargs):
         super().__init__(**kwargs)
         self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
         initializer = keras.initializers.TruncatedNormal(stddev=0.01)
         self.logits = keras.layers.Conv1D(
             num_classes + 1, 1, kernel_initializer=initializer, name="logits", dtype="float32"
         )
-        # A constant that gives void a probability of 0.9 where the other logits are 0, as most slots are void.
+        # A constant that gives void a probability of 0.9 where the other logits are 0, because most slots are void.
         self.void_offset = [0.0] * num_classes + [math.log(num_classes * 0.9 / 0.1)]
 
     def call(self, inputs, training=None):
@@ -87,25 +72,23 @@ class ClassHead(keras.layers.Layer):
         return logits + tf.constant(self.void_offset, logits.dtype)
 
 
-class SemanticDecoder(keras.layers.Layer):
-    """Activated features of strides 16, 8 and 4 -> activated [batch, height/4, width/4, channels].
+class SemanticDecoder(Layer):
+    """(output of `aspp`, activated features of strides 8 and 4) -> activated [batch, height/4, width/4, channels].
 
-    Stands before the semantic head where the feature that it reads is at stride 16. With `recompute`, training keeps
-    what comes out of the ASPP, which draws at random, and the inputs; the rest is computed again for the gradient.
+    Precedes the semantic head where the feature that the branch reads is at stride 16. The caller runs `aspp` first, by
+    itself, so that the inside of only one of them is in memory when they are recomputed.
+
+    Args:
+      channels: Number of output channels.
+      aspp: Pyramid on the feature of stride 16.
+      low_level_channels: Numbers of channels to which the features of strides 8 and 4 are reduced.
+      norm: Factory of the batch norms.
     """
 
     def __init__(
-        self,
-        channels: int,
-        aspp: ASPP,
-        low_level_channels: tuple[int, int],
-        *,
-        norm: NormFactory = BatchNorm,
-        recompute: bool = False,
-        **kwargs,
+        self, channels: int, aspp: ASPP, low_level_channels: tuple[int, int], *, norm: Norm = Norm(), **kwargs
     ):
         super().__init__(**kwargs)
-        self.recompute = recompute
         self.aspp = aspp
         self.low_level1, self.low_level2 = (
             Conv2DBatchNorm(low, relu=True, norm=norm, name=f"low_level{number}")
@@ -115,41 +98,23 @@ class SemanticDecoder(keras.layers.Layer):
         self.fusion2 = SeparableConvBatchNorm(channels, norm=norm, name="fusion2")
 
     def call(self, inputs, training=None):
-        stride16, *low_levels = inputs
-
-        def run(x, *low_levels):
-            layers = ((self.low_level1, self.fusion1), (self.low_level2, self.fusion2))
-            for low_level, (reduce, fusion) in zip(low_levels, layers):
-                x = resize_bilinear(x, spatial_size(low_level))
-                x = fusion(tf.concat([x, reduce(low_level, training=training)], axis=-1), training=training)
-            return x
-
-        recomputes = self.recompute and bool(training)
-        return recomputed(run, when=recomputes)(self.aspp(stride16, training=training), *low_levels)
+        x, stride8, stride4 = inputs
+        for low_level, reduce, fusion in (
+            (stride8, self.low_level1, self.fusion1),
+            (stride4, self.low_level2, self.fusion2),
+        ):
+            x = resize_bilinear(x, spatial_size(low_level))
+            x = fusion(tf.concat([x, reduce(low_level, training=training)], axis=-1), training=training)
+        return x
 
 
-class SemanticHead(keras.layers.Layer):
-    """Activated feature at stride 4 -> semantic logits [batch, height/4, width/4, semantic channels].
+class SemanticHead(Layer):
+    """Activated feature at stride 4 -> semantic logits [batch, height/4, width/4, semantic channels]."""
 
-    With `recompute`, training keeps the input only, and computes the rest again for the gradient.
-    """
-
-    def __init__(
-        self,
-        hidden_channels: int,
-        num_channels: int,
-        *,
-        norm: NormFactory = BatchNorm,
-        recompute: bool = False,
-        **kwargs,
-    ):
+    def __init__(self, hidden_channels: int, num_channels: int, *, norm: Norm = Norm(), **kwargs):
         super().__init__(**kwargs)
-        self.recompute = recompute
         self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
         self.logits = _last_convolution(num_channels, "logits", dtype="float32")
 
     def call(self, inputs, training=None):
-        def run(inputs):
-            return self.logits(self.conv(inputs, training=training))
-
-        return recomputed(run, when=self.recompute and bool(training))(inputs)
+        return self.logits(self.conv(inputs, training=training))

@@ -6,28 +6,28 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.resize import spatial_size
-from maxdl_tf.models.backbone import Backbone
+from maxdl_tf.models.decoder import StackedDecoder
+from maxdl_tf.models.encoder import Encoder
 from maxdl_tf.models.network import Network, normalized
-from maxdl_tf.models.stacked_decoder import StackedDecoder
 
 
 class ImageClassifier(Network):
-    """The pretrained part of a MaX-DeepLab, of ready-made parts; `build_image_classifier` makes them.
+    """The pretrained part of a MaX-DeepLab, made of ready-made parts; `build_image_classifier` makes them.
 
-    Its variables are those of the panoptic model's pretrained part under the same object paths, and the classifier's,
-    so that a checkpoint of this model is one to start the other from.
+    Its variables have the same object paths as the pretrained part of the panoptic model, plus the classifier. A
+    checkpoint of this model can therefore initialize the panoptic model.
 
     Example:
       model = build_image_classifier(VARIANTS["tiny"], num_classes=10, crop_size=(97, 97))
       logits = model(images, training=False)  # images [batch, 97, 97, 3], 0..255; logits [batch, 10]
 
     Args:
-      backbone: Image to features, without memory and transformers.
-      decoder: The decoder's pretrained steps; None where the variant has none.
-      num_classes: Channels of the logits.
+      backbone: Encoder, without memory and transformers.
+      decoder: Decoder of the pretrained steps; None where the variant has none.
+      num_classes: Number of channels of the logits.
     """
 
-    def __init__(self, backbone: Backbone, decoder: StackedDecoder | None, num_classes: int, **kwargs):
+    def __init__(self, backbone: Encoder, decoder: StackedDecoder | None, num_classes: int, **kwargs):
         super().__init__(**kwargs)
         self.backbone = backbone
         self.decoder = decoder
@@ -42,7 +42,7 @@ class ImageClassifier(Network):
 
         Args:
           images: [batch, height, width, 3], RGB 0..255; each side 16k+1, known or not when traced.
-          training: Whether batch norms and drop path are in training.
+          training: Whether batch norms and drop path are in training mode.
 
         Returns:
           float32 [batch, classes], logits.
@@ -58,12 +58,12 @@ class ImageClassifier(Network):
 
     @property
     def backbone_variables(self) -> list[tf.Variable]:
-        """None: here nothing is pretrained, and all variables learn at the full rate."""
+        """Empty: nothing here is pretrained, and all variables train at the full learning rate."""
         return []
 
     @property
     def pretrained_variables(self) -> list[tf.Variable]:
-        """All variables but the classifier's, moving statistics included: what a backbone's checkpoint has."""
+        """All variables but the classifier's, moving statistics included: the variables of a backbone's checkpoint."""
         layers = [self.backbone, self.decoder] if self.decoder else [self.backbone]
         return [variable for layer in layers for variable in layer.variables]
 

@@ -1,4 +1,4 @@
-"""What the networks share: how they are traced, and what they make of an image first."""
+"""The common base of the networks: tracing, saving, and the normalization of images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from maxdl_tf.keras_api import keras
 
 
 class Network(keras.Model):
-    """A Keras model that AutoGraph leaves alone.
+    """A Keras model made of ready-made parts.
 
-    It has nothing to find in one, and looking through all of Keras would take most of the time of a trace.
+    AutoGraph leaves it alone: there is nothing to convert, and searching all of Keras takes most of a trace's time.
+    The model has no config, so Keras can save its weights but not the model itself.
     """
 
     def __init__(self, **kwargs):
@@ -23,6 +24,16 @@ class Network(keras.Model):
     @tf.autograph.experimental.do_not_convert
     def build(self, input_shape):
         super().build(input_shape)
+
+    def get_config(self):
+        raise NotImplementedError(
+            f"{type(self).__name__} has no Keras config: an experiment describes it. Build the model from the "
+            "experiment, save its weights with tf.train.Checkpoint(model=model), and export it with maxdl-export"
+        )
+
+    def save(self, *args, **kwargs):
+        """Raises NotImplementedError: Keras could not load what it would write."""
+        self.get_config()
 
 
 def normalized(images) -> tf.Tensor:

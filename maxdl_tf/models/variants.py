@@ -10,10 +10,10 @@ class StageTable:
     """One stage of the encoder.
 
     Attributes:
-      blocks: Residual blocks. The first has stride 2 in stages 2 to 4; in stages 1 and 5 none has.
-      width: Channels of the bottleneck; the output has four times as many.
-      attention: Whether the pixels of its blocks attend to each other (`Variant.pixel_to_pixel`) instead of being
-        convolved. A block with a stride is always a convolution.
+      blocks: Number of residual blocks. The first has stride 2 in stages 2 to 4; in stages 1 and 5 none has.
+      width: Number of channels of the bottleneck; the output has four times as many.
+      attention: Whether its blocks have axial attention (`Variant.pixel_to_pixel`) in place of 3x3 convolutions. A block
+        with a stride is always a convolution.
     """
 
     blocks: int
@@ -23,95 +23,84 @@ class StageTable:
 
 @dataclass(frozen=True)
 class Variant:
-    """Everything that tells one MaX-DeepLab from another, but for the data set and the crop.
+    """All that distinguishes one MaX-DeepLab from another, except the data set and the crop.
 
-    Attributes:
-      stem: "inception" (three convolutions) or "convolution" (one).
-      stem_channels: Channels of the stem's first convolution.
-      stages: Tables of the encoder's stages by number: 2 to 5, and 1 if there is one at stride 2.
-      convolution_block: "bottleneck" or "basic", for blocks without attention.
-      pixel_to_pixel: "axial" or "global" attention or "convolution", for blocks whose stage has attention.
-      attention_expansion: Depth of the keys of an attention block, relative to its stage's width; the values and the
-        channels that enter the attention are twice as many.
-      num_heads: Heads of all attentions.
-      num_slots: Slots of the memory, the number of masks N.
-      memory_channels: Channels of each slot.
-      transformer_stages: Numbers of the stages whose blocks are each followed by a dual-path transformer.
-      decoder_transformer_strides: Strides at which decoder blocks are followed by one.
-      transformer_width: Depth of a transformer's queries and keys at stride 16; proportional to the stride elsewhere.
-      ffn_channels: Hidden channels of the memory's feed-forward networks.
-      memory_to_pixel: Memory attends to pixels.
-      memory_to_memory: Memory attends to memory.
-      pixel_to_memory: Pixels attend to memory (the feedback).
-      decoder_stacks: Hourglasses L of the decoder; a way up to stride 4 follows them.
-      pretrained_stacks: How many of them belong to the backbone that is pretrained on ImageNet.
-      pretrained_blocks: Residual blocks at each step of those.
-      decoder_blocks: Residual blocks at each other step.
-      drop_path_keep: Probability that the deepest blocks keep their residual branch; it falls linearly with depth.
-      drop_path_from_stride: Blocks of input stride under this one always keep theirs.
-      memory_head_channels: Hidden channels of the class and the mask head.
-      pixel_head_channels: Hidden channels of the pixel head.
-      mask_channels: Channels D of pixel features and mask embeddings.
-      semantic_branch: Whether to have the auxiliary semantic segmentation.
-      semantic_head_channels: Hidden channels of its head.
-      semantic_decoder_channels: Channels of the decoder in front of it, which is there if `decoder_stacks` is 0.
-      semantic_low_level_channels: Channels to which that decoder brings the features of stride 8 and 4.
-      aspp_rates: Rates of that decoder's atrous convolutions.
-      aspp_dropout: Dropout of that decoder's pyramid.
-      recompute: What training computes again for the gradient instead of keeping it: "none", "axial" (the inside of
-        attention blocks) or "all" (that of all blocks, transformers, the stem and the heads' convolutions). It costs
-        time and saves memory; no result depends on it.
+    A comment above each field describes it. The memory has slots; the paper calls their number N.
     """
 
+    # Kind of the stem: "inception" (three convolutions) or "convolution" (one).
     stem: str
+    # Number of channels of the stem's first convolution.
     stem_channels: int
+    # Tables of the encoder's stages by number: 2 to 5, and 1 if there is one at stride 2.
     stages: dict[int, StageTable]
+    # Kind of the blocks without attention: "bottleneck" or "basic".
     convolution_block: str
+    # Depth of an axial block's keys relative to its stage's width; its values and its input are twice as deep.
     attention_expansion: int
+    # Number of channels of each slot.
     memory_channels: int
+    # Numbers of the stages whose blocks are each followed by a dual-path transformer.
     transformer_stages: tuple[int, ...]
+    # Depth of a transformer's queries and keys at stride 16; proportional to the stride elsewhere.
     transformer_width: int
+    # Number of hourglasses (L of the paper) in the decoder; a way up to stride 4 follows them.
     decoder_stacks: int
+    # Number of hourglasses that belong to the backbone pretrained on ImageNet.
     pretrained_stacks: int
+    # Number of residual blocks at each decoder step that is not pretrained.
     decoder_blocks: int
+    # Least input stride of a block with drop path.
     drop_path_from_stride: int
+    # Number of hidden channels of the class and the mask head.
     memory_head_channels: int
-    pixel_to_pixel: str = "axial"
-    num_heads: int = 8
-    num_slots: int = 128
-    decoder_transformer_strides: tuple[int, ...] = (16,)
-    ffn_channels: int = 2048
+    # Whether pixels attend to pixels in blocks whose stage has attention; if not, they are convolutions.
+    pixel_to_pixel: bool = True
+    # Whether memory attends to pixels, memory to memory, and pixels to memory (the feedback).
     memory_to_pixel: bool = True
     memory_to_memory: bool = True
     pixel_to_memory: bool = True
+    # Number of heads of every attention.
+    num_heads: int = 8
+    # Number of slots, and so of masks.
+    num_slots: int = 128
+    # Strides at which decoder blocks are followed by a dual-path transformer.
+    decoder_transformer_strides: tuple[int, ...] = (16,)
+    # Number of hidden channels of the memory's feed-forward networks.
+    ffn_channels: int = 2048
+    # Number of residual blocks at each pretrained decoder step.
     pretrained_blocks: int = 1
+    # Probability that the deepest blocks keep their residual branch; it falls linearly with depth.
     drop_path_keep: float = 0.8
+    # Number of hidden channels of the pixel head.
     pixel_head_channels: int = 256
+    # Number of channels (D of the paper) of pixel features and mask embeddings.
     mask_channels: int = 128
+    # Whether to build the auxiliary semantic segmentation, and the number of hidden channels of its head.
     semantic_branch: bool = True
     semantic_head_channels: int = 256
+    # Number of channels of the decoder before that head, which exists where `decoder_stacks` is 0; numbers of channels
+    # to which it reduces the features of strides 8 and 4; rates and dropout of its pyramid.
     semantic_decoder_channels: int = 256
     semantic_low_level_channels: tuple[int, int] = (64, 32)
     aspp_rates: tuple[int, int, int] = (6, 12, 18)
     aspp_dropout: float = 0.1
+    # Layers that training computes again for the gradient instead of keeping their inside: "none", "axial" (axial
+    # blocks) or "all" (also other blocks, transformers, fuses, the stem and the heads' convolutions). It takes time and
+    # saves memory; no result depends on it.
     recompute: str = "none"
 
     def __post_init__(self):
         choices = {
             "stem": ("inception", "convolution"),
             "convolution_block": ("bottleneck", "basic"),
-            "pixel_to_pixel": ("axial", "global", "convolution"),
             "recompute": ("none", "axial", "all"),
         }
         for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} {getattr(self, field)!r}: must be one of {', '.join(allowed)}")
         if sorted(self.stages) not in ([1, 2, 3, 4, 5], [2, 3, 4, 5]):
-            raise ValueError(f"stages {sorted(self.stages)}: must be 2 to 5, with or without 1")
-
-    @property
-    def recomputes_all(self) -> bool:
-        return self.recompute == "all"
+            raise ValueError(f"stages {sorted(self.stages)}: must be 2, 3, 4 and 5, with or without 1")
 
     def scaled(self, width: float, stem_width: float) -> Variant:
         """This variant with its widths multiplied: stages 2 to 5 by `width`, stem and stage 1 by `stem_width`."""

@@ -46,7 +46,6 @@ def _features(*shape):
         (Conv1DBatchNorm(6, relu=True), FoldedLinear.of, _features(2, 9, 5)),
         (DepthwiseConvBatchNorm(5), FoldedDepthwiseConv2D, _features(2, 9, 7, 5)),
         (SelfAttention1D(8, 16, num_heads=4), FoldedSelfAttention1D, _features(5, 9, 6)),
-        (SelfAttention1D(8, 16, num_heads=4, positions=False), FoldedSelfAttention1D, _features(5, 9, 6)),
     ],
 )
 def test_a_layer(layer, folded_class, inputs):

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
-from maxdl_tf.layers.batch_norm import BatchNorm
+from maxdl_tf.layers.batch_norm import Norm
 from tests.helpers import Golden
 
 # The reference's batch norm is the synchronized one: biased variances, in the moving statistics too.
-reference_norm = functools.partial(BatchNorm, synchronized=True)
+reference_norm = Norm(synchronized=True)
 
 
 def load_weights(layer, weights: dict[str, np.ndarray], name=published_name, root: str = "") -> dict[str, tf.Variable]:

@@ -34,9 +34,8 @@ class Heads(keras.layers.Layer):
     @tf.autograph.experimental.do_not_convert
     def call(self, inputs, training):
         pixel_feature = self.pixel_head(inputs["feature_panoptic"], training=training)
-        semantic = self.semantic_decoder(
-            (inputs["feature_semantic"], inputs["res3"], inputs["res2"]), training=training
-        )
+        pyramid = self.semantic_decoder.aspp(inputs["feature_semantic"], training=training)
+        semantic = self.semantic_decoder((pyramid, inputs["res3"], inputs["res2"]), training=training)
         mask_logits, _ = self.mask_head((pixel_feature, inputs["transformer_mask_feature"]), training=training)
         return {
             "pixel_space_normalized_feature": pixel_feature,

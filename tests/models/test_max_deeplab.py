@@ -109,8 +109,7 @@ def _has(model, part):
 @pytest.mark.parametrize(
     ("changes", "there", "gone"),
     [
-        ({"pixel_to_pixel": "convolution"}, "_stage5/_block1/_conv2_bn_act", "_attention/_height_axis"),
-        ({"pixel_to_pixel": "global"}, "_stage5/_block1/_attention/_global", "_attention/_height_axis"),
+        ({"pixel_to_pixel": False}, "_stage5/_block1/_conv2_bn_act", "_attention/_height_axis"),
         (
             {"transformer_stages": (3, 5), "decoder_transformer_strides": (8, 16), "transformer_width": 32},
             "_decoder_stage1_extra/_block1_transformer",
@@ -142,7 +141,7 @@ def test_batch_norm_arguments():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"stem": "patches"}, {"pixel_to_pixel": "none"}, {"stages": {2: VARIANTS["tiny"].stages[2]}}]
+    "changes", [{"stem": "patches"}, {"convolution_block": "wide"}, {"stages": {2: VARIANTS["tiny"].stages[2]}}]
 )
 def test_variant_that_makes_no_sense(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):

@@ -11,9 +11,8 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.keras_api import keras
+from maxdl_tf.keras_api import computing_in, keras
 from maxdl_tf.layers.batch_norm import BatchNorm
-from maxdl_tf.layers.precision import computing_in
 from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_image_classifier, build_max_deeplab
 from maxdl_tf.structs import PanopticOutputs, PanopticTargets

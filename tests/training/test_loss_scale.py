@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.save_restore import Checkpoints
-from maxdl_tf.layers.precision import computing_in
+from maxdl_tf.keras_api import computing_in
 from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.training.loss_scale import LossScale
 from maxdl_tf.training.nonfinite import NonFiniteLossError

@@ -2,7 +2,7 @@
 
 import pytest
 
-from maxdl_tf.models.decoder_schedule import decoder_schedule, semantic_source
+from maxdl_tf.models.decoder import decoder_schedule, semantic_source
 
 
 def _table(steps):
