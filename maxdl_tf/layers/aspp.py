@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.dropout import Dropout
@@ -32,7 +32,7 @@ class ASPP(Layer):
         rates: tuple[int, int, int],
         pool_size: tuple[int, int],
         dropout: float,
-        norm: Norm = Norm(),
+        norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.resize import spatial_size
 
@@ -55,7 +55,7 @@ class SelfAttention1D(Layer):
       ValueError: If `num_heads` does not divide the depths.
     """
 
-    def __init__(self, key_depth: int, value_depth: int, *, num_heads: int = 8, norm: Norm = Norm(), **kwargs):
+    def __init__(self, key_depth: int, value_depth: int, *, num_heads: int = 8, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
         if key_depth % num_heads or value_depth % num_heads:
             raise ValueError(
@@ -122,7 +122,7 @@ class AxialAttention2D(Layer):
     `SelfAttention1D`.
     """
 
-    def __init__(self, key_depth: int, value_depth: int, *, num_heads: int = 8, norm: Norm = Norm(), **kwargs):
+    def __init__(self, key_depth: int, value_depth: int, *, num_heads: int = 8, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
         axis = {"num_heads": num_heads, "norm": norm}
         self.height_axis = SelfAttention1D(key_depth, value_depth, **axis, name="height_axis")

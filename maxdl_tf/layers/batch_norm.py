@@ -131,3 +131,6 @@ class Norm:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Norm:
         return cls(**config)
+
+
+DEFAULT_NORM = Norm()

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.atrous import AtrousConv2D
-from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 
 
@@ -41,7 +41,7 @@ class Conv2DBatchNorm(Layer):
         rate: int = 1,
         relu: bool = False,
         gamma_initializer: Any = "ones",
-        norm: Norm = Norm(),
+        norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -87,7 +87,7 @@ class Conv1DBatchNorm(Layer):
         relu: bool = False,
         gamma_initializer: Any = "ones",
         kernel_initializer: Any = "he_normal",
-        norm: Norm = Norm(),
+        norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -103,7 +103,7 @@ class Conv1DBatchNorm(Layer):
 class DepthwiseConvBatchNorm(Layer):
     """Depthwise convolution of stride 1 without bias, batch normalization and ReLU; keeps the shape."""
 
-    def __init__(self, kernel_size: int, *, norm: Norm = Norm(), **kwargs):
+    def __init__(self, kernel_size: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
         self.conv = keras.layers.DepthwiseConv2D(kernel_size, padding="same", use_bias=False, name="conv")
         self.batch_norm = norm(name="batch_norm")
@@ -118,7 +118,7 @@ class SeparableConvBatchNorm(Layer):
     [batch, height, width, in] -> activated [batch, height, width, filters].
     """
 
-    def __init__(self, filters: int, kernel_size: int = 5, *, norm: Norm = Norm(), **kwargs):
+    def __init__(self, filters: int, kernel_size: int = 5, *, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
         self.depthwise = DepthwiseConvBatchNorm(kernel_size, norm=norm, name="depthwise")
         self.pointwise = Conv2DBatchNorm(filters, relu=True, norm=norm, name="pointwise")

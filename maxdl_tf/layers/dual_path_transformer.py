@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm
 from maxdl_tf.layers.dropout import DropPath
@@ -19,7 +19,7 @@ class CrossAttention(Layer):
     Returns [batch, n, heads * value depth], heads in order.
     """
 
-    def __init__(self, *, norm: Norm = Norm(), **kwargs):
+    def __init__(self, *, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
         self.batch_norm_similarity = norm(axis=1, name="batch_norm_similarity")
         self.batch_norm_retrieved_value = norm(axis=(1, 3), name="batch_norm_retrieved_value")
@@ -65,7 +65,7 @@ class DualPathTransformer(Layer):
         memory_to_memory: bool = True,
         pixel_to_memory: bool = True,
         drop_path_keep: float = 1.0,
-        norm: Norm = Norm(),
+        norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.layers.axial_attention import AxialAttention2D
-from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.dropout import DropPath
@@ -61,7 +61,7 @@ class BasicBlock(ResidualBlock):
         strides: int = 1,
         rate: int = 1,
         drop_path_keep: float = 1.0,
-        norm: Norm = Norm(),
+        norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
@@ -86,7 +86,7 @@ class BottleneckBlock(ResidualBlock):
         strides: int = 1,
         rate: int = 1,
         drop_path_keep: float = 1.0,
-        norm: Norm = Norm(),
+        norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
@@ -118,7 +118,7 @@ class AxialBlock(ResidualBlock):
         *,
         num_heads: int = 8,
         drop_path_keep: float = 1.0,
-        norm: Norm = Norm(),
+        norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(channels, strides=1, drop_path_keep=drop_path_keep, norm=norm, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.resize import resize_bilinear
@@ -23,7 +23,9 @@ class ResizedFuse(Layer):
       norm: Factory of the batch norms.
     """
 
-    def __init__(self, channels: int, *, stride: int, source_strides: tuple[int, ...], norm: Norm = Norm(), **kwargs):
+    def __init__(
+        self, channels: int, *, stride: int, source_strides: tuple[int, ...], norm: Norm = DEFAULT_NORM, **kwargs
+    ):
         super().__init__(**kwargs)
         self.channels, self.stride, self.source_strides, self.norm = channels, stride, tuple(source_strides), norm
 

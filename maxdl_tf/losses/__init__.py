@@ -1,1 +1,1 @@
-"""The training losses: the PQ-style loss, its auxiliary losses, and the loss of pretraining (architecture section 6)."""
+"""The training losses: PQ-style, auxiliary, and the loss of pretraining (architecture section 6)."""

@@ -35,7 +35,7 @@ def scipy_assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 def _assign_on_host(similarity: np.ndarray, valid: np.ndarray) -> np.ndarray:
     slot_of_row = np.full(valid.shape, -1, np.int32)
-    # The loss of a diverged model is NaN too and is reported with its name; the solver would only say "invalid entries".
+    # A diverged model also has a NaN loss, which is reported by name; the solver would only say "invalid entries".
     similarity = np.nan_to_num(similarity.astype(np.float64), nan=0.0)
     for image_similarity, image_valid, slots in zip(similarity, valid, slot_of_row):
         rows = np.flatnonzero(image_valid)
@@ -47,8 +47,8 @@ def _assign_on_host(similarity: np.ndarray, valid: np.ndarray) -> np.ndarray:
 def assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """The solver that suits the devices of this program; arguments and result are those of the other two.
 
-    On CPUs both take the same time, and SciPy's needs no compilation. GPUs would wait for the host, and TPUs cannot call
-    it: there the other solver runs, compiled.
+    On CPUs both take the same time, and SciPy's needs no compilation. GPUs would wait for the host, and TPUs cannot
+    call it: there the other solver runs, compiled.
     """
     on_tpu = isinstance(tf.distribute.get_strategy(), tf.distribute.TPUStrategy)
     if on_tpu or tf.config.list_logical_devices("GPU"):

@@ -210,8 +210,8 @@ class PanopticLoss:
             return
         if outputs.semantic_logits is None:
             raise ValueError(
-                f"semantic_weight is {self._semantic_weight}, but the model has no semantic branch; set the weight to 0 "
-                "or build the model with the branch"
+                f"semantic_weight is {self._semantic_weight}, but the model has no semantic branch; set it to 0, or "
+                "build the model with the branch"
             )
         channels = outputs.semantic_logits.shape[-1]
         if channels != self._num_semantic_channels:

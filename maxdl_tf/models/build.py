@@ -211,7 +211,7 @@ class _Parts:
         return BottleneckBlock(width, channels, **common)
 
     def drop_path_keep(self, input_stride: int) -> float:
-        """Keep probability, which falls linearly from 1 at stride 2 to the variant's at 32 (architecture section 2.6)."""
+        """Falls linearly from 1 at stride 2 to the variant's probability at 32 (architecture section 2.6)."""
         if input_stride < self.variant.drop_path_from_stride:
             return 1.0
         return 1.0 - (1.0 - self.variant.drop_path_keep) * (math.log2(input_stride) - 1.0) / 4.0

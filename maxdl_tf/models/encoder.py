@@ -7,7 +7,7 @@ import functools
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.recompute import recomputed
@@ -23,7 +23,7 @@ class InceptionStem(Layer):
       norm: Factory of the batch norms.
     """
 
-    def __init__(self, channels: int, *, norm: Norm = Norm(), **kwargs):
+    def __init__(self, channels: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
         self.conv1 = Conv2DBatchNorm(channels, 3, strides=2, relu=True, norm=norm, name="conv1")
         self.conv2 = Conv2DBatchNorm(channels, 3, relu=True, norm=norm, name="conv2")

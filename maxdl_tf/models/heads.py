@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.aspp import ASPP
-from maxdl_tf.layers.batch_norm import Norm
+from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, SeparableConvBatchNorm
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
@@ -22,7 +22,7 @@ def _last_convolution(channels: int, name: str, dtype: str | None = None) -> ker
 class PixelHead(Layer):
     """Activated feature at stride 4 -> L2-normalized pixel features [batch, height/4, width/4, mask channels]."""
 
-    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: Norm = Norm(), **kwargs):
+    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
         self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
         self.projection = _last_convolution(mask_channels, "projection")
@@ -40,7 +40,7 @@ class MaskHead(Layer):
     The logits are [batch, height/4, width/4, slots], the embeddings [batch, slots, mask channels].
     """
 
-    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: Norm = Norm(), **kwargs):
+    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(autocast=False, **kwargs)  # The pixel features stay float32.
         self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
         self.embedding = Conv1DBatchNorm(mask_channels, norm=norm, name="embedding")
@@ -57,7 +57,7 @@ class MaskHead(Layer):
 class ClassHead(Layer):
     """Memory -> class logits [batch, slots, num_classes + 1], void last."""
 
-    def __init__(self, hidden_channels: int, num_classes: int, *, norm: Norm = Norm(), **kwargs):
+    def __init__(self, hidden_channels: int, num_classes: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
         self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
         initializer = keras.initializers.TruncatedNormal(stddev=0.01)
@@ -86,7 +86,7 @@ class SemanticDecoder(Layer):
     """
 
     def __init__(
-        self, channels: int, aspp: ASPP, low_level_channels: tuple[int, int], *, norm: Norm = Norm(), **kwargs
+        self, channels: int, aspp: ASPP, low_level_channels: tuple[int, int], *, norm: Norm = DEFAULT_NORM, **kwargs
     ):
         super().__init__(**kwargs)
         self.aspp = aspp
@@ -111,7 +111,7 @@ class SemanticDecoder(Layer):
 class SemanticHead(Layer):
     """Activated feature at stride 4 -> semantic logits [batch, height/4, width/4, semantic channels]."""
 
-    def __init__(self, hidden_channels: int, num_channels: int, *, norm: Norm = Norm(), **kwargs):
+    def __init__(self, hidden_channels: int, num_channels: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
         self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
         self.logits = _last_convolution(num_channels, "logits", dtype="float32")

@@ -97,8 +97,8 @@ class MaXDeepLab(Network):
     def pretrained_layers(self) -> list[keras.layers.Layer]:
         """The layers that are pretrained on ImageNet (architecture section 7) and that a backbone's checkpoint holds.
 
-        They are the stem, the blocks of the encoder, and the blocks and fuses of the decoder's pretrained steps, without
-        the memory and the transformers.
+        They are the stem, the blocks of the encoder, and the blocks and fuses of the decoder's pretrained steps. Memory
+        and transformers are not.
         """
         steps = [step.name for step in self.decoder.schedule if step.pretrained]
         stages = [*self.backbone.stages.values(), *(self.decoder.stages[name] for name in steps)]

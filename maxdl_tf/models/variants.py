@@ -12,8 +12,8 @@ class StageTable:
     Attributes:
       blocks: Number of residual blocks. The first has stride 2 in stages 2 to 4; in stages 1 and 5 none has.
       width: Number of channels of the bottleneck; the output has four times as many.
-      attention: Whether its blocks have axial attention (`Variant.pixel_to_pixel`) in place of 3x3 convolutions. A block
-        with a stride is always a convolution.
+      attention: Whether its blocks have axial attention (`Variant.pixel_to_pixel`) in place of 3x3 convolutions; a
+        block with a stride never has.
     """
 
     blocks: int

@@ -18,7 +18,6 @@ from tests.helpers import shared_golden
 from tests.layers.golden_layers import check_golden
 from tests.layers.golden_layers import reference_norm as norm
 
-
 SINGLE_INPUT = {
     "a_conv1d_bn_act": lambda: Conv1DBatchNorm(10, relu=True, norm=norm),
     "a_atrous_conv_rate6": lambda: Conv2DBatchNorm(8, 3, rate=6, relu=True, norm=norm),

@@ -11,7 +11,7 @@ from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.axial_attention import AxialAttention2D, SelfAttention1D
 from maxdl_tf.layers.batch_norm import Norm
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, SeparableConvBatchNorm
-from maxdl_tf.layers.dropout import DropPath, Dropout
+from maxdl_tf.layers.dropout import DropPath
 from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer
 from maxdl_tf.layers.residual_block import AxialBlock, BasicBlock, BottleneckBlock
 from maxdl_tf.layers.resized_fuse import ResizedFuse
