@@ -1,25 +1,29 @@
-"""What every layer must do, and what only some must."""
+"""One test that every layer passes, and tests of single layers."""
 
 from __future__ import annotations
+
+import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.keras_api import keras
+from maxdl_tf.keras_api import computing_in, keras
 from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.axial_attention import AxialAttention2D, SelfAttention1D
 from maxdl_tf.layers.batch_norm import Norm
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, SeparableConvBatchNorm
-from maxdl_tf.layers.dropout import DropPath
+from maxdl_tf.layers.dropout import Dropout, DropPath
 from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer
+from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.residual_block import AxialBlock, BasicBlock, BottleneckBlock
 from maxdl_tf.layers.resized_fuse import ResizedFuse
 from maxdl_tf.models.encoder import InceptionStem, Stage
+from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticHead
 
 
 class _FuseTo9(ResizedFuse):
-    """With the size that the shared test's call does not give."""
+    """A fuse of known size, for the shared test calls layers with inputs only."""
 
     def call(self, inputs, training=None):
         return super().call(inputs, (9, 9), training=training)
@@ -32,6 +36,8 @@ def _features(*shape):
 PIXEL, MEMORY = _features(2, 9, 7, 8), _features(2, 5, 6)
 LAYERS = {
     "conv_2d": (lambda: Conv2DBatchNorm(4, 3, strides=2), PIXEL),
+    "conv_2d_atrous": (lambda: Conv2DBatchNorm(4, 3, rate=2, norm=Norm(0.9, synchronized=True)), PIXEL),
+    "axial_attention": (lambda: AxialAttention2D(8, 16), PIXEL),
     "separable_conv": (lambda: SeparableConvBatchNorm(4), PIXEL),
     "inception_stem": (lambda: InceptionStem(4), PIXEL),
     "basic_block": (lambda: BasicBlock(8, drop_path_keep=0.5), PIXEL),
@@ -42,6 +48,10 @@ LAYERS = {
     "transformer": (lambda: DualPathTransformer(8, 12, drop_path_keep=0.5), (PIXEL, MEMORY)),
     "fuse": (lambda: _FuseTo9(6, stride=8, source_strides=(16, 8)), (_features(2, 5, 5, 4), _features(2, 9, 9, 6))),
     "stage": (lambda: Stage({"block1": BasicBlock(8)}, {"block1": DualPathTransformer(8, 12)}), (PIXEL, MEMORY)),
+    "pixel_head": (lambda: PixelHead(6, 4), PIXEL),
+    "mask_head": (lambda: MaskHead(6, 8), (PIXEL, MEMORY)),
+    "class_head": (lambda: ClassHead(6, 3), MEMORY),
+    "semantic_head": (lambda: SemanticHead(6, 4), PIXEL),
     "aspp_of_small_image": (lambda: ASPP(4, rates=(1, 2, 3), pool_size=(11, 5), dropout=0.0), PIXEL),
     "aspp": (lambda: ASPP(4, rates=(1, 2, 3), pool_size=(5, 5), dropout=0.1), PIXEL),
 }
@@ -53,7 +63,7 @@ def test_eager_graph_training_and_mixed_precision(name):
     layer = make()
     eager = tf.nest.flatten(layer(inputs, training=False))
 
-    # Traced with nothing known but the channels, and the heads of what comes in heads.
+    # Traced with only the channels (and heads) known.
     known = 2 if name == "cross_attention" else 1
     signature = tf.nest.map_structure(lambda x: tf.TensorSpec([None] * (x.ndim - known) + [*x.shape[-known:]]), inputs)
     graph = tf.function(lambda x: layer(x, training=False), input_signature=[signature], autograph=False)
@@ -72,18 +82,37 @@ def test_eager_graph_training_and_mixed_precision(name):
     assert all((weight.numpy() != old).any() for weight, old in zip(layer.non_trainable_weights, moving))
 
     full = tf.nest.flatten(layer(inputs, training=False))
-    keras.mixed_precision.set_global_policy("mixed_bfloat16")
-    try:
+    with computing_in("mixed_bfloat16"):
         half = make()
         half(inputs, training=False)
-    finally:
-        keras.mixed_precision.set_global_policy("float32")
     half.set_weights(layer.get_weights())
     assert all(weight.dtype == tf.float32 for weight in half.weights)
     for ours, expected in zip(tf.nest.flatten(half(inputs, training=False)), full):
-        assert ours.dtype == tf.bfloat16
+        assert ours.dtype == (tf.float32 if name.endswith("_head") else tf.bfloat16)
         error = np.abs(tf.cast(ours, tf.float32) - expected)
         assert error.mean() < 0.05 * max(np.abs(expected).mean(), 0.1)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "stage"])
+def test_a_layer_made_of_a_config_is_the_same(name, policy):
+    make, inputs = LAYERS[name]
+    with computing_in(policy):
+        layer = _with_weights(make(), inputs)
+    written = json.loads(json.dumps(keras.layers.serialize(layer)))
+    for again in (type(layer).from_config(written["config"]), keras.layers.deserialize(written)):
+        assert type(again) is type(layer) and again.get_config() == layer.get_config()
+        again(inputs, training=False)
+        again.set_weights(layer.get_weights())
+        outputs = [tf.nest.flatten(one(inputs, training=False)) for one in (layer, again)]
+        for expected, ours in zip(*outputs):
+            assert ours.dtype == expected.dtype
+            np.testing.assert_array_equal(tf.cast(ours, tf.float32), tf.cast(expected, tf.float32))
+
+
+def test_containers_say_that_they_have_no_config():
+    with pytest.raises(NotImplementedError):
+        Stage({"block1": BasicBlock(8)}, {}).get_config()
 
 
 def test_drop_path():
@@ -98,6 +127,49 @@ def test_drop_path():
         DropPath(0.0)
 
 
+def test_dropout():
+    x = tf.ones([200, 100])
+    dropout = Dropout(0.2)
+    np.testing.assert_array_equal(dropout(x, training=False), x)
+    dropped = dropout(x, training=True).numpy()
+    assert np.isin(dropped, np.float32([0.0, 1.25])).all() and abs(dropped.mean() - 1.0) < 0.02
+    assert (dropped != dropout(x, training=True).numpy()).any()
+
+
+@pytest.mark.parametrize("layer", [DropPath(0.5), Dropout(0.5)])
+def test_what_is_dropped_is_the_same_when_recomputed(layer):
+    class Dropping(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            # The gradient with respect to the inputs is what the second pass dropped.
+            return layer(inputs, training=training)
+
+    x = tf.ones([64, 3])
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        outputs = recomputed(Dropping())(x, training=True)
+    np.testing.assert_array_equal(tape.gradient(outputs, x), outputs)
+    assert 0 < (outputs.numpy() == 0).mean() < 1
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_only_the_named_kinds_are_recomputed(training):
+    calls = []
+
+    class Counted(keras.layers.Layer):
+        def call(self, inputs, training=None):
+            calls.append(training)
+            return inputs * inputs
+
+    x = tf.ones([2])
+    for kinds, passes in (((Counted,), 2 if training else 1), ((BasicBlock,), 1), ((), 1)):
+        calls.clear()
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            outputs = recomputed(Counted(), kinds)(x, training=training)
+        np.testing.assert_array_equal(tape.gradient(outputs, x), [2.0, 2.0])
+        assert len(calls) == passes
+
+
 def test_momentum_and_synchronization_reach_the_norms():
     layer = Conv2DBatchNorm(4, norm=Norm(momentum=0.5, synchronized=True))
     layer(PIXEL, training=True)
@@ -108,7 +180,7 @@ def test_momentum_and_synchronization_reach_the_norms():
 
 
 def _with_weights(layer, *inputs):
-    """The layer, built and with no weight at the value it starts from."""
+    """The layer, built, with no weight at its initial value."""
     layer(*inputs, training=False)
     for weight in layer.trainable_weights:
         weight.assign_add(0.3 * _features(*weight.shape))
