@@ -43,3 +43,7 @@ class Configured:
 
 class Layer(Configured, keras.layers.Layer):
     """A Keras layer that can be made again from its config."""
+
+    def own_precision(self):
+        """Context in which `build` makes layers, so that they compute by this layer's policy."""
+        return computing_in(self.dtype_policy.name)

@@ -80,22 +80,24 @@ class DualPathTransformer(Layer):
         self.memory_drop_path, self.ffn_drop_path, self.pixel_drop_path = (DropPath(drop_path_keep) for _ in range(3))
 
     def build(self, input_shape):
-        pixel_channels, memory_channels = (shape[-1] for shape in input_shape)
-        norm = self.norm
+        with self.own_precision():
+            self._make_layers(*(shape[-1] for shape in input_shape))
+        super().build(input_shape)
+
+    def _make_layers(self, pixel_channels: int, memory_channels: int):
         if self.memory_parts:
             self.memory_reduce, self.memory_qkv = self._projection("memory", self.memory_parts)
         if self.pixel_parts:
             self.pixel_reduce, self.pixel_qkv = self._projection("pixel", self.pixel_parts)
-        last = {"gamma_initializer": "zeros", "norm": norm}  # Residual branches start at zero.
+        last = {"gamma_initializer": "zeros", "norm": self.norm}  # Residual branches start at zero.
         if "query" in self.memory_parts:
-            self.memory_attention = CrossAttention(norm=norm, name="memory_attention")
+            self.memory_attention = CrossAttention(norm=self.norm, name="memory_attention")
             self.memory_expand = Conv1DBatchNorm(memory_channels, **last, name="memory_expand")
         if "query" in self.pixel_parts:
-            self.pixel_attention = CrossAttention(norm=norm, name="pixel_attention")
+            self.pixel_attention = CrossAttention(norm=self.norm, name="pixel_attention")
             self.pixel_expand = Conv1DBatchNorm(pixel_channels, **last, name="pixel_expand")
-        self.memory_ffn1 = Conv1DBatchNorm(self.ffn_channels, relu=True, norm=norm, name="memory_ffn1")
+        self.memory_ffn1 = Conv1DBatchNorm(self.ffn_channels, relu=True, norm=self.norm, name="memory_ffn1")
         self.memory_ffn2 = Conv1DBatchNorm(memory_channels, **last, name="memory_ffn2")
-        super().build(input_shape)
 
     def _projection(self, path: str, parts: tuple[str, ...]) -> tuple[Conv1DBatchNorm, Conv1DBatchNorm]:
         """The bottleneck of a path and its joint projection to `parts`."""

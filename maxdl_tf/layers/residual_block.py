@@ -26,7 +26,8 @@ class ResidualBlock(Layer):
 
     def build(self, input_shape):
         if input_shape[-1] != self.channels:
-            self.shortcut = Conv2DBatchNorm(self.channels, strides=self.strides, norm=self.norm, name="shortcut")
+            with self.own_precision():
+                self.shortcut = Conv2DBatchNorm(self.channels, strides=self.strides, norm=self.norm, name="shortcut")
         super().build(input_shape)
 
     def branch(self, x, training):

@@ -36,7 +36,8 @@ class ResizedFuse(Layer):
             if shape[-1] != self.channels:
                 strided = 2 * stride == self.stride
                 name = f"{'strided' if strided else 'resized'}{number}"
-                conv = Conv2DBatchNorm(self.channels, strides=2 if strided else 1, norm=self.norm, name=name)
+                with self.own_precision():
+                    conv = Conv2DBatchNorm(self.channels, strides=2 if strided else 1, norm=self.norm, name=name)
                 self.projections[name] = conv
         super().build(input_shape)
 

@@ -99,8 +99,8 @@ def test_a_layer_made_of_a_config_is_the_same(name, policy):
     make, inputs = LAYERS[name]
     with computing_in(policy):
         layer = _with_weights(make(), inputs)
-    written = json.loads(json.dumps(keras.layers.serialize(layer)))
-    for again in (type(layer).from_config(written["config"]), keras.layers.deserialize(written)):
+    written = json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
+    for again in (type(layer).from_config(written["config"]), keras.saving.deserialize_keras_object(written)):
         assert type(again) is type(layer) and again.get_config() == layer.get_config()
         again(inputs, training=False)
         again.set_weights(layer.get_weights())
