@@ -221,11 +221,9 @@ def build_variant(options: model_pb2.ModelOptions) -> Variant:
     """Row of the variant table that the options name, with their departures from it."""
     if options.variant not in VARIANTS:
         raise UserError(f"model.variant {options.variant!r} is not one of {', '.join(VARIANTS)}; choose one of these")
-    departures = _departures(options)
-    departures["pixel_to_pixel"] = "axial" if options.attention.pixel_to_pixel else "convolution"
     width = options.width
     variant = VARIANTS[options.variant].scaled(width.multiplier, width.stem_multiplier)
-    return dataclasses.replace(variant, **departures)
+    return dataclasses.replace(variant, **_departures(options))
 
 
 def _departures(options: Message, prefix: str = "") -> dict[str, Any]:

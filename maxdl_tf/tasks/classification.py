@@ -5,7 +5,7 @@ from __future__ import annotations
 from maxdl_tf.data import classification
 from maxdl_tf.evaluation.accuracy import ClassifiedImages, accuracy
 from maxdl_tf.evaluation.model_images import Evaluator
-from maxdl_tf.layers.precision import computing_in
+from maxdl_tf.keras_api import computing_in
 from maxdl_tf.losses.classification import ClassificationLoss
 from maxdl_tf.models.build import build_image_classifier
 from maxdl_tf.models.image_classifier import ImageClassifier

@@ -11,7 +11,7 @@ from maxdl_tf.data import panoptic
 from maxdl_tf.evaluation.model_images import Evaluator, PanopticImages, panoptic_quality
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.segmenter import without_semantic_branch
-from maxdl_tf.layers.precision import computing_in
+from maxdl_tf.keras_api import computing_in
 from maxdl_tf.losses import assignment
 from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_max_deeplab
