@@ -96,7 +96,7 @@ def test_commands_that_need_a_panoptic_model_say_so_in_one_line(trained, tmp_pat
     ):
         assert in_process(module, *config_file, *arguments) == 2
         error = capsys.readouterr().err
-        assert "experiment 'experiment' has task: classification, which only maxdl-train and maxdl-eval know" in error
+        assert "experiment 'experiment' has task: classification, but this needs task: panoptic" in error
         assert error.count("\n") == 1 and not out.exists()
 
 
@@ -108,7 +108,7 @@ def test_a_table_of_numbers_goes_without_a_file(trained, tmp_path):
     assert info.class_order == tuple(range(1, 1001)) and info.by_id[1000].name == "1000" and not info.thing_ids
     for overrides, complaint in (
         (["train_dataset { num_classes: 0 }"], "num_classes 0: must be at least 1"),
-        (["train_dataset { num_classes: 3 dataset_info: 'x' }"], "there is a dataset_info, too"),
+        (["train_dataset { num_classes: 3 dataset_info: 'x' }"], "there is also a dataset_info"),
         (["task: panoptic eval_dataset { num_classes: 3 }"], "it is for task: classification"),
     ):
         with pytest.raises(UserError, match=complaint):
