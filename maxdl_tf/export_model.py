@@ -1,11 +1,11 @@
 """Exports a trained model as a SavedModel, for TensorFlow Serving and maxdl-predict.
 
-Its signatures take encoded images of any sizes (serving_default), pixels (image_tensor) or tf.Examples (tf_example),
-and give panoptic maps at the images' sizes and their segments; maxdl_tf/export/serving_model.py lists names and shapes.
-The class table is in assets/dataset_info.textproto. Batch norms are folded into their neighbors, which changes no
-label. The export is loaded again in another process and its labels are compared with those of the checkpoint's model
-before it appears under its name; a failed one leaves nothing. It runs on the CPU, so that it can be done beside a
-training.
+Its signatures take encoded images of any sizes (serving_default), pixels (image_tensor) or tf.Examples (tf_example).
+They return panoptic maps of the images' sizes and their segments; maxdl_tf/export/serving_model.py lists names and
+shapes. assets/dataset_info.textproto is the class table. Batch norms are folded into the layers before them.
+
+Another process loads the export, and its labels are compared with those of the checkpoint's model before the folder
+appears under its name. A failed export leaves nothing. The command runs on the CPU, so it can run beside a training.
 
 Example:
 
@@ -24,39 +24,48 @@ from maxdl_tf.files import storage
 FLAGS = flags.FlagValues()
 _CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }")
 _CHECKPOINT = command_line.define_checkpoint(FLAGS, required=True)
-_EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Folder to create.", required=True, flag_values=FLAGS)
+_EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Path of the folder to create.", required=True, flag_values=FLAGS)
 _FOLD = flags.DEFINE_boolean(
     "fold",
     True,
-    "Fold batch norms and all else that is the same for every image: faster. --nofold exports the network of training.",
+    "Whether to fold batch norms and what is the same for all images, which is faster. --nofold exports the network of "
+    "training.",
     flag_values=FLAGS,
 )
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
     "float32",
     ["float32", "float16", "bfloat16"],
-    "What kernels are stored as. 16 bits halve the file and what it takes in memory; kernels are made float32 again at "
-    "every image, which takes some time, and labels change a little. Only with --fold.",
+    "Type of stored kernels. 16 bits halve the file and the memory of the weights. Each image converts kernels to "
+    "float32, which takes some time, and labels change a little. Only with --fold.",
     flag_values=FLAGS,
 )
 _MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels", 50_000_000, "Refuse encoded images of more pixels, before they are decoded.", flag_values=FLAGS
+    "max_pixels",
+    50_000_000,
+    "Largest number of pixels of an encoded image. Larger images are refused undecoded.",
+    flag_values=FLAGS,
 )
 _PNG_OUTPUT = flags.DEFINE_boolean(
-    "png_output", False, "Give each map as a COCO panoptic PNG too (panoptic_png_bytes).", flag_values=FLAGS
+    "png_output",
+    False,
+    "Whether to also return each map as a COCO panoptic PNG (panoptic_png_bytes).",
+    flag_values=FLAGS,
 )
-_SCORE_MAPS = flags.DEFINE_boolean("score_maps", False, "Give each pixel's score too (score_map).", flag_values=FLAGS)
+_SCORE_MAPS = flags.DEFINE_boolean(
+    "score_maps", False, "Whether to also return the score of each pixel (score_map).", flag_values=FLAGS
+)
 _VERIFY_IMAGES = flags.DEFINE_string(
     "verify_images",
     None,
-    "JPEG or PNG files to compare the export with the checkpoint on: a file, a folder or a quoted glob. Default: some "
-    "that are drawn.",
+    "Images on which to compare the export with the checkpoint: a file, a folder or a quoted glob. Default: four drawn "
+    "images.",
     flag_values=FLAGS,
 )
 _MIN_AGREEMENT = flags.DEFINE_float(
     "min_agreement",
     None,
-    "Share of each image's pixels that must have the checkpoint's label. Default: 1, and 0.98 with 16-bit --weights.",
+    "Least share of each image's pixels with the checkpoint's label. Default: 1, or 0.98 with 16-bit --weights.",
     lower_bound=0.0,
     upper_bound=1.0,
     flag_values=FLAGS,
@@ -69,7 +78,7 @@ def main(argv: list[str]) -> None:
     from maxdl_tf.tasks import checks
 
     if _WEIGHTS.value != "float32" and not _FOLD.value:
-        raise UserError(f"--weights {_WEIGHTS.value} needs folded batch norms; leave --nofold away")
+        raise UserError(f"--weights {_WEIGHTS.value} needs folded batch norms; drop --nofold")
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     checks.check_checkpoint_exists(_CHECKPOINT.value)
     with command_line.quiet_imports():
@@ -115,14 +124,14 @@ def main(argv: list[str]) -> None:
 
 
 def min_agreement(wanted: float | None, weights: str) -> float:
-    """The share of pixels that must agree, where the flag does not say."""
+    """The least share of pixels that must agree; `wanted` is the flag, or None for its default."""
     if wanted is not None:
         return wanted
     return 1.0 if weights == "float32" else 0.98
 
 
 def read_images(pattern: str) -> dict[str, bytes]:
-    """The contents of image files by path; UserError if there are none, or they are neither JPEG nor PNG."""
+    """The contents of image files by path, as upright JPEG or PNG; UserError if none matches or one is damaged."""
     from maxdl_tf.files import images
 
     contents = {}

@@ -1,22 +1,22 @@
 """Predicts the panoptic segmentation of photographs.
 
-Reads image files, upright by their EXIF orientation, and leaves in the output folder:
+Reads image files, upright by their EXIF orientation, and writes into the output folder:
 
     panoptic.json          COCO panoptic annotations with each segment's score; written last
     panoptic/NAME.png      segment ids as colors; 0 is void
     overlays/NAME.jpg      the image under the colors of its segments, with a legend
     features/NAME.png      with --visualize features: the image, pixel features and mask embeddings as colors
     instances.json         with --coco_instances: the things as a COCO results file, with RLE masks
-    diagnosis.json         with --diagnose: what each threshold took from each image; the total is printed
+    diagnosis.json         with --diagnose: masks and pixels that each threshold removed; the total is printed
 
-An image that cannot be read or is too large is reported and left out; the others are predicted, and the exit status is
-1. The status is 2 where nothing could begin.
+An image that cannot be read or is too large is reported and skipped; the command then exits with status 1. Errors that
+prevent a start exit with status 2.
 
-With --runner many workers predict, on Apache Beam, and leave the same files. Model, input and output can be where
+With --runner, many workers on Apache Beam write the same files. Model, input and output may be remote paths that
 tf.io.gfile reaches, such as gs://.
 
-A process works on one image at a time. The network sees it at its own input size, however large it is; only pixels, map
-and overlay have the image's. They take some 35 bytes a pixel, and --max_pixels bounds them.
+A process predicts one image at a time. The network sees the image at its own input size; only pixels, map and overlay
+have the size of the image. They take about 35 bytes per pixel, which --max_pixels limits.
 
 Example:
 
@@ -49,7 +49,7 @@ command_line.define_predictions(FLAGS, MAX_PIXELS)
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "A SavedModel that maxdl-export wrote; or a checkpoint or a folder of checkpoints, and then --config_file too.",
+    "Path of a SavedModel that maxdl-export wrote, or of a checkpoint or a folder of checkpoints (with --config_file).",
     required=True,
     flag_values=FLAGS,
 )
@@ -58,23 +58,23 @@ _VISUALIZE = flags.DEFINE_multi_enum(
     "visualize",
     [],
     ["features"],
-    "What else to draw. features: pixel features and mask embeddings as colors, as in the paper's figure of a model "
-    "with model.mask_channels 3; of more channels, their principal components.",
+    "Additional pictures. features: pixel features and mask embeddings as colors, as in the paper's figure of a model "
+    "with model.mask_channels 3; more channels are reduced to their principal components.",
     flag_values=FLAGS,
 )
 _MIN_SCORE = flags.DEFINE_float(
     "min_score",
     0.0,
-    "Segments with a lower score become void. It is the last thing that is done: no other segment takes their pixels.",
+    "Least score of a segment. Others become void in the last step: no other segment takes their pixels.",
     lower_bound=0.0,
     upper_bound=1.0,
     flag_values=FLAGS,
 )
-_COCO_INSTANCES = flags.DEFINE_boolean("coco_instances", False, "Write instances.json.", flag_values=FLAGS)
+_COCO_INSTANCES = flags.DEFINE_boolean("coco_instances", False, "Whether to write instances.json.", flag_values=FLAGS)
 _DIAGNOSE = flags.DEFINE_boolean(
     "diagnose",
     False,
-    "Say how many masks and pixels each threshold took. The network runs twice on each image.",
+    "Whether to report how many masks and pixels each threshold removed. The network runs twice on each image.",
     flag_values=FLAGS,
 )
 beam_pipeline.define_flags(FLAGS, instead_of="this process")
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> int:
         from maxdl_tf.inference.predict_files import ImageTask
         from maxdl_tf.inference.predictor import Predictor
 
-        if experiment:  # All of training comes with it, which a SavedModel does without.
+        if experiment:  # Imports all of training, which a SavedModel does not need.
             from maxdl_tf.tasks.panoptic import PanopticTask
     if experiment:
         predictor, _ = PanopticTask(experiment).build_predictor(_MODEL.value)
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
         predictor = Predictor.from_saved_model(_MODEL.value)
     if _DIAGNOSE.value and predictor.postprocessor is None:
         raise UserError(
-            f"--diagnose: SavedModel {_MODEL.value} does not say its thresholds; export it again, or give its "
+            f"--diagnose: SavedModel {_MODEL.value} does not state its thresholds; export it again, or give its "
             "checkpoint and --config_file"
         )
     tasks = [ImageTask(*task) for task in zip(paths, names, predictions.image_ids(names))]
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> int:
 
 
 def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: PredictionWriter) -> int:
-    """Predicts one image after the other; returns the number that failed, each of which was told on stderr."""
+    """Predicts one image at a time. Returns the number of failed images, which are reported on stderr."""
     from maxdl_tf.inference.predict_files import predict_file
 
     failed, diagnoses = 0, {}
@@ -143,7 +143,7 @@ def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: Predicti
 
 
 def _predict_on_beam(tasks: list[ImageTask], writer: PredictionWriter) -> int:
-    """The same with many workers."""
+    """Predicts with many workers. Returns the number of failed images, which are reported on stderr."""
     from maxdl_tf.inference import predict_files
 
     print(f"predicting {len(tasks)} images on Beam's {FLAGS.runner}", flush=True)
@@ -170,22 +170,20 @@ def _check_runner(is_saved_model: bool) -> None:
     if not FLAGS.runner:
         return
     if not is_saved_model:
-        raise UserError(
-            f"--runner needs a SavedModel, which its workers load; make one of {_MODEL.value} with maxdl-export"
-        )
+        raise UserError(f"--runner needs a SavedModel, which its workers load; export {_MODEL.value} with maxdl-export")
     if _DIAGNOSE.value:
-        raise UserError("--diagnose looks at one image after the other; leave it or --runner away")
+        raise UserError("--diagnose does not work with --runner; drop one of them")
     beam_pipeline.import_beam()
 
 
 def _check_model(model: str, config_file: str | None, overrides: list[str]) -> bool:
-    """Whether `model` is a SavedModel; UserError if the flags do not fit together or nothing is there."""
-    is_remote = storage.is_remote(model)  # Looked at by TensorFlow, later.
+    """Whether `model` is a SavedModel; UserError if the path does not exist or the flags do not go together."""
+    is_remote = storage.is_remote(model)  # TensorFlow checks it later.
     if os.path.exists(os.path.join(model, "saved_model.pb")) or (is_remote and not config_file):
         if config_file or overrides:
             raise UserError(
-                f"--model {model} is a SavedModel, whose configuration is fixed; leave --config_file and --override "
-                "away, or give a checkpoint"
+                f"--model {model} is a SavedModel, whose configuration is fixed; drop --config_file and --override, "
+                "or give a checkpoint"
             )
         return True
     if not is_remote and not os.path.exists(model) and not os.path.exists(model + ".index"):
@@ -203,7 +201,7 @@ def _diagnose(predictor: Predictor, found: PredictedFile) -> Diagnosis:
 
 
 def _report(diagnoses: dict[int | str, Diagnosis], predictor: Predictor, min_score: float) -> dict:
-    """Prints the total; returns what is written of it and of each image."""
+    """Prints the total; returns the content of diagnosis.json."""
     from maxdl_tf.inference import diagnosis
 
     settings = {**predictor.postprocessor.thresholds, "min_score": min_score}

@@ -1,10 +1,11 @@
 """Segments photographs with a model that TensorFlow Serving serves, and writes what maxdl-predict writes.
 
-Leaves panoptic.json, panoptic/NAME.png and overlays/NAME.jpg in the output folder. JPEG and PNG files are sent as they
-are; others, and those that EXIF turns, as PNG. docs/serving.md says how to start a server.
+Writes panoptic.json, panoptic/NAME.png and overlays/NAME.jpg into the output folder. JPEG and PNG files are sent
+unchanged; other formats, and files with an EXIF rotation, are sent as PNG. docs/serving.md explains how to start a
+server.
 
-An image that the server refuses is reported and left out; the others are predicted, and the exit status is 1. The
-status is 2 where the server or the model is not there. gRPC needs the extra: pip install 'maxdl_tf[serving]'.
+An image that the server refuses is reported and skipped; the command then exits with status 1. If the server or the
+model is missing, the status is 2. gRPC needs an extra: pip install 'maxdl_tf[serving]'.
 
 Example:
 
@@ -34,13 +35,19 @@ if TYPE_CHECKING:
 FLAGS = flags.FlagValues()
 command_line.define_predictions(FLAGS, MAX_PIXELS)
 _SERVER = flags.DEFINE_string(
-    "server", None, "host:port; 8500 is TensorFlow Serving's port for gRPC.", required=True, flag_values=FLAGS
+    "server",
+    None,
+    "Address of the server, host:port. TensorFlow Serving's port for gRPC is 8500.",
+    required=True,
+    flag_values=FLAGS,
 )
-_MODEL_NAME = flags.DEFINE_string("model_name", None, "The model's name there.", required=True, flag_values=FLAGS)
+_MODEL_NAME = flags.DEFINE_string(
+    "model_name", None, "Name of the model on the server.", required=True, flag_values=FLAGS
+)
 _DATASET_INFO = flags.DEFINE_string(
     "dataset_info",
     None,
-    "The model's class table, assets/dataset_info.textproto in the folder of its export.",
+    "Path of the model's class table: assets/dataset_info.textproto in the folder of its export.",
     required=True,
     flag_values=FLAGS,
 )
@@ -48,14 +55,17 @@ _SIGNATURE = flags.DEFINE_enum(
     "signature",
     "serving_default",
     ["serving_default", "image_tensor", "tf_example"],
-    "What to send: files, pixels, or tf.Examples with the files.",
+    "Signature to call; they take files, pixels, or tf.Examples with the files.",
     flag_values=FLAGS,
 )
 _REST = flags.DEFINE_boolean(
-    "rest", False, "Talk REST; 8501 is TensorFlow Serving's port for it. Slower: maps come as text.", flag_values=FLAGS
+    "rest",
+    False,
+    "Whether to use REST, at port 8501 of TensorFlow Serving. Slower: maps arrive as text.",
+    flag_values=FLAGS,
 )
 _TIMEOUT_S = flags.DEFINE_float(
-    "timeout_s", 60.0, "Seconds to wait for an image's answer.", lower_bound=0.001, flag_values=FLAGS
+    "timeout_s", 60.0, "Seconds to wait for the answer to an image.", lower_bound=0.001, flag_values=FLAGS
 )
 
 
@@ -88,16 +98,16 @@ def main(argv: list[str]) -> int:
 
 
 def predict_files(model: ServedModel, path_of_name: dict[str, str], writer: PredictionWriter, max_pixels: int) -> int:
-    """Predicts image files, one after the other.
+    """Predicts image files, one at a time.
 
     Args:
-      model: Predicts.
-      path_of_name: Image files by the name that their outputs shall have.
-      writer: Writes.
-      max_pixels: Images with more pixels fail.
+      model: Served model.
+      path_of_name: Paths of image files, by the names of their outputs.
+      writer: Writer of the predictions.
+      max_pixels: Largest number of pixels of an image; larger images fail.
 
     Returns:
-      The number of images that failed, each of which was told on stderr.
+      Number of failed images, which are reported on stderr.
 
     Raises:
       UserError: The server is gone.
@@ -121,7 +131,7 @@ def predict_files(model: ServedModel, path_of_name: dict[str, str], writer: Pred
 
 
 class _ImageFailed(Exception):
-    """Of this image only; the message names it."""
+    """One image failed; the message names it."""
 
 
 def _predict(model: ServedModel, path: str, max_pixels: int) -> Prediction:
@@ -131,7 +141,7 @@ def _predict(model: ServedModel, path: str, max_pixels: int) -> Prediction:
 
     try:
         image = images.read_image(path, max_pixels)
-    except UserError as error:  # `predict` raises it, too, and then it is not the image's fault.
+    except UserError as error:  # Kept apart from a UserError of `predict`, which is not the fault of the image.
         raise _ImageFailed(error) from error
     try:
         return model.predict(path, image)

@@ -209,7 +209,7 @@ def test_a_saved_model_without_its_thresholds_cannot_be_diagnosed(export_dir, ph
     monkeypatch.setattr(predictor_module, "_export_info_of", lambda loaded: {})
     assert _run("--model", export_dir, "--input", photos, "--output", tmp_path / "out", "--diagnose") == 2
     error = capsys.readouterr().err
-    assert "does not say its thresholds" in error and error.count("\n") == 1
+    assert "does not state its thresholds" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -95,7 +95,7 @@ def test_input_and_output_can_be_any_path_of_gfile(export_dir, photos, tmp_path,
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--runner=DirectRunner", "--diagnose"], "leave it or --runner away"),
+        (["--runner=DirectRunner", "--diagnose"], "--diagnose does not work with --runner"),
         (["--beam_options=project=x"], "--beam_options are for a --runner"),
     ],
 )
