@@ -19,7 +19,7 @@ from maxdl_tf.losses.terms import (
     semantic_loss,
     weighted_mean,
 )
-from maxdl_tf.structs import Figure, PanopticOutputs, PanopticTargets
+from maxdl_tf.structs import OUTPUT_STRIDE, Figure, PanopticOutputs, PanopticTargets
 
 _SIMILARITY = {"product": tf.multiply, "sum": tf.add}
 
@@ -201,7 +201,7 @@ class PanopticLoss:
                 f"{self._num_classes + 1}; build the model with num_classes={self._num_classes}"
             )
         for got, want in zip(outputs.mask_logits.shape[1:3], targets.semantic.shape[1:3]):
-            if got is not None and want is not None and got != (want - 1) // 4 + 1:
+            if got is not None and want is not None and got != (want - 1) // OUTPUT_STRIDE + 1:
                 raise ValueError(
                     f"mask_logits {outputs.mask_logits.shape} are not a quarter of the labels' size "
                     f"{targets.semantic.shape}; give the model images of the labels' size, each side 16k+1"

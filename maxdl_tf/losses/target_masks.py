@@ -8,9 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.structs import PanopticTargets
-
-_OUTPUT_STRIDE = 4
+from maxdl_tf.structs import OUTPUT_STRIDE, PanopticTargets
 
 
 class TargetMasks(NamedTuple):
@@ -46,7 +44,7 @@ def at_output_stride(label_map: tf.Tensor) -> tf.Tensor:
 
     Labels are sampled where the model's stride-4 features are centered, never interpolated.
     """
-    strided = label_map[:, ::_OUTPUT_STRIDE, ::_OUTPUT_STRIDE]
+    strided = label_map[:, ::OUTPUT_STRIDE, ::OUTPUT_STRIDE]
     return flatten_pixels(strided[..., tf.newaxis])[..., 0]
 
 

@@ -10,9 +10,9 @@ from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import size_at_stride
 from maxdl_tf.layers.resized_fuse import ResizedFuse
 from maxdl_tf.models.encoder import Stage
+from maxdl_tf.structs import OUTPUT_STRIDE
 
 DEEPEST_STRIDE = 16
-FINAL_STRIDE = 4
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def decoder_schedule(
     """
     if not 0 <= pretrained_stacks <= stacks:
         raise ValueError(f"pretrained_stacks {pretrained_stacks}: must be from 0 to stacks, which is {stacks}")
-    hourglass = (8, FINAL_STRIDE, 8, DEEPEST_STRIDE)
-    made = {FINAL_STRIDE: ["stage2"], 8: ["stage3"], DEEPEST_STRIDE: ["stage5"]}
+    hourglass = (8, OUTPUT_STRIDE, 8, DEEPEST_STRIDE)
+    made = {OUTPUT_STRIDE: ["stage2"], 8: ["stage3"], DEEPEST_STRIDE: ["stage5"]}
     steps: list[DecoderStep] = []
 
     def visit(strides: tuple[int, ...], pretrained: bool):
@@ -79,7 +79,7 @@ def semantic_source(steps: tuple[DecoderStep, ...]) -> str:
 
     It is the last but one at stride 4, which leaves the last one to the masks; without hourglasses, the encoder's last.
     """
-    final = [step.name for step in steps if step.stride == FINAL_STRIDE]
+    final = [step.name for step in steps if step.stride == OUTPUT_STRIDE]
     return final[-2] if len(final) > 1 else "stage5"
 
 
