@@ -1,4 +1,4 @@
-"""From a folder of pictures and a folder of label PNGs to a model that is served: commands only, no table, no code."""
+"""From a folder of pictures and a folder of label PNGs to a served model, with commands only."""
 
 import json
 
@@ -11,11 +11,11 @@ from tests.helpers import REPOSITORY, command
 
 CONFIG_FILE = REPOSITORY / "configs" / "custom" / "max_deeplab_tiny_257.textproto"
 SMALL = "train_dataset { crop_size: 65 batch_size: 4 } eval_dataset { crop_size: 65 } model { num_slots: 8 }"
-COLORS = {1: (90, 90, 90), 2: (230, 40, 40), 3: (40, 60, 230)}  # Of classes: ground, disks and squares.
+COLORS = {1: (90, 90, 90), 2: (230, 40, 40), 3: (40, 60, 230)}  # Colors of the classes: ground, disks and squares.
 
 
 def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An image, and class * 256 + instance of its pixels: two disks and a square, side by side on the ground."""
+    """Draws two disks and a square side by side on the ground; returns image and class * 256 + instance."""
     label = np.full([72, 96], 1 * 256)
     y, x = np.mgrid[:72, :96]
     for place, (class_id, instance) in enumerate(random.permutation([(2, 1), (2, 2), (3, 1)])):
@@ -23,7 +23,7 @@ def draw(random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         offsets = np.stack([abs(y - center_y), abs(x - center_x)])
         distance = np.hypot(*offsets) if class_id == 2 else offsets.max(axis=0)
         label[distance < radius] = class_id * 256 + instance
-    label[:, :2] = 0  # Nobody looked there.
+    label[:, :2] = 0  # Void: not annotated.
     image = np.array([(0, 0, 0), *COLORS.values()])[label // 256] + random.normal(0, 8, [72, 96, 3])
     return np.clip(image, 0, 255).astype(np.uint8), label.astype(np.uint16)
 
@@ -75,6 +75,6 @@ def test_pictures_and_label_pngs_become_a_served_model(folder):
             classes[segment_ids == segment["id"]] = segment["category_id"]
         hits += np.bincount(truth[classes == truth], minlength=4)
         pixels += np.bincount(truth.ravel(), minlength=4)
-    # Told apart by their colors, as 300 steps teach it; 0.8 of all pixels are ground.
+    # In 300 steps, the network learns to separate the colors. 80 % of all pixels are ground.
     share = hits[1:] / pixels[1:]
     assert all(share > 0.5), share

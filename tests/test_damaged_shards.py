@@ -1,4 +1,4 @@
-"""maxdl-train and maxdl-eval over shards with damaged records: they end and say which, or stop and name the first."""
+"""maxdl-train and maxdl-eval skip damaged records and list them, or stop and name the first."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _write(path, records) -> None:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Two shards of 6 images each, three of which are damaged, and an experiment with a network of three layers."""
+    """Two shards of 6 images each, three of them damaged, and an experiment with a network of three layers."""
     for shard in range(2):
         _write(tmp_path / f"train-{shard}.tfrecord", [_record(6 * shard + number) for number in range(6)])
     damaged_files.flip_data(tmp_path / "train-0.tfrecord", 1)
@@ -77,11 +77,11 @@ def _assert_stopped(status: int, said: str, pattern: str) -> None:
     assert "Traceback" not in said and re.search(pattern, said.splitlines()[-1]), said
 
 
-def test_skipped_records_are_said_and_the_training_goes_to_its_end(folder, capfd):
+def test_training_lists_skipped_records_and_completes(folder, capfd):
     assert _train(folder, f"train_dataset {{ {SKIP} }} eval_dataset {{ {SKIP} }}") == 0
     said, result = capfd.readouterr()[::-1]
     assert f"{STEPS}/{STEPS} steps" in said and result.startswith(f"step {STEPS}\n")
-    assert said.count("skipping 3 damaged records") == 2  # For training, and for the evaluation after it.
+    assert said.count("skipping 3 damaged records") == 2  # Once for training, once for the evaluation.
     for place in (
         r"train-0\.tfrecord: record 1 at",
         r"train-1\.tfrecord: record 2 at",
@@ -90,14 +90,14 @@ def test_skipped_records_are_said_and_the_training_goes_to_its_end(folder, capfd
         assert len(re.findall(place, said)) == 2, said
 
 
-def test_evaluation_counts_the_images_that_are_left(folder, capfd):
+def test_evaluation_counts_the_intact_images(folder, capfd):
     assert _evaluate(folder, f"eval_dataset {{ {SKIP} }}") == 0
     assert "skipping 3 damaged records" in capfd.readouterr().err
     assert json.loads((folder / "metrics.json").read_text())["num_images"] == 9
 
 
 @pytest.mark.parametrize("run", [_train, _evaluate])
-def test_the_first_damaged_record_ends_the_run_by_name(folder, capfd, run):
+def test_the_first_damaged_record_stops_the_run_and_is_named(folder, capfd, run):
     status = run(folder)
     _assert_stopped(
         status,
@@ -115,7 +115,7 @@ def test_the_first_damaged_record_ends_the_run_by_name(folder, capfd, run):
         ("other class", "record 3 at byte .*image40.*class table of rectangles lacks.*9"),
     ],
 )
-def test_an_intact_record_of_no_use_ends_the_run_by_name(folder, capfd, run, fault, words):
+def test_an_unusable_record_stops_the_run_and_is_named(folder, capfd, run, fault, words):
     for path in folder.glob("*.tfrecord"):
         path.unlink()
     bad = _record(40, fault) if isinstance(fault, bytes) else _with_class_9()
@@ -129,7 +129,7 @@ def _with_class_9() -> bytes:
     return encode_panoptic_example(file.getvalue(), "png", np.full((fakes.SIZE, fakes.SIZE), 9 * 256), "image40")
 
 
-def test_what_does_not_go_with_a_data_service_is_refused(folder, capfd):
+def test_options_that_exclude_a_data_service_are_refused(folder, capfd):
     for flag, cache, words in (
         ("host:5000", "false", "wanted grpc://host:port"),
         ("grpc://host:5000", "true", "cache does not work with --data_service"),
@@ -153,7 +153,7 @@ def test_training_on_batches_of_a_data_service(folder, capfd):
     assert status == 0 and f"{STEPS}/{STEPS} steps" in said, said
 
 
-def test_shards_may_lie_wherever_tensorflow_reads(folder, capfd):
+def test_shards_on_any_path_that_tensorflow_reads(folder, capfd):
     for name in ("train-0.tfrecord", "train-1.tfrecord", class_table.FILE_NAME):
         tf.io.gfile.copy(str(folder / name), f"ram://shards/{name}", overwrite=True)
     assert _evaluate(folder, f'eval_dataset {{ file_pattern: "ram://shards/train-*.tfrecord" {SKIP} }}') == 0

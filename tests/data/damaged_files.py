@@ -1,4 +1,4 @@
-"""TFRecord files to be damaged, and the places in them."""
+"""Functions that damage TFRecord files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def frame_offsets(path: Path) -> list[int]:
-    """Where the frames of an intact file begin, by its lengths alone, and where it ends."""
+    """Offsets of the frames of an intact file, and its size."""
     content = path.read_bytes()
     offsets = [0]
     while offsets[-1] < len(content):

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def data_servers(num_workers: int) -> tuple:
-    """(dispatcher, workers); they serve as long as somebody has them."""
+    """Returns (dispatcher, workers), which serve as long as they are referenced."""
     service = tf.data.experimental.service
     dispatcher = service.DispatchServer(service.DispatcherConfig(port=0))
     address = dispatcher.target.split("://")[1]

@@ -1,4 +1,4 @@
-"""Batches of classified images: the right class beside the right image, repeatable, and errors that name both."""
+"""Batches of classified images: each image has its class, seeded runs repeat, and errors name image and class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from maxdl_tf.data.classification_transforms import ASPECT_RANGE, evaluation_tra
 from maxdl_tf.data.examples import encode_classified_example
 from maxdl_tf.data.transforms import Augmentation
 
-# Ids with a gap, and not in order: what the network is taught is the place in class_order.
+# The ids have a gap and are not in order; targets are positions in class_order.
 INFO = DatasetInfo("test", tuple(SegmentClass(i, f"class {i}", False, (0, 0, 0), i) for i in (7, 1, 3)))
 NUM_IMAGES = 9
 CROP = (33, 49)
@@ -28,7 +28,7 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def record(index: int) -> bytes:
-    """An image of one color, which tells its number."""
+    """A record with an image of one color, which encodes its number."""
     size = tuple(np.random.default_rng(index).integers(30, 60, 2))
     pixels = np.full((*size, 3), 20 * index, np.uint8)
     return encode_classified_example(png(pixels), "png", size, (1, 3, 7)[index % 3], "x", f"image_{index}")
@@ -77,7 +77,7 @@ def test_evaluation_sees_every_image_once(shards):
     assert [image_id.decode() for batch in first.as_numpy_iterator() for image_id in batch.image_ids] == ids[:5]
 
 
-def test_records_of_others_need_image_and_label_only(tmp_path):
+def test_records_need_only_image_and_label(tmp_path):
     features = {
         "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[png(np.full((40, 40), 9))])),  # Gray.
         "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[3])),
@@ -95,8 +95,8 @@ def test_a_label_that_the_table_lacks_is_named_with_the_image(tmp_path, label):
     with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
         writer.write(encode_classified_example(png(np.zeros((20, 20, 3))), "png", (20, 20), label, "x", "cat/tom"))
     dataset = classification.train_batches(str(tmp_path / "*"), INFO, crop_size=CROP, batch_size=1)
-    wanted = rf"image.*cat/tom.*has the label.*{label}.*table of test has 3 classes from 1 to 7"
-    with pytest.raises(tf.errors.InvalidArgumentError, match=wanted):
+    expected = rf"image.*cat/tom.*has the label.*{label}.*table of test has 3 classes from 1 to 7"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=expected):
         take(dataset, 1)
 
 
@@ -123,7 +123,7 @@ def parts(height, width, count=300, **augmentation):
     return np.array(found)
 
 
-def test_parts_have_the_areas_and_aspects_that_were_asked_for():
+def test_parts_have_the_requested_areas_and_aspects():
     top, bottom, left, right, flipped = parts(100, 120, max_scale=3.0, min_scale=1.0).T
     heights, widths = bottom - top + 1, right - left + 1
     areas, aspects = heights * widths / (100 * 120), widths / heights
@@ -137,11 +137,11 @@ def test_parts_have_the_areas_and_aspects_that_were_asked_for():
     assert abs(np.mean(top + bottom) / 2 - 49.5) < 4 and abs(np.mean(left + right) / 2 - 59.5) < 5
 
 
-def test_without_magnification_and_flip_all_of_the_image_is_seen():
+def test_without_magnification_and_flip_the_whole_image_is_visible():
     np.testing.assert_array_equal(
         parts(90, 100, count=20, min_scale=1.0, max_scale=1.0, flip=False), [[0, 89, 0, 99, 0]] * 20
     )
-    # Of a longer image as much as the aspects allow.
+    # Of a longer image, the largest part within the range of aspects.
     top, bottom, left, right, _ = parts(60, 200, count=20, min_scale=1.0, max_scale=1.0, flip=False).T
     assert np.all(bottom - top + 1 == 60) and np.all(right - left + 1 == 80)
 
@@ -160,7 +160,7 @@ def test_color_changes_the_image():
 
 
 @pytest.mark.parametrize("size", [(128, 200), (200, 128), (57, 57), (20, 300)])
-def test_evaluation_takes_the_middle_at_seven_eighths(size):
+def test_evaluation_takes_seven_eighths_of_the_center(size):
     crop = evaluation_transform(tf.constant(coordinates(*size).astype(np.uint8)), (49, 49)).numpy()
     assert crop.shape == (49, 49, 3)
     shorter = min(size)

@@ -1,4 +1,4 @@
-"""Color operations against the goldens of the reference, and how often each is used."""
+"""Color operations equal the goldens of the reference, and each has its probability."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def test_operations_equal_the_reference(name, level):
     np.testing.assert_array_equal(operation(tf.constant(golden["in/image"]), level), golden[f"op/{name}/{level}"])
 
 
-def test_the_policy_is_that_of_the_reference():
-    wanted = json.loads(str(shared_golden("f_autoaugment_ops")["policy"]))
+def test_the_policy_equals_the_reference():
+    expected = json.loads(str(shared_golden("f_autoaugment_ops")["policy"]))
     got = [[[step.operation.__name__.title(), *step[1:]] for step in steps] for steps in color_augmentation._POLICY]
-    assert got == wanted
+    assert got == expected
 
 
 @pytest.mark.parametrize("pair", range(5))
@@ -50,6 +50,6 @@ def test_draws_choose_the_pair_and_its_operations(pair):
     )
 
 
-def test_equalize_leaves_an_image_of_one_value_alone():
+def test_equalize_keeps_an_image_of_one_value():
     image = tf.fill([4, 5, 3], tf.constant(77, tf.uint8))
     np.testing.assert_array_equal(color_augmentation.equalize(image, 5), image)

@@ -1,4 +1,4 @@
-"""Reading and writing of TFRecord examples: goldens written by DeepLab2, and that nothing is lost."""
+"""TFRecord examples: records of DeepLab2 are readable, and writing and reading lose nothing."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_has_the_features_of_the_reference():
 
 
 @pytest.mark.parametrize("label_format", ["png", "raw"])
-def test_the_bytes_are_those_of_tensorflow(label_format):
+def test_bytes_equal_those_of_tensorflow(label_format):
     label = np.arange(12).reshape(3, 4)
     record = examples.encode_panoptic_example(_png(_image(3, 4)), "png", label, "some/image", label_format)
     assert record == tf.train.Example.FromString(record).SerializeToString(deterministic=True)
@@ -116,7 +116,7 @@ def test_png_labels_are_small():
     assert len(examples.encode_label_map(label, "png")) < label.nbytes / 50
 
 
-def test_an_eight_bit_gray_label_is_read():
+def test_eight_bit_gray_labels_are_readable():
     label = np.array([[0, 1, 200], [255, 7, 8]], np.uint8)
     example = tf.train.Example.FromString(
         examples.encode_panoptic_example(_png(_image(2, 3)), "png", label.astype(np.int32), "a")
@@ -133,7 +133,7 @@ def test_an_eight_bit_gray_label_is_read():
         (np.zeros([2, 2]), "gif", "'gif'"),
     ],
 )
-def test_a_label_that_does_not_fit_is_refused(label, label_format, message):
+def test_labels_that_do_not_fit_are_refused(label, label_format, message):
     with pytest.raises(ValueError, match=message):
         examples.encode_label_map(label, label_format)
 

@@ -1,4 +1,4 @@
-"""Batches: complete, repeatable, equal to eager processing, shared out without gaps."""
+"""Panoptic batches: complete, repeatable, equal to eager processing, shared among workers without gaps."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_seeded_run_repeats(shards, cache):
     _assert_equal(first, _take(_train_batches(shards, seed=3, cache=cache), 15))
 
 
-def test_other_seeds_and_no_seed_give_other_runs(shards):
+def test_runs_with_other_seeds_or_none_differ(shards):
     runs = [_take(_train_batches(shards, seed=seed), 3) for seed in (3, 4, None, None)]
     assert all(_differ(one, other) for number, one in enumerate(runs) for other in runs[:number])
 
@@ -152,7 +152,7 @@ def test_an_ignore_label_other_than_zero_pads_label_maps(tmp_path):
     assert set(train.targets.semantic[padding].numpy()) == {9}
 
 
-def test_the_targets_are_those_of_the_crop(tmp_path):
+def test_targets_belong_to_the_crop(tmp_path):
     label = np.array([[256, 257], [0, 3 * 256]]).repeat(9, axis=0).repeat(17, axis=1)[:17, :33]
     with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
         writer.write(_record(0, label))
@@ -172,7 +172,7 @@ def test_a_pattern_without_files_is_an_error_that_names_it(tmp_path, shards):
             panoptic.evaluation_batches(patterns, INFO, crop_size=CROP, batch_size=1)
 
 
-def test_a_file_that_two_patterns_match_is_read_once(shards):
+def test_a_file_matched_by_two_patterns_is_read_once(shards):
     assert len(record_streams.matching_files([shards, shards])) == 3
 
 

@@ -23,7 +23,7 @@ def _write(path, numbers) -> None:
 
 @pytest.fixture
 def shards(tmp_path) -> str:
-    """Five files of four records; of the first two and the last some are damaged: numbers LOST."""
+    """Five files of four records, of which the records LOST are damaged."""
     for shard in range(5):
         _write(tmp_path / f"{shard}.tfrecord", range(4 * shard, 4 * shard + 4))
     damaged_files.flip_data(tmp_path / "0.tfrecord", 1)
@@ -68,7 +68,7 @@ def test_workers_share_the_intact_records(shards, workers):
     assert sorted(seen) == [number for number in range(NUM_RECORDS) if number not in LOST]
 
 
-def test_a_run_over_intact_files_is_the_same_with_either_policy(tmp_path):
+def test_intact_files_give_the_same_run_with_either_policy(tmp_path):
     for shard in range(3):
         _write(tmp_path / f"{shard}.tfrecord", range(4 * shard, 4 * shard + 4))
     files = str(tmp_path / "*.tfrecord")
@@ -76,8 +76,8 @@ def test_a_run_over_intact_files_is_the_same_with_either_policy(tmp_path):
     assert _endless(files, 30, seed=7) == [int(batch[0]) for batch in strict.take(30).as_numpy_iterator()]
 
 
-def test_no_python_is_in_the_graph(shards):
-    """A data set with a py_function runs on no other host."""
+def test_the_graph_contains_no_python(shards):
+    """A dataset with a py_function cannot run on another host."""
     dataset = record_streams.endless_batches(shards, _number, batch_size=1, seed=0, skip_damaged=True)
     graph = tf.compat.v1.GraphDef.FromString(dataset._as_serialized_graph().numpy())
     operations = {node.op for node in graph.node}
@@ -92,7 +92,7 @@ def _parse_all(files, parse=lambda record: None, **options):
         return list(dataset.as_numpy_iterator())
 
 
-def test_otherwise_the_first_damaged_record_ends_the_run_by_name(shards):
+def test_by_default_the_first_damaged_record_stops_the_run_and_is_named(shards):
     with pytest.raises(
         UserError, match=r"/0\.tfrecord: record 1 at byte \d+: the data .*3 more are damaged.*on_damaged_record: SKIP"
     ):
@@ -100,7 +100,7 @@ def test_otherwise_the_first_damaged_record_ends_the_run_by_name(shards):
 
 
 @pytest.mark.parametrize("skip_damaged", [False, True])
-def test_an_intact_record_of_no_use_is_named(tmp_path, skip_damaged):
+def test_an_unusable_record_is_named(tmp_path, skip_damaged):
     with tf.io.TFRecordWriter(str(tmp_path / "a.tfrecord")) as writer:
         for text in (b"1", b"2", b"three"):
             writer.write(text)
@@ -112,7 +112,7 @@ def test_an_intact_record_of_no_use_is_named(tmp_path, skip_damaged):
         _parse_all(str(tmp_path / "*"), parse, skip_damaged=skip_damaged)
 
 
-def test_other_errors_stay_what_they_are(shards):
+def test_other_errors_pass_unchanged(shards):
     def check(error):
         with record_streams.naming_bad_records(lambda: [], lambda record: None):
             raise error
@@ -157,9 +157,9 @@ def test_machines_of_tf_data_service_make_the_batches(tmp_path):
         service = record_streams.DataService(servers[0].target, "a run")
         return record_streams.endless_batches(str(tmp_path / "*"), _number, batch_size=4, service=service)
 
-    # Of two trainers each gets batches of its own, and together they see all records again and again.
+    # Each of two trainers gets different batches; together they see all records repeatedly.
     trainers = [iter(batches()), iter(batches())]
     seen = np.concatenate([next(trainer).numpy() for _ in range(60) for trainer in trainers])
     counts = np.bincount(seen, minlength=24)
-    # Twenty times each, more or less: at the end the two machines may be in the middle of an epoch.
+    # About twenty times each: the two machines may stop in the middle of an epoch.
     assert len(counts) == 24 and counts.min() >= 10 and counts.sum() == 480

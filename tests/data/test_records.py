@@ -21,7 +21,7 @@ def path(tmp_path):
 
 
 def _read(path) -> list:
-    """The data of the intact records in their places, and the damages."""
+    """The data of intact records and the `Damage` of others, in order."""
     return [entry.data if isinstance(entry, Record) else entry for entry in records.read_records(str(path))]
 
 
@@ -63,7 +63,7 @@ def test_all_three_kinds_of_damage_in_one_file(path):
 
 @pytest.mark.parametrize("record", range(6))
 @pytest.mark.parametrize("place", ["length", "checksum of the length", "data", "checksum of the data"])
-def test_wherever_a_bit_is_flipped_that_record_alone_is_lost(path, record, place):
+def test_a_flipped_bit_damages_one_record_only(path, record, place):
     offsets = damaged_files.frame_offsets(path)
     shift = {"length": 0, "checksum of the length": 9, "data": 30}.get(place)
     damaged_files.flip_bit(path, offsets[record] + shift if shift is not None else offsets[record + 1] - 2)
@@ -73,27 +73,27 @@ def test_wherever_a_bit_is_flipped_that_record_alone_is_lost(path, record, place
 
 
 @pytest.mark.parametrize("missing", range(1, 40))
-def test_wherever_the_file_ends_its_last_record_is_cut_off(path, missing):
+def test_a_shortened_file_has_a_cut_off_last_record(path, missing):
     damaged_files.cut_off(path, missing)
     *intact, last = _read(path)
     assert intact == DATA[:5] and last.number == 5 and "cut off" in last.what
 
 
-def test_bytes_that_are_missing_in_the_middle_cost_one_record(path):
+def test_missing_bytes_damage_one_record_only(path):
     content, offset = path.read_bytes(), damaged_files.frame_offsets(path)[2]
     path.write_bytes(content[: offset + 50] + content[offset + 60 :])
     got = _read(path)
     assert isinstance(got[2], Damage) and got[:2] + got[3:] == DATA[:2] + DATA[3:]
 
 
-def test_a_file_that_was_cut_off_and_written_on(path):
+def test_records_behind_a_cut_off_record_are_found(path):
     content = path.read_bytes()
     path.write_bytes(content[:-10] + content)
     got = _read(path)
     assert isinstance(got[5], Damage) and got[:5] + got[6:] == DATA[:5] + DATA
 
 
-def test_the_search_goes_on_in_the_next_block(path, monkeypatch):
+def test_the_search_continues_in_the_next_block(path, monkeypatch):
     monkeypatch.setattr(records, "_BLOCK", 16)
     damaged_files.flip_length(path, 4)
     got = _read(path)
@@ -111,7 +111,7 @@ def test_the_search_passes_zeros_quickly(path):
     "content, what",
     [(b"", "empty"), (b"no records " * 50, "is it an uncompressed TFRecord file"), (b"short", "cut off")],
 )
-def test_what_is_no_record_file(path, content, what):
+def test_other_files_are_reported_as_damaged(path, content, what):
     path.write_bytes(content)
     (damage,) = _read(path)
     assert (damage.number, damage.offset) == (0, 0) and what in damage.what

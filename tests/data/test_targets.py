@@ -1,4 +1,4 @@
-"""Targets against the goldens of the reference, and what the reference does not do: overfull crops, other data sets."""
+"""Targets equal the goldens of the reference; also crops with too many things, and other data sets."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ SMALL = _dataset_info(things=(1, 4), stuff=(2, 3), label_divisor=10)
 def test_equals_the_reference(case, variant, small_instance_weight):
     golden = own_golden("f_targets")
     label_map = tf.constant(golden[f"{case}/in/panoptic"])
-    wanted = golden.group(f"{case}/{variant}")
+    expected = golden.group(f"{case}/{variant}")
     targets = panoptic_targets(label_map, COCO_LIKE, small_instance_weight=small_instance_weight)
-    np.testing.assert_array_equal(targets.semantic, wanted["semantic_gt"])
-    np.testing.assert_array_equal(targets.semantic_weight, wanted["semantic_loss_weight"])
-    np.testing.assert_array_equal(targets.thing_id_mask, wanted["thing_id_mask_gt"])
-    np.testing.assert_array_equal(targets.thing_id_class, wanted["thing_id_class_gt"])
-    # The crowd is what has a thing's class but is no thing.
+    np.testing.assert_array_equal(targets.semantic, expected["semantic_gt"])
+    np.testing.assert_array_equal(targets.semantic_weight, expected["semantic_loss_weight"])
+    np.testing.assert_array_equal(targets.thing_id_mask, expected["thing_id_mask_gt"])
+    np.testing.assert_array_equal(targets.thing_id_class, expected["thing_id_class_gt"])
+    # Pixels with a thing class that belong to no thing are a crowd.
     is_crowd = (np.asarray(targets.thing_id_mask) < 0) & np.isin(targets.semantic, COCO_LIKE.thing_ids)
-    np.testing.assert_array_equal(is_crowd, wanted["is_crowd_gt"])
+    np.testing.assert_array_equal(is_crowd, expected["is_crowd_gt"])
 
 
 @pytest.mark.parametrize("case", [0, 2])
@@ -54,16 +54,16 @@ def test_raster_order_crowd_void_and_weights():
     np.testing.assert_array_equal(targets.semantic_weight, [[1, 5, 5, 1], [1, 5, 1, 1], [1, 5, 1, 1]])
 
 
-def test_of_too_many_things_the_largest_stay():
+def test_the_largest_of_too_many_things_are_kept():
     label_map = tf.constant([[11, 12, 12, 41], [42, 12, 41, 20], [42, 43, 43, 43]])
     targets = panoptic_targets(label_map, SMALL, max_things=3)
-    # Areas: 11 has 1, 12 and 43 have 3, 41 and 42 have 2, of which the lower label value stays.
+    # Areas: 11 has 1, 12 and 43 have 3, 41 and 42 have 2; of equal areas, the lower label value is kept.
     np.testing.assert_array_equal(targets.thing_id_mask, [[-1, 0, 0, 1], [-1, 0, 1, -1], [-1, 2, 2, 2]])
     np.testing.assert_array_equal(targets.thing_id_class, [1, 4, 4])
     np.testing.assert_array_equal(targets.semantic, np.asarray(label_map) // 10)
 
 
-def test_an_ignore_label_that_is_not_zero():
+def test_an_ignore_label_other_than_zero():
     info = _dataset_info(things=(1,), stuff=(2,), label_divisor=1000, ignore_label=255)
     targets = panoptic_targets(tf.constant([[255000, 1001], [2000, 1000]]), info, max_things=2)
     np.testing.assert_array_equal(targets.semantic, [[255, 1], [2, 1]])
@@ -71,7 +71,7 @@ def test_an_ignore_label_that_is_not_zero():
     np.testing.assert_array_equal(targets.thing_id_class, [1, -1])
 
 
-def test_a_batch_is_its_images_one_by_one_and_xla_agrees():
+def test_a_batch_equals_its_images_one_by_one_and_xla_agrees():
     random = np.random.default_rng(3)
     label_maps = tf.constant(random.choice([0, 10, 11, 12, 13, 20, 30, 40, 41, 42, 49], [3, 17, 33]).astype(np.int32))
     options = {"small_instance_weight": 3.0, "small_instance_area": 50, "max_things": 5}

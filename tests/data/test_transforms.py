@@ -1,4 +1,4 @@
-"""Resizing, scaling, padding and cropping against the goldens, and what random crops must keep."""
+"""Resizing, scaling, padding and cropping equal the goldens, and random crops keep their invariants."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from tests.helpers import shared_golden
 def test_resized_sizes_equal_the_reference():
     sizes = shared_golden("f_eval_samples_129").group("size")
     assert sizes
-    for key, wanted in sizes.items():
+    for key, expected in sizes.items():
         crop, raw = key.split("/")
         raw_size = [int(side) for side in raw.split("x")]
-        np.testing.assert_array_equal(transforms.resized_size(raw_size, (int(crop), int(crop))), wanted, err_msg=key)
+        np.testing.assert_array_equal(transforms.resized_size(raw_size, (int(crop), int(crop))), expected, err_msg=key)
 
 
 @pytest.mark.parametrize("crop_size", [(129, 97), (65, 193)])
@@ -34,16 +34,16 @@ def test_a_resized_image_fills_one_side_and_keeps_its_aspect(crop_size):
 def test_evaluation_samples_equal_the_reference(case):
     golden = shared_golden("f_eval_samples_129")
     image, size = transforms.evaluation_transform(tf.constant(golden[f"eval{case}/in/image"]), (129, 129))
-    wanted = golden[f"eval{case}/out/resized_image"]
-    np.testing.assert_array_equal(size, wanted.shape[:2])
-    np.testing.assert_array_equal(image[: size[0], : size[1]], wanted)
+    expected = golden[f"eval{case}/out/resized_image"]
+    np.testing.assert_array_equal(size, expected.shape[:2])
+    np.testing.assert_array_equal(image[: size[0], : size[1]], expected)
     np.testing.assert_allclose(image, golden[f"eval{case}/out/image"], rtol=1e-6)  # The reference pads 0 after - 127.5.
     label_map = transforms.resize_labels(tf.constant(golden[f"eval{case}/in/panoptic"]), size)
     label_map = transforms.pad_labels(label_map, (129, 129), void=0)
     np.testing.assert_array_equal(label_map, golden[f"eval{case}/out/panoptic_gt"])
 
 
-def test_scales_are_the_ten_of_the_reference():
+def test_scales_equal_those_of_the_reference():
     golden = shared_golden("f_train_ops")
     np.testing.assert_allclose(Augmentation().scales(), golden["scale_factors"], rtol=1.2e-7)
     np.testing.assert_array_equal(Augmentation(min_scale=0.8, max_scale=0.8).scales(), np.float32([0.8]))
@@ -54,8 +54,8 @@ def test_scaled_sizes_and_images_equal_the_reference():
     image, label_map = tf.constant(golden["in/image"], tf.float32), tf.constant(golden["in/panoptic"])
     scales = Augmentation().scales()
     for scale in scales:
-        wanted = golden[f"tensor_scale{scale:.4f}/size"]
-        np.testing.assert_array_equal(transforms.scaled_size(label_map.shape, scale), wanted)
+        expected = golden[f"tensor_scale{scale:.4f}/size"]
+        np.testing.assert_array_equal(transforms.scaled_size(label_map.shape, scale), expected)
     for scale in (0.5, 0.7, 0.8, 1.5):
         size = transforms.scaled_size(label_map.shape, np.float32(scale))
         np.testing.assert_array_equal(size, golden[f"scale{scale}/size"])
@@ -72,7 +72,7 @@ def test_padding_at_an_offset_equals_the_reference():
     )
 
 
-# --- random crops of an image whose every pixel tells where it came from ---
+# --- random crops of an image whose pixels encode their position ---
 
 _VOID = 7 * 256
 
@@ -98,7 +98,7 @@ def _crops(image, label_map, count: int, crop_size=(33, 49), **augmentation):
     return [tuple(part.numpy() for part in transform(tf.constant(index, tf.int64))) for index in range(count)]
 
 
-def test_crops_are_flush_to_every_border_as_often_as_not():
+def test_crops_touch_every_border():
     image, label_map = _coordinates(33, 49)
     crops = _crops(image, label_map, 150, min_scale=0.9, max_scale=0.9, flip=False)
     height, width = transforms.scaled_size([33, 49], np.float32(0.9)).numpy()
@@ -130,8 +130,8 @@ def test_image_and_labels_stay_together():
 def test_without_randomness_a_crop_is_the_evaluation_transform():
     image, label_map = _coordinates(66, 98)
     (crop, crop_labels), *_ = _crops(image, label_map, 1, crop_size=(33, 49), min_scale=1, max_scale=1, flip=False)
-    wanted, size = transforms.evaluation_transform(image, (33, 49))
-    np.testing.assert_array_equal(crop, wanted)
+    expected, size = transforms.evaluation_transform(image, (33, 49))
+    np.testing.assert_array_equal(crop, expected)
     np.testing.assert_array_equal(crop_labels, transforms.resize_labels(label_map, size))
 
 

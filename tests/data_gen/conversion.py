@@ -1,4 +1,4 @@
-"""Runs maxdl-convert as a user does, and reads what it wrote."""
+"""Runs maxdl-convert and reads its output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from maxdl_tf.data_gen import convert
 
 
 def run_convert(name: str, *arguments) -> int:
-    """The exit status of maxdl-convert within this process; in one process of its own unless --processes is given."""
+    """Runs maxdl-convert in this process, with --processes=1 unless given; returns the exit status."""
     flags = convert.CONVERTERS[name].FLAGS
     flags.unparse_flags()
     for flag in flags:
@@ -62,12 +62,12 @@ def save_image(path: Path, height: int, width: int, seed: int = 0) -> np.ndarray
 
 
 def save_map(path: Path, values, dtype=np.uint8) -> None:
-    """Writes a PNG of the values: gray of 8 or 16 bits, or with channels."""
+    """Writes a PNG of the values: gray with 8 or 16 bits, or with channels."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.asarray(values, dtype)).save(path)
 
 
 def complaint(capsys) -> str:
-    """The one line that a command said on stderr when it ended with status 2."""
+    """The error line on stderr of a command that exited with status 2."""
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("maxdl-convert")]
     return line

@@ -1,4 +1,4 @@
-"""Faults to plant in a copy of coco_sample, which say what maxdl-check-data has to find."""
+"""Faults to plant in a copy of coco_sample, with the findings expected from maxdl-check-data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Copy:
         self.planted: set[tuple[str, str, int | None]] = set()
 
     def take(self, suits=lambda image, segments: True) -> tuple[dict, dict]:
-        """An image that has no fault yet, and its annotation."""
+        """An image without a fault, and its annotation."""
         for image in self.unused:
             annotation = self.annotation_of[image["id"]]
             if suits(image, annotation["segments_info"]):
@@ -45,7 +45,7 @@ class Copy:
         Image.fromarray(panoptic_ids.id_to_color(ids)).save(self.pngs / annotation["file_name"])
 
     def recompute(self, annotation: dict, ids: np.ndarray) -> None:
-        """Draws the ids, and makes areas and boxes right."""
+        """Draws the ids and corrects areas and boxes."""
         self.draw(annotation, ids)
         for segment in annotation["segments_info"]:
             rows, columns = np.nonzero(ids == segment["id"])
@@ -82,7 +82,7 @@ def png_file(kind, change):
 
 
 def segment(kind, change, suits=lambda segment, is_thing: True):
-    """A fault of the first segment that suits, made by `change(copy, annotation, segment)`."""
+    """A fault of the first suitable segment, made by `change(copy, annotation, segment)`."""
 
     def plant(copy):
         def has_one(image, segments):
@@ -128,7 +128,7 @@ def _split_in_two(copy, annotation, chosen):
 
 
 def _interior(ids: np.ndarray, segment_id: int) -> tuple[int, int]:
-    """A pixel all of whose neighbors are of its segment."""
+    """A pixel inside a segment: its neighbors belong to the segment, too."""
     mask = ids == segment_id
     inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
     return tuple(np.argwhere(inner)[0] + 1)
@@ -149,7 +149,7 @@ def _speck(copy, annotation, chosen):
 
 
 def _add(**changes):
-    """Lists a segment once more, with changes."""
+    """Lists a segment twice, the second time with changes."""
 
     def change(copy, annotation, chosen):
         annotation["segments_info"].append({**chosen, **changes})
@@ -182,7 +182,7 @@ def _leak(copy):
             sizes.setdefault((image.height, image.width), name)
     entry, _ = copy.take(lambda image, segments: (image["height"], image["width"]) in sizes)
     with Image.open(sizes[entry["height"], entry["width"]]) as image:
-        image.save(copy.images / entry["file_name"], "PNG")  # Other bytes of the same pixels.
+        image.save(copy.images / entry["file_name"], "PNG")  # Other bytes, same pixels.
     copy.plant("leak", entry["file_name"])
 
 

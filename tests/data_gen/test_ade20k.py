@@ -1,4 +1,4 @@
-"""The layout of ADE20K's challenges: two maps of an image become one, and things are found in the data."""
+"""ADE20K: the two maps of an image are merged, and the things are found in the data."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 
 from tests.data_gen.conversion import complaint, read_converted, run_convert, save_image, save_map
 
-WALL, PERSON, CAR = 1, 13, 21  # Of the 150.
-THING_CAR, THING_PERSON = 40, 7  # Of the 100, in another order.
+WALL, PERSON, CAR = 1, 13, 21  # Numbers among the 150 classes.
+THING_CAR, THING_PERSON = 40, 7  # Numbers among the 100 thing classes, in another order.
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def root(tmp_path):
         "training",
         "ADE_train_00000001",
         [[WALL, WALL, 0, PERSON], [CAR, CAR, PERSON, PERSON], [CAR, 9, CAR, PERSON]],
-        # The second car is where annotations say class 9 and car; the last person belongs to no instance.
+        # The second car covers pixels of class 9 and of car; the last person pixel belongs to no instance.
         [
             [(0, 0), (0, 0), (0, 0), (THING_PERSON, 2)],
             [(THING_CAR, 4), (THING_CAR, 4), (THING_PERSON, 1), (0, 0)],
@@ -63,13 +63,13 @@ def test_instances_lie_over_classes(root):
     assert converted.semantics()[20] == ("name 21", True, 21)
 
 
-def test_names_are_numbers_without_the_table(root):
+def test_without_the_table_names_are_numbers(root):
     (root / "objectInfo150.txt").unlink()
     assert _convert(root) == 0
     assert read_converted(root.parent / "out").info.by_id[1].name == "class_1"
 
 
-def test_val_takes_the_things_of_train(root):
+def test_val_uses_the_things_of_train(root):
     assert _convert(root) == 0
     _add(root, "validation", "ADE_val_00000001", [[CAR, PERSON]], [[(THING_CAR, 1), (0, 0)]])
     assert _convert(root, "--split=val") == 0
@@ -78,11 +78,11 @@ def test_val_takes_the_things_of_train(root):
     )
 
 
-def test_pixels_of_no_instance_are_a_crowd_on_request(root):
+def test_pixels_without_instance_are_a_crowd_on_request(root):
     assert _convert(root, "--notreat_crowd_as_ignore", "--processes=2") == 0
-    wanted = np.array(LABELS)
-    wanted[1:, 3] = PERSON * 256
-    np.testing.assert_array_equal(read_converted(root.parent / "out").labels["ADE_train_00000001"], wanted)
+    expected = np.array(LABELS)
+    expected[1:, 3] = PERSON * 256
+    np.testing.assert_array_equal(read_converted(root.parent / "out").labels["ADE_train_00000001"], expected)
 
 
 @pytest.mark.parametrize(

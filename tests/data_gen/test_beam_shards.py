@@ -1,4 +1,4 @@
-"""Shards through Apache Beam: those that processes of our own write, byte for byte, and nothing where that fails."""
+"""Apache Beam writes the same shards as local processes, byte for byte, and none if it fails."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _write(folder, bad=(), **options):
 
 
 @needs_beam
-def test_bytes_are_those_of_processes(tmp_path):
+def test_bytes_equal_those_of_local_processes(tmp_path):
     painter = shapes.Painter(40, 56, 3, seed=1, split="train")
     for name, runner in (("own", None), ("beam", "DirectRunner")):
         output = Output(str(tmp_path / name), "train", num_shards=3, runner=runner)
@@ -38,7 +38,7 @@ def test_bytes_are_those_of_processes(tmp_path):
 
 
 @needs_beam
-def test_bytes_are_those_of_processes_with_workers_that_are_processes(tmp_path):
+def test_bytes_equal_those_of_local_processes_with_several_workers(tmp_path):
     flags = ["--count=6", "--num_shards=2", "--height=40", "--width=40"]
     assert run_convert("shapes", *flags, f"--output_dir={tmp_path / 'own'}") == 0
     workers = ["--beam_options=direct_num_workers=2", "--beam_options=--direct_running_mode=multi_processing"]
@@ -47,7 +47,7 @@ def test_bytes_are_those_of_processes_with_workers_that_are_processes(tmp_path):
 
 
 @needs_beam
-def test_bad_input_ends_the_conversion_and_leaves_nothing(tmp_path):
+def test_bad_input_stops_the_conversion_and_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match=r"image_4.jpg: broken"):
         _write(tmp_path / "new", bad=[4])
     assert list(tmp_path.iterdir()) == []
@@ -63,7 +63,7 @@ def test_bad_input_is_skipped_and_listed_in_order_on_request(tmp_path):
 
 
 @needs_beam
-def test_a_worker_that_is_repeated_does_no_harm(tmp_path):
+def test_repeated_work_is_harmless(tmp_path):
     """Runners may give a shard to two workers, or again to one whose answer was lost."""
     from maxdl_tf.data_gen.shard_writer import BeamShardWriter
 
@@ -82,7 +82,7 @@ def test_a_worker_that_is_repeated_does_no_harm(tmp_path):
 
 @pytest.mark.parametrize("runner", [None, pytest.param("DirectRunner", marks=needs_beam)])
 def test_any_path_of_gfile_can_be_written_to(tmp_path, runner):
-    """file:// stands for the schemes of remote file systems, which all go the same way."""
+    """file:// stands for all schemes of remote file systems."""
     for folder in (str(tmp_path / "local"), f"file://{tmp_path}/remote"):
         output = Output(folder, "train", num_shards=2, runner=runner)
         shard_writer.write_shards(range(5), Annotate(), INFO, output)
@@ -92,7 +92,7 @@ def test_any_path_of_gfile_can_be_written_to(tmp_path, runner):
 
 
 def test_without_beam_the_extra_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "apache_beam", None)  # As if it were not installed.
+    monkeypatch.setitem(sys.modules, "apache_beam", None)  # Simulates a missing package.
     assert run_convert("shapes", f"--output_dir={tmp_path / 'out'}", "--runner=DirectRunner") == 2
     assert "pip install 'maxdl_tf[beam]'" in complaint(capsys)
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The layout of Cityscapes: label ids and instances become the 19 classes that are evaluated."""
+"""Cityscapes: label ids and instances become labels of the 19 classes of the benchmark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from maxdl_tf import class_table
 from maxdl_tf.data_gen import cityscapes
 from tests.data_gen.conversion import complaint, read_converted, run_convert, save_image, save_map
 
-ROAD, CAR, PERSON = 1, 14, 12  # Ids here: train ids + 1.
+ROAD, CAR, PERSON = 1, 14, 12  # Class ids are train ids + 1.
 # Sky alone, an unlabeled border, two cars with instances 0 and 3, a group of persons, a caravan with an instance.
 INSTANCE_IDS = [[7, 7, 0, 26000], [26003, 24, 29000, 24001], [11, 33, 33002, 26000]]
 LABELS = [[1000, 1000, 0, 14001], [14002, 0, 0, 12001], [3000, 0, 19001, 14001]]
@@ -25,7 +25,9 @@ def root(tmp_path):
 def _add(root, split, city, number, values):
     name = f"{city}_{number:06d}_000019"
     save_map(root / "gtFine" / split / city / f"{name}_gtFine_instanceIds.png", values, np.uint16)
-    save_map(root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png", np.zeros_like(values))  # Not looked at.
+    save_map(
+        root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png", np.zeros_like(values)
+    )  # The converter does not read it.
     return save_image(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", *np.shape(values), seed=number)
 
 
@@ -42,9 +44,9 @@ def test_maps_have_train_classes_and_instances_from_1(root, tmp_path):
 def test_groups_are_crowds_on_request(root, tmp_path):
     flags = [f"--cityscapes_dir={root}", f"--output_dir={tmp_path / 'out'}", "--notreat_crowd_as_ignore"]
     assert run_convert("cityscapes", *flags) == 0
-    wanted = np.array(LABELS)
-    wanted[1, 1], wanted[2, 1] = 12000, 19000
-    np.testing.assert_array_equal(read_converted(tmp_path / "out").labels["aachen_000001_000019"], wanted)
+    expected = np.array(LABELS)
+    expected[1, 1], expected[2, 1] = 12000, 19000
+    np.testing.assert_array_equal(read_converted(tmp_path / "out").labels["aachen_000001_000019"], expected)
 
 
 def test_the_table_has_the_19_classes_in_the_order_of_train_ids():

@@ -30,7 +30,7 @@ def _rle(mask):
 
 
 def _uncompressed_rle(mask):
-    """Runs of 0 and 1 in turn, column by column, beginning with 0."""
+    """Alternating runs of 0 and 1, column by column, starting with 0."""
     runs, value = [0], 0
     for pixel in mask.T.ravel().tolist():
         if pixel != value:
@@ -101,14 +101,14 @@ OVERLAPS = {
 
 
 @pytest.mark.parametrize("overlap", OVERLAPS)
-def test_overlaps_go_to_whom_they_should(dataset, overlap):
+def test_overlap_selects_the_object(dataset, overlap):
     np.testing.assert_array_equal(dataset.label(f"--overlap={overlap}"), OVERLAPS[overlap])
 
 
 def test_overlaps_may_be_void(dataset):
     count = sum(_box_mask(*box) for box in (LARGE, SMALL, LATER))
-    wanted = np.where(count > 1, 0, OVERLAPS["later_on_top"])
-    np.testing.assert_array_equal(dataset.label("--overlap=void"), wanted)
+    expected = np.where(count > 1, 0, OVERLAPS["later_on_top"])
+    np.testing.assert_array_equal(dataset.label("--overlap=void"), expected)
 
 
 def test_smaller_on_top_is_the_default_and_the_table_is_the_category_list(dataset):
@@ -118,7 +118,7 @@ def test_smaller_on_top_is_the_default_and_the_table_is_the_category_list(datase
     np.testing.assert_array_equal(converted.images["a"], dataset.picture)
 
 
-def test_what_is_hidden_has_no_number(dataset):
+def test_hidden_objects_get_no_number(dataset):
     dataset.content["annotations"] = [
         dataset.thing(1, 3, _polygon(0, 0, 2, 2)),
         dataset.thing(2, 3, _polygon(0, 0, 2, 2)),
@@ -128,11 +128,11 @@ def test_what_is_hidden_has_no_number(dataset):
 
 
 @pytest.mark.parametrize("flag, crowd", [("--treat_crowd_as_ignore", 0), ("--notreat_crowd_as_ignore", 256)])
-def test_crowds_are_below_all_others(dataset, flag, crowd):
+def test_crowds_lie_below_other_objects(dataset, flag, crowd):
     dataset.content["annotations"][1]["iscrowd"] = 1
     dataset.content["annotations"][1]["category_id"] = 3
-    wanted = _painted((SMALL, crowd), (LARGE, DOG_1), (LATER, DOG_2))
-    np.testing.assert_array_equal(dataset.label(flag), wanted)
+    expected = _painted((SMALL, crowd), (LARGE, DOG_1), (LATER, DOG_2))
+    np.testing.assert_array_equal(dataset.label(flag), expected)
 
 
 def test_background_is_a_class_of_stuff(dataset):
@@ -145,7 +145,7 @@ def test_background_is_a_class_of_stuff(dataset):
 def test_stuff_comes_from_semantic_pngs(dataset, names):
     semantic = np.full([HEIGHT, WIDTH], 92)
     semantic[3:] = 93
-    semantic[:, 7] = [0, 255, 3, 3, 93, 93]  # Void, void, a dog that is no object: a crowd.
+    semantic[:, 7] = [0, 255, 3, 3, 93, 93]  # Void, void, a dog without an object (a crowd).
     save_map(dataset.folder / "semantic" / "a.png", semantic)
     file = dataset.folder / ("stuff.json" if names.startswith("[") else "stuff.txt")
     file.write_text(names)
@@ -164,7 +164,7 @@ def test_images_without_objects_are_dropped_if_the_rest_is_void(dataset, capsys)
     assert dataset.convert() == 0
     assert "dropping 1 images without an object" in capsys.readouterr().out
     assert set(read_converted(dataset.folder / "out").labels) == {"a"}
-    assert dataset.convert("--background=table", "--split=val") == 2  # Another table than that of train.
+    assert dataset.convert("--background=table", "--split=val") == 2  # The class table differs from that of train.
     assert dataset.convert("--background=table", f"--output_dir={dataset.folder / 'other'}") == 0
     labels = read_converted(dataset.folder / "other").labels
     np.testing.assert_array_equal(labels["b"], np.full([HEIGHT, WIDTH], 768))

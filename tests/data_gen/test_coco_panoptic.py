@@ -1,4 +1,4 @@
-"""COCO panoptic input: the reference's labels, real data without loss, and each fault found and named."""
+"""COCO panoptic input: labels equal the reference, real data is converted without loss, and faults are named."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CATEGORIES = [
 
 
 class Dataset:
-    """A small COCO panoptic data set on disk, to break in one place."""
+    """A small COCO panoptic data set on disk, in which tests plant a fault."""
 
     def __init__(self, folder: Path):
         self.images, self.annotation_file = folder / "images", folder / "panoptic_val.json"
@@ -67,7 +67,7 @@ def dataset(tmp_path):
 
 
 def _convert(*arguments) -> int:
-    """Runs maxdl-convert within this process; its exit status."""
+    """Runs maxdl-convert in this process; returns the exit status."""
     for name in coco_panoptic.FLAGS:
         coco_panoptic.FLAGS[name].unparse()
     with pytest.raises(SystemExit) as exit_status:
@@ -82,8 +82,8 @@ def test_labels_equal_the_reference(crowd_ignored):
     info = class_table.load(str(REPOSITORY / "configs" / "datasets" / "coco_panoptic.textproto"))
     annotator = coco_panoptic.Annotator(folder / "val2017", file.with_suffix(""), file.name, info, crowd_ignored)
     (annotated,) = [annotator.annotate(entry) for entry in coco_panoptic.load_annotations(file).images]
-    wanted = shared_golden("i_coco_example")[f"label_crowd_ignored_{int(crowd_ignored)}"]
-    np.testing.assert_array_equal(annotated.label, wanted)
+    expected = shared_golden("i_coco_example")[f"label_crowd_ignored_{int(crowd_ignored)}"]
+    np.testing.assert_array_equal(annotated.label, expected)
     assert annotated.image_bytes == (folder / "val2017" / "000000000001.jpg").read_bytes()
     assert (annotated.image_id, annotated.image_format) == ("000000000001", "jpeg")
 
@@ -121,7 +121,7 @@ def test_real_data_survives_conversion(tmp_path, name, images, split):
     assert len(seen) == 15
 
 
-def test_ids_are_ranks_of_category_ids_and_colors_are_made_where_missing(dataset):
+def test_class_ids_are_ranks_of_category_ids_and_missing_colors_are_generated(dataset):
     info = class_table.from_categories(CATEGORIES, dataset.annotation_file, "test")
     assert [(row.id, row.name, row.is_thing, row.source_id) for row in info.classes] == [
         (1, "dog", True, 7),
@@ -249,7 +249,7 @@ def test_gray_images_become_rgb(dataset):
         np.testing.assert_array_equal(rgb, np.stack([np.asarray(stored)] * 3, axis=-1))
 
 
-def test_faults_are_one_line_with_status_2_and_nothing_is_left(dataset, tmp_path, capsys):
+def test_faults_give_one_line_and_status_2_and_leave_nothing(dataset, tmp_path, capsys):
     dataset.segments[0]["area"] = 9
     dataset.write()
     flags = [f"--image_dir={dataset.images}", f"--annotation_file={dataset.annotation_file}", "--processes=1"]
@@ -278,7 +278,7 @@ def test_help_and_errors_in_flags_come_without_tensorflow(tmp_path):
         assert words in done.stdout + done.stderr
 
 
-def test_drawn_shapes_survive_the_way_through_coco_files(tmp_path):
+def test_drawn_shapes_survive_a_round_trip_through_coco_files(tmp_path):
     painter = shapes.Painter(64, 80, 4, seed=0, split="val")
     table = {row.id: row for row in shapes.dataset_info().classes}
     folders = {name: tmp_path / name for name in ("images", "panoptic")}

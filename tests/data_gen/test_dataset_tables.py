@@ -1,4 +1,4 @@
-"""configs/datasets/*.textproto against the data sets that they describe."""
+"""configs/datasets/*.textproto agree with the data sets that they describe."""
 
 from __future__ import annotations
 

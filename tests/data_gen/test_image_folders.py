@@ -1,4 +1,4 @@
-"""Class folders become records of the common ImageNet layout, and every image keeps its class and its pixels."""
+"""Class folders become records with the keys of ImageNet records; images keep their class and their pixels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def picture(seed: int, mode: str = "RGB") -> Image.Image:
 
 @pytest.fixture
 def folders(tmp_path):
-    """Three classes, of which one has images of other modes and one has none."""
+    """Three classes: one has images of other modes, and one has no images."""
     for name in ("zebra", "ant", "cat"):
         (tmp_path / "images" / name).mkdir(parents=True)
     for number in range(3):
@@ -74,7 +74,7 @@ def test_images_with_an_exif_orientation_are_stored_upright(folders):
     pixels = np.zeros([20, 40, 3], np.uint8)
     pixels[:, :20] = 200  # The left half is bright.
     exif = Image.Exif()
-    exif[0x0112] = 6  # To be rotated clockwise: the left side becomes the top.
+    exif[0x0112] = 6  # Viewers rotate the image clockwise: the left side becomes the top.
     Image.fromarray(pixels).save(path, exif=exif, quality=95)
     assert convert(folders) == 0
     features = records(folders)["zebra/rotated"]
@@ -118,7 +118,7 @@ def test_a_split_with_other_classes_is_refused(folders, capsys):
     assert "its class 2 is ('cat'" in capsys.readouterr().err
 
 
-def test_bad_images_end_the_conversion_or_are_skipped(folders, capsys):
+def test_bad_images_stop_the_conversion_or_are_skipped(folders, capsys):
     (folders / "images" / "cat" / "broken.jpg").write_bytes(b"no image")
     assert convert(folders) == 2
     error = capsys.readouterr().err
@@ -137,7 +137,7 @@ def test_bad_images_end_the_conversion_or_are_skipped(folders, capsys):
         (["--label_format=raw"], "Unknown command line flag 'label_format'"),
     ],
 )
-def test_bad_input_is_told_in_one_line(folders, capsys, flags, message):
+def test_bad_input_is_reported_in_one_line(folders, capsys, flags, message):
     assert convert(folders, *(flag.format(folder=folders) for flag in flags)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Folders of label PNGs: each coding, the table of what is found, and what is wrong with files."""
+"""Folders of label PNGs: all codings, the class table of the data, and faulty files."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def folders(tmp_path):
     return Folders()
 
 
-def test_gray_16_bit_maps_and_a_table_of_what_is_in_them(folders):
+def test_gray_16_bit_maps_and_their_class_table(folders):
     picture = folders.add("a", [[0, 7000, 7000], [24001, 24007, 24007]])
     folders.add("below/b", [[7000, 9000], [24002, 9000]])
     assert folders.convert("--label_divisor=1000") == 0
     converted = read_converted(folders.out)
     assert converted.semantics() == [("class_7", False, 7), ("class_9", False, 9), ("class_24", True, 24)]
     assert (converted.info.label_divisor, converted.info.name) == (1000, "out")
-    # Instances are numbered anew in each image.
+    # Instances are renumbered in each image.
     np.testing.assert_array_equal(converted.labels["a"], [[0, 1000, 1000], [3001, 3002, 3002]])
     np.testing.assert_array_equal(converted.labels["below/b"], [[1000, 2000], [3001, 2000]])
     np.testing.assert_array_equal(converted.images["a"], picture)
@@ -90,7 +90,7 @@ def test_palette_pngs_count_by_index(folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "names, wanted",
+    "names, expected",
     [
         ("sky\napple\n", [("sky", False, 1), ("apple", True, 2)]),
         ("# fruit\n\n2: apple\n1: the sky\n3: pear\n", [("the sky", False, 1), ("apple", True, 2), ("pear", False, 3)]),
@@ -100,19 +100,19 @@ def test_palette_pngs_count_by_index(folders, tmp_path):
         ),
     ],
 )
-def test_names_come_from_a_file_and_kinds_from_it_or_from_the_data(folders, tmp_path, names, wanted):
+def test_names_come_from_a_file_and_kinds_from_it_or_from_the_data(folders, tmp_path, names, expected):
     folders.add("a", [[256, 513]])
     (tmp_path / "names.txt").write_text(names)
     assert folders.convert(f"--class_names={tmp_path / 'names.txt'}") == 0
     converted = read_converted(folders.out)
-    assert converted.semantics() == wanted
+    assert converted.semantics() == expected
     np.testing.assert_array_equal(converted.labels["a"], [[256, 513]])
 
 
-def test_a_later_split_takes_the_table_of_the_first(folders, tmp_path):
+def test_later_splits_use_the_table_of_the_first(folders, tmp_path):
     folders.add("a", [[256, 513, 768]])
     assert folders.convert("--processes=2") == 0
-    folders.add("a", [[256, 768, 768]])  # Without the things: alone, it would give another table.
+    folders.add("a", [[256, 768, 768]])  # Without things, so the split alone would give another table.
     assert folders.convert("--split=val") == 0
     np.testing.assert_array_equal(read_converted(folders.out, "val").labels["a"], [[256, 768, 768]])
     folders.add("a", [[256, 769, 768]])
@@ -148,7 +148,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_end_the_conversion_or_are_skipped(folders, tmp_path, capsys, fault):
+def test_faults_stop_the_conversion_or_are_skipped(folders, tmp_path, capsys, fault):
     folders.add("a", [[256, 513]])
     folders.add("b", [[256, 513]])
     apply, message = FAULTS[fault]
@@ -173,7 +173,7 @@ def test_faults_end_the_conversion_or_are_skipped(folders, tmp_path, capsys, fau
         (["--void_values=256,513"], "all pixels of all images are void"),
     ],
 )
-def test_flags_that_make_no_sense(folders, capsys, flags, message):
+def test_invalid_flags_are_refused(folders, capsys, flags, message):
     folders.add("a", [[256, 513]])
     assert folders.convert(*flags) == 2
     assert message in complaint(capsys)
@@ -194,8 +194,8 @@ def test_twenty_images_with_three_classes_need_one_command(folders):
     converted = read_converted(folders.out)
     assert converted.semantics() == [("class_1", False, 1), ("class_2", False, 2), ("class_3", True, 3)]
     for name, values in maps.items():
-        visible = np.unique(values[values >= 768])  # Hidden instances leave no gap in the numbers.
-        wanted = values.copy()
+        visible = np.unique(values[values >= 768])  # Hidden instances leave no gap in the numbering.
+        expected = values.copy()
         for number, value in enumerate(visible, start=1):
-            wanted[values == value] = 768 + number
-        np.testing.assert_array_equal(converted.labels[name], wanted)
+            expected[values == value] = 768 + number
+        np.testing.assert_array_equal(converted.labels[name], expected)

@@ -1,4 +1,4 @@
-"""The drawn data set: what it promises of every image."""
+"""Properties of each image of the drawn data set."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def test_labels_are_complete_and_instances_are_counted_within_their_class(drawin
         classes, instances = np.divmod(np.unique(label), INFO.label_divisor)
         assert set(classes) <= set(INFO.class_order)
         for class_id in set(classes):
-            wanted = np.arange(np.sum(classes == class_id)) + (class_id in INFO.thing_ids)
-            np.testing.assert_array_equal(instances[classes == class_id], wanted)
+            expected = np.arange(np.sum(classes == class_id)) + (class_id in INFO.thing_ids)
+            np.testing.assert_array_equal(instances[classes == class_id], expected)
         assert 1 <= np.sum(instances > 0) <= 5
 
 
@@ -43,7 +43,7 @@ def test_no_segment_is_tiny(drawings):
     for _, label in drawings:
         values, areas = np.unique(label, return_counts=True)
         is_thing = values % INFO.label_divisor > 0
-        # The smallest triangle has a side of about 0.15 of the image's and shows 40 % of itself.
+        # The smallest triangle has a side of about 0.15 of the image's, of which 40 % is visible.
         assert areas[is_thing].min() > 0.4 * 0.4 * (0.15 * 97) ** 2
         assert areas[~is_thing].min(initial=label.size) >= 0.02 * label.size
 
@@ -60,7 +60,7 @@ def test_all_classes_occur_and_things_overlap(drawings):
     assert touching > COUNT / 4
 
 
-def test_things_stand_out_from_what_is_around_them(drawings):
+def test_things_stand_out_from_their_surroundings(drawings):
     for image, label in drawings:
         things = label % INFO.label_divisor > 0
         edges = (label[:, :-1] != label[:, 1:]) & (things[:, :-1] | things[:, 1:])

@@ -1,4 +1,4 @@
-"""Shards: the same bytes however many processes write them, and all of them or none, whatever happens."""
+"""Shards have the same bytes for any number of processes, and a failed conversion leaves none."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ INFO = DatasetInfo("test", (THING, STUFF))
 
 @dataclass(frozen=True)
 class Annotate:
-    """Makes images numbered by their task; those in `bad` are bad input."""
+    """Makes images numbered by their task; tasks in `bad` are bad input."""
 
     bad: frozenset[int] = frozenset()
 
@@ -69,7 +69,7 @@ def test_tasks_keep_their_order_and_all_arrive(tmp_path):
     assert class_table.load(str(tmp_path / "dataset_info.textproto")) == INFO
 
 
-def test_bad_input_ends_the_conversion_and_leaves_nothing(tmp_path):
+def test_bad_input_stops_the_conversion_and_leaves_nothing(tmp_path):
     output = Output(str(tmp_path / "new" / "folder"), "train", num_shards=2)
     with pytest.raises(UserError, match="image_8"):
         shard_writer.write_shards(range(10), Annotate(frozenset({8})), INFO, output)
@@ -85,14 +85,14 @@ def test_bad_input_is_skipped_and_listed_on_request(tmp_path):
     assert _ids(tmp_path) == [["image_0", "image_2"], ["image_3", "image_5"]]
 
 
-def test_if_all_is_bad_nothing_is_written(tmp_path):
+def test_nothing_is_written_if_all_input_is_bad(tmp_path):
     output = Output(str(tmp_path), "train", skip_bad_input=True)
     with pytest.raises(UserError, match=r"all 2 images were skipped.*image_0"):
         shard_writer.write_shards(range(2), Annotate(frozenset({0, 1})), INFO, output)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_shards_that_are_there_are_replaced_only_on_request(tmp_path):
+def test_existing_shards_are_replaced_only_on_request(tmp_path):
     output = Output(str(tmp_path), "train", num_shards=3)
     shard_writer.write_shards(range(3), Annotate(), INFO, output)
     shard_writer.write_shards(range(2), Annotate(), INFO, replace(output, split="train-small", num_shards=1))
@@ -135,7 +135,7 @@ def test_splits_of_a_folder_agree_on_the_class_table(tmp_path, other, message):
         ({"split": ""}, "split"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(tmp_path, options, message):
+def test_invalid_options_are_refused(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         shard_writer.write_shards(
             range(4), Annotate(), INFO, Output(str(tmp_path / "x"), **{"split": "train", **options})
@@ -143,7 +143,7 @@ def test_options_that_make_no_sense_are_refused(tmp_path, options, message):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
+def test_an_output_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for directory in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="file"):
@@ -170,7 +170,7 @@ def test_a_killed_run_leaves_no_shard_and_does_not_disturb_the_next(tmp_path):
     assert tf.io.gfile.glob([str(output / "*.tfrecord"), str(output / "train*")]) == []
     assert len(children) >= 2
     deadline = time.monotonic() + 60
-    while any(_is_alive(child) for child in children):  # They must not wait for tasks for ever.
+    while any(_is_alive(child) for child in children):  # They must not wait for tasks forever.
         assert time.monotonic() < deadline
         time.sleep(0.05)
     painter = shapes.Painter(40, 40, 3, seed=1, split="train")

@@ -1,4 +1,4 @@
-"""maxdl-check-data finds each fault that is planted in a copy of real data, and nothing in the data as they are."""
+"""maxdl-check-data coco_panoptic finds each fault planted in a copy of real data, and none in the original data."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ def _check_planted(copy, names, tmp_path) -> None:
     found = {
         (finding["kind"], finding["file"], finding["segment"])
         for finding in report["findings"]
-        # Holes are in the data as they are.
+        # The original data has holes.
         if finding["kind"] != "hole" or (finding["kind"], finding["file"], finding["segment"]) in copy.planted
     }
     assert found == copy.planted
     assert status == int(any(KINDS[kind].severity == "error" for kind, *_ in copy.planted))
 
 
-def test_25_planted_faults_are_found_by_name_and_nothing_else(copy, tmp_path):
+def test_25_planted_faults_and_no_others_are_found(copy, tmp_path):
     _check_planted(copy, list(FAULTS)[:25], tmp_path)
     assert len({kind for kind, *_ in copy.planted}) == 25
 
 
-def test_the_other_faults_are_found_by_name_and_nothing_else(copy, tmp_path):
+def test_the_other_planted_faults_and_no_others_are_found(copy, tmp_path):
     _check_planted(copy, list(FAULTS)[25:], tmp_path)
 
 
@@ -99,7 +99,7 @@ class Drawn:
             )
 
     def check(self, *flags) -> tuple[int, set]:
-        """Exit status, and (kind, file) of what was found."""
+        """Exit status, and (kind, file) of the findings."""
         (self.folder / "annotations" / "panoptic_val.json").write_text(json.dumps(self.content))
         status, report = check(self.folder, ["val"], self.folder / "report.json", *flags)
         return status, {(finding["kind"], finding["file"]) for finding in report["findings"]}
@@ -116,11 +116,11 @@ def test_good_drawings(drawn):
 
 
 def test_more_segments_than_slots_are_a_warning(drawn):
-    drawn.content["annotations"][0]["segments_info"][1]["iscrowd"] = 1  # Takes no slot.
+    drawn.content["annotations"][0]["segments_info"][1]["iscrowd"] = 1  # Crowds need no slot.
     assert drawn.check("--num_slots=3") == (0, {("too-many-segments", "2.png")})
 
 
-def test_more_instances_than_the_label_divisor_has_room_for_are_an_error(drawn):
+def test_more_instances_than_the_label_divisor_allows_are_an_error(drawn):
     assert drawn.check("--label_divisor=2") == (1, {("too-many-instances", "1.png"), ("too-many-instances", "2.png")})
 
 
@@ -145,18 +145,18 @@ def test_more_instances_than_the_label_divisor_has_room_for_are_an_error(drawn):
         ),
     ],
 )
-def test_what_lacks_something_is_an_error_and_the_rest_is_checked(drawn, change, found):
+def test_incomplete_entries_are_errors_and_the_rest_is_checked(drawn, change, found):
     change(drawn.content)
     assert drawn.check() == (1, found)
 
 
-def test_images_that_differ_in_their_extension_only(drawn):
+def test_images_that_differ_only_in_their_extension(drawn):
     (drawn.folder / "val" / "2.png").rename(drawn.folder / "val" / "1.jpg")
     drawn.content["images"][1]["file_name"] = "1.jpg"
     assert drawn.check() == (0, {("image-name-shared", "1.jpg")})
 
 
-def test_a_png_stored_with_loss_has_few_of_its_ids_named(drawn):
+def test_few_ids_of_a_lossy_png_are_named(drawn):
     png = drawn.folder / "annotations" / "panoptic_val" / "1.png"
     noise = np.random.default_rng(0).integers(1, 2**24, [6, 8])
     Image.fromarray(panoptic_ids.id_to_color(noise)).save(png)
@@ -180,7 +180,7 @@ def test_statistics_of_the_summary(drawn):
     assert rows == {"grass": (2, 2, 0, 48), "cat": (2, 3, 1, 24), "dog": (2, 2, 0, 12), "sky": (0, 0, 0, 0)}
 
 
-def test_the_terminal_says_where_and_what_to_do(drawn, capsys):
+def test_the_terminal_shows_place_and_fix(drawn, capsys):
     drawn.content["annotations"][0]["segments_info"][0]["area"] = 5
     assert drawn.check()[0] == 1
     said = capsys.readouterr().out
@@ -220,7 +220,7 @@ def _split_with_fault() -> Split:
         (lambda drawn: (drawn / "val").rename(drawn / "other"), "--image_dir=.*is not a folder"),
     ],
 )
-def test_what_cannot_be_checked_is_one_line_and_status_2(drawn, capsys, change, words):
+def test_unreadable_input_gives_one_line_and_status_2(drawn, capsys, change, words):
     drawn.check()
     capsys.readouterr()
     change(drawn.folder)

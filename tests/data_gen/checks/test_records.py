@@ -1,4 +1,4 @@
-"""maxdl-check-data on TFRecords: each damage is named with file and record, and good shards have none."""
+"""maxdl-check-data tfrecords names each fault with file and record, and finds none in good shards."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def folder(tmp_path):
 
 
 def _check(folder, *flags, patterns=("train-*", "val-*")) -> tuple[int, set]:
-    """Exit status, and (kind, file name, record) of what was found."""
+    """Exit status, and (kind, file name, record) of the findings."""
     report = folder / "report.json"
     arguments = [f"--file_pattern={folder / pattern}" for pattern in patterns]
     status = in_process(records, *arguments, "--json", report, "--processes=1", *flags)
@@ -67,7 +67,7 @@ def test_good_shards(folder):
     assert rows == {"class 3": (2, 2, 32), "class 1": (2, 4, 16), "class 2": (2, 2, 8)}
 
 
-def test_damaged_records_are_named_and_those_behind_them_checked(folder):
+def test_damaged_records_are_named_and_the_following_ones_are_checked(folder):
     name = "train-00000-of-00002.tfrecord"
     _write(folder / name, [*map(_example, range(4)), _example(4, np.full([8, 4], 9 * 256)), _example(5), _example(6)])
     damaged_files.flip_data(folder / name, 1)
@@ -99,7 +99,7 @@ def test_damaged_records_are_named_and_those_behind_them_checked(folder):
         (_example(9).replace(b"png", b"gif"), {"image-format-wrong", "label-undecodable"}),
     ],
 )
-def test_an_intact_record_of_no_use_is_named(folder, example, kinds):
+def test_an_unusable_record_is_named(folder, example, kinds):
     name = "train-00001-of-00002.tfrecord"
     _write(folder / name, [_example(3), example, _example(5)])
     status, found = _check(folder)
@@ -121,7 +121,7 @@ def test_a_leak_and_a_repeated_image(folder):
     }
 
 
-def test_shards_that_are_missing_or_left_of_another_conversion(folder):
+def test_missing_shards_and_shards_of_another_conversion(folder):
     (folder / "train-00001-of-00002.tfrecord").rename(folder / "train-00002-of-00003.tfrecord")
     status, found = _check(folder)
     assert status == 1
@@ -139,7 +139,7 @@ def test_slots_and_the_page(folder):
     assert (folder / "page.html").read_text().count("<img") == 8
 
 
-def test_what_cannot_be_checked_is_one_line_and_status_2(folder, capsys):
+def test_unreadable_input_gives_one_line_and_status_2(folder, capsys):
     for arguments, words in (
         ({"patterns": ["test-*"]}, "matches no file"),
         ({"patterns": ["train-*"]}, "there is no such file"),
