@@ -26,7 +26,7 @@ class PanopticTargets(NamedTuple):
 
 
 class PanopticOutputs(NamedTuple):
-    """Output of the model for a batch (paper section 3.2, figure 3).
+    """Output of the model for a batch (paper section 3.3, figure 3).
 
     Attributes:
       pixel_feature: float [batch, height/4, width/4, channels], L2-normalized.

@@ -1,4 +1,4 @@
-"""The layer in which pixels and memory read each other (paper section 3.2, architecture section 2.3)."""
+"""The layer in which pixels and memory read each other (paper section 3.3, architecture section 2.3)."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class PanopticLoss:
       positive_weight: Share of matched slots in the PQ-style loss, the paper's alpha, 0..1.
       temperature: Temperature of the instance discrimination loss.
       pq_style: "product" matches by class probability x Dice and weights each of the two by the other in the loss
-        (paper section 3.1). "sum" matches by their sum and weights neither, as in the first row of the paper's loss
+        (paper section 3.2). "sum" matches by their sum and weights neither, as in the first row of the paper's loss
         ablation.
       negatives: Whether slots without a mask are taught to be void.
       assign: Solver of the assignment of masks to slots; see `assignment.Assign`.

@@ -1,4 +1,4 @@
-"""The terms of the panoptic loss (paper section 3.1 and 3.3, architecture section 6).
+"""The terms of the panoptic loss (paper sections 3.2 and 3.4, architecture section 6).
 
 In comments, rows are ground-truth masks (`TargetMasks`), slots are the model's masks, and pixels are at stride 4. Every
 term is float32 [batch] and not multiplied by its loss weight.

@@ -75,7 +75,7 @@ def decoder_schedule(
 
 
 def semantic_source(steps: tuple[DecoderStep, ...]) -> str:
-    """The name of the feature that the auxiliary semantic branch reads (paper section 3.3).
+    """The name of the feature that the auxiliary semantic branch reads (paper section 3.4).
 
     It is the last but one at stride 4, which leaves the last one to the masks; without hourglasses, the encoder's last.
     """

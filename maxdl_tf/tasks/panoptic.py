@@ -44,7 +44,7 @@ class PanopticTask(base.Task):
         return model
 
     def build_loss(self) -> PanopticLoss:
-        """Builds the loss with its four terms (paper section 3.3)."""
+        """Builds the loss with its four terms (paper sections 3.2 and 3.4)."""
         options = self.experiment.loss
         return PanopticLoss(
             self.dataset_info,
