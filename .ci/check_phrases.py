@@ -14,7 +14,7 @@ PHRASES = {
     r"(?m)^\s+\w+: Of ": 'begin an argument\'s text with a noun: "Number of …", "Path of …"',
     r"says of (each|what|which|every)": '"predicts … for each"',
     r"what one does": '"usage"',
-    r"one (sees|does|expects|wants|has to)\b": "make the acting thing the subject",
+    r"(?<!\w )\bone (sees|expects|wants|has to)\b": "make the acting thing the subject",
     r"(leave|leaves|left) (it|them|--\w+|this) away": '"drop it"',
     r"\bmend(s|ed|ing)?\b": '"fix"',
     r"called (like|as) (them|the)\b": '"with matching names"',

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend, as opposed to faults of the program."""
+"""Errors that the user can fix, as opposed to bugs of the program."""
 
 from __future__ import annotations
 

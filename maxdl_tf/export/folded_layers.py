@@ -1,7 +1,7 @@
 """Convolutions and linear maps with a folded batch norm: a kernel and a bias, ready for fused operations.
 
 A batch norm of fixed statistics is `scale * x + offset` for each channel. The convolution before it can multiply its
-kernel by the scale and add the offset as a bias. These layers are called like the layers that they replace.
+kernel by the scale and add the offset as a bias. These layers take the same arguments as those that they replace.
 """
 
 from __future__ import annotations

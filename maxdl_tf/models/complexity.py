@@ -37,8 +37,8 @@ class Complexity(NamedTuple):
     Attributes:
       parameters: Values of all trainable variables.
       parameters_without_semantic: The same without the auxiliary semantic branch.
-      multiply_adds: Of all outputs for one image.
-      multiply_adds_without_semantic: Of those outputs that a panoptic map is made of.
+      multiply_adds: Number of multiply-adds for all outputs of one image.
+      multiply_adds_without_semantic: The same for the outputs that a panoptic map needs.
     """
 
     parameters: int

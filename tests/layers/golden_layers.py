@@ -40,7 +40,7 @@ def check_golden(golden: Golden, layer, call, name=published_name, tolerance: fl
       layer: The layer, not built.
       call: From (layer, dict of inputs, training) to a dict of outputs, both keyed as the golden does.
       name: From our object path to the golden's.
-      tolerance: Of the largest value of each array.
+      tolerance: Largest error, as a share of the largest value of each array.
     """
     inputs = {key: tf.constant(value) for key, value in golden.group("in").items()}
     call(layer, inputs, False)

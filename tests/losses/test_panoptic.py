@@ -100,7 +100,7 @@ def test_gradients_flow_to_what_a_term_is_about_and_nowhere_else():
 
 
 def test_instance_discrimination_gradient_flows_through_the_mean_features():
-    """Stuff pixels are in no thing, but in the mean feature of their class, which things are told from."""
+    """Stuff pixels belong to no thing, but to the mean feature of their class, from which things must differ."""
     outputs, targets = random_scene(COCO)
     _, gradients = loss_and_gradients(PanopticLoss(COCO), outputs, targets, of="instance_discrimination")
     semantic = targets.semantic.numpy()[:, ::4, ::4]

@@ -20,7 +20,7 @@ def _step(recompute: str, weights=None):
         replace(VARIANT, recompute=recompute), num_classes=3, num_semantic_channels=4, crop_size=(65, 65)
     )
     if weights is None:
-        # Zero scales at the ends of residual branches would hide what is inside of them.
+        # Zero scales at the ends of residual branches would hide the branches.
         for variable in model.variables:
             variable.assign(tf.random.normal(variable.shape) * 0.1 + (1.0 if "gamma" in variable.name else 0.0))
             if "variance" in variable.name:

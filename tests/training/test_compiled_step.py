@@ -1,4 +1,4 @@
-"""The step that XLA compiles does what the other one does, and asks the host for nothing."""
+"""The step compiled by XLA equals the other one and does not call the host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A training that stands still is told of once, one that is slow is not."""
+"""A training that hangs is reported once; a slow one is not reported."""
 
 from __future__ import annotations
 
