@@ -18,6 +18,7 @@ from maxdl_tf import command_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+OWN_GOLDENS = REPOSITORY / "tests" / "golden"
 
 
 def shared_path(*parts: str) -> Path:
@@ -61,8 +62,13 @@ def shared_golden(name: str) -> Golden:
 
 
 def own_golden(name: str) -> Golden:
-    """`tests/golden/NAME.npz`: a small golden that is always there."""
-    return Golden(Path(__file__).parent / "golden" / (name + ".npz"))
+    """`tests/golden/NAME.npz`: a small golden that is part of this repository."""
+    return Golden(OWN_GOLDENS / f"{name}.npz")
+
+
+def any_golden(name: str) -> Golden:
+    """The golden of this repository or, if it has none of that name, the one of `../shared`."""
+    return own_golden(name) if (OWN_GOLDENS / f"{name}.npz").exists() else shared_golden(name)
 
 
 def command(module: str, *arguments, **environment) -> subprocess.CompletedProcess:

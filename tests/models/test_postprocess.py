@@ -7,7 +7,7 @@ import tensorflow as tf
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.models.postprocess import VOID_REASONS, Postprocessor
 from maxdl_tf.structs import PanopticOutputs
-from tests.helpers import shared_golden
+from tests.helpers import any_golden, shared_golden
 
 COCO = DatasetInfo("coco", tuple(SegmentClass(i, str(i), i <= 80, (0, 0, 0), i) for i in range(1, 134)))
 # Things 3, 8 and stuff 5, 6; another divisor and void than COCO's.
@@ -21,9 +21,13 @@ THING_8, STUFF_5, STUFF_6 = 1, 2, 3  # Places in SMALL.class_order, (3, 8, 5, 6)
 VOID = 9000
 
 
-@pytest.fixture(scope="module", params=["e_post_s_rect_97x161", "e_post_s_small_limits_129", "e_post_s_thresholds_257"])
+# The last one, the first image of the first, is part of this repository.
+GOLDENS = ("e_post_s_rect_97x161", "e_post_s_small_limits_129", "e_post_s_thresholds_257", "e_post_one_image")
+
+
+@pytest.fixture(scope="module", params=GOLDENS)
 def golden(request):
-    return shared_golden(request.param)
+    return any_golden(request.param)
 
 
 def golden_call(golden):
