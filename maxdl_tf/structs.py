@@ -45,7 +45,7 @@ class PanopticOutputs(NamedTuple):
     mask_embedding: Tensor | None = None
 
 
-class Figure(NamedTuple):
+class Metric(NamedTuple):
     """A training curve besides the losses: a field of the tuple that a loss returns.
 
     Attributes:

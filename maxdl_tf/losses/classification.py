@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.structs import Figure
+from maxdl_tf.structs import Metric
 
 
 class ClassificationLosses(NamedTuple):
@@ -34,14 +34,14 @@ class ClassificationLoss:
 
     Attributes:
       terms: Fields of `ClassificationLosses` that are losses.
-      figures: Fields that are metrics.
+      metrics: Fields that get a training curve.
 
     Raises:
       ValueError: If `label_smoothing` is out of its range.
     """
 
     terms = ("total",)
-    figures = (Figure("top1", "accuracy"), Figure("top5", "accuracy"))
+    metrics = (Metric("top1", "accuracy"), Metric("top5", "accuracy"))
 
     def __init__(self, *, label_smoothing: float = 0.0):
         if not 0 <= label_smoothing <= 1:

@@ -19,7 +19,7 @@ from maxdl_tf.losses.terms import (
     semantic_loss,
     weighted_mean,
 )
-from maxdl_tf.structs import OUTPUT_STRIDE, Figure, PanopticOutputs, PanopticTargets
+from maxdl_tf.structs import OUTPUT_STRIDE, Metric, PanopticOutputs, PanopticTargets
 
 _SIMILARITY = {"product": tf.multiply, "sum": tf.add}
 
@@ -81,7 +81,7 @@ class PanopticLoss:
 
     Attributes:
       terms: Fields of `PanopticLosses` that are losses, the total first.
-      figures: Fields that are metrics.
+      metrics: Fields that get a training curve.
       target_masks: Builder of the `TargetMasks` of targets.
 
     Raises:
@@ -89,11 +89,11 @@ class PanopticLoss:
     """
 
     terms = ("total", "pq_style_dice", "pq_style_class", "mask_id", "instance_discrimination", "semantic")
-    figures = (
-        Figure("matched_class_probability", "matching", weight="has_masks"),
-        Figure("matched_dice", "matching", weight="has_masks"),
-        Figure("mask_id_accuracy", "matching", weight="has_masks"),
-        Figure("instance_discrimination_accuracy", "matching", weight="has_things"),
+    metrics = (
+        Metric("matched_class_probability", "matching", weight="has_masks"),
+        Metric("matched_dice", "matching", weight="has_masks"),
+        Metric("mask_id_accuracy", "matching", weight="has_masks"),
+        Metric("instance_discrimination_accuracy", "matching", weight="has_things"),
     )
 
     def __init__(

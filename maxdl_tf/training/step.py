@@ -22,7 +22,7 @@ import orbit
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.structs import Figure
+from maxdl_tf.structs import Metric
 from maxdl_tf.training import distribution, memory_estimate
 from maxdl_tf.training.ema import WeightAverages
 from maxdl_tf.training.memory_estimate import MemoryEstimate
@@ -39,11 +39,11 @@ class Loss(Protocol):
 
     Attributes:
       terms: Names of the losses. The first, `total`, is minimized.
-      figures: Other values that get a curve.
+      metrics: Other values that get a curve.
     """
 
     terms: tuple[str, ...]
-    figures: tuple[Figure, ...]
+    metrics: tuple[Metric, ...]
 
     def __call__(self, outputs, targets) -> NamedTuple: ...
 
@@ -150,7 +150,7 @@ class Trainer(orbit.AbstractTrainer):
         # Moving statistics of batch norms: the only variables that a forward pass changes.
         self._statistics = [variable for variable in model.variables if not variable.trainable]
         with strategy.scope():
-            names = (*self._reported, *(figure.name for figure in loss.figures))
+            names = (*self._reported, *(metric.name for metric in loss.metrics))
             self._means = {name: keras.metrics.Mean(name) for name in names}
             # Each replica adds its own gradients. A checkpoint is of whole steps and does not need the sums.
             accumulates = options.accumulate_steps > 1
@@ -217,7 +217,7 @@ class Trainer(orbit.AbstractTrainer):
         """The curves of all steps since `train_loop_begin`, by their TensorBoard tags."""
         means = self._means_so_far()
         curves = {f"losses/{name}": means[name] for name in self._loss.terms}
-        curves.update({f"{figure.group}/{figure.name}": means[figure.name] for figure in self._loss.figures})
+        curves.update({f"{metric.group}/{metric.name}": means[metric.name] for metric in self._loss.metrics})
         curves["optimizer/gradient_norm"] = means["gradient_norm"]
         for name, rate in self._optimizers.learning_rates(self._global_step.numpy() - 1).items():
             curves[f"optimizer/{name}"] = float(rate)
@@ -417,9 +417,9 @@ class Trainer(orbit.AbstractTrainer):
     def _record(self, losses) -> None:
         for name in self._loss.terms:
             self._means[name].update_state(getattr(losses, name))
-        for figure in self._loss.figures:
-            weight = getattr(losses, figure.weight) if figure.weight else None
-            self._means[figure.name].update_state(getattr(losses, figure.name), sample_weight=weight)
+        for metric in self._loss.metrics:
+            weight = getattr(losses, metric.weight) if metric.weight else None
+            self._means[metric.name].update_state(getattr(losses, metric.name), sample_weight=weight)
 
 
 def _next_batch(iterator) -> tuple[Any, tf.Tensor]:

@@ -71,8 +71,8 @@ def test_perfect_prediction_costs_nearly_nothing(dataset_info):
     losses = PanopticLoss(dataset_info, temperature=0.05)(outputs, targets)
     for term in TERMS:
         assert (abs(getattr(losses, term).numpy()) < 1e-4).all(), term
-    for figure in losses[6:]:
-        np.testing.assert_allclose(figure, 1.0, atol=1e-4)
+    for metric in losses[6:]:
+        np.testing.assert_allclose(metric, 1.0, atol=1e-4)
 
     random_losses = PanopticLoss(dataset_info)(random_scene(dataset_info)[0], targets)
     for term in TERMS:
