@@ -1,1 +1,1 @@
-"""SavedModels for TF Serving."""
+"""Exports of models as SavedModels for TF Serving and maxdl-predict."""

@@ -1,1 +1,1 @@
-"""Files and folders, on this machine and remote."""
+"""Local and remote files and folders, and image files."""

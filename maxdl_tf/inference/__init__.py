@@ -1,1 +1,1 @@
-"""From an image to a panoptic map, and the map as a picture."""
+"""Prediction: images to panoptic maps and segments, and these to files."""
