@@ -229,7 +229,7 @@ def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_p
         ({"--input": "nowhere/*.jpg"}, "no file matches 'nowhere/*.jpg'"),
         ({"--model": "nowhere"}, "neither a SavedModel's folder nor a checkpoint"),
         ({"--model": "."}, "give its --config_file too"),
-        ({"--config_file": "a.textproto"}, "leave --config_file and --override away"),
+        ({"--config_file": "a.textproto"}, "drop --config_file and --override"),
         ({"--output": f"{__file__}/out"}, "is not a folder that can be written to"),
         ({"--min_score": "2"}, "--min_score"),
         ({"--batch": "3"}, "Unknown command line flag 'batch'"),
