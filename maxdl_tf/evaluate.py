@@ -191,7 +191,7 @@ def _evaluate_checkpoint() -> None:
         model = task.build_model()
     step = 0
     if _CHECKPOINT.value:
-        step = save_restore.load_model_weights(model, _CHECKPOINT.value, say=print).step
+        step = save_restore.load_model_weights(model, _CHECKPOINT.value, log=print).step
     with contextlib.ExitStack() as stack:
         writer = None
         if _SUBMISSION.value:

@@ -46,7 +46,7 @@ _VERBOSE = flags.DEFINE_boolean("verbose", False, "Name all variables, not the f
 def main(argv: list[str]) -> None:
     del argv
     from maxdl_tf import config
-    from maxdl_tf.checkpoints import compact_names
+    from maxdl_tf.checkpoints import compare
     from maxdl_tf.checkpoints import source as checkpoint_source
     from maxdl_tf.files import new_folder
 
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> None:
     print_names({"imported": imported.loaded, "left out, not of the backbone": imported.left_out})
     if imported.initial:
         print(f"{len(imported.initial)} variables missing from it, with initial values:")
-        for line in compact_names.compact_names(imported.initial, depth=2):
+        for line in compare.compact_names(imported.initial, depth=2):
             print(f"  {line}")
     if _BACKBONE_ONLY.value:
         print(f"to start from it: --override 'training {{ initial_checkpoint: \"{_OUTPUT.value}\" }}'")

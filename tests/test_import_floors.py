@@ -41,7 +41,6 @@ NEVER = {"tensorflow_text", "tensorflow_datasets", "tensorflow_hub", "cv2", "pan
 EXCEPTIONS = {
     ("maxdl_tf", "maxdl_tf.api"): "the types of names that are loaded on first use",
     ("maxdl_tf", "maxdl_tf.evaluation.quality"): "the type of a name that is loaded on first use",
-    ("maxdl_tf.checkpoints.save_restore", "maxdl_tf.training.ema"): "the type of an argument",
     ("maxdl_tf.data.examples", "maxdl_tf.protos.example_pb2"): "the format of records, no options",
     ("maxdl_tf.export.serving_model", "maxdl_tf.protos.serving_log_pb2"): "messages of TensorFlow Serving, no options",
 }

@@ -6,7 +6,7 @@ Variables are called here by their published names, such as `encoder/_stem/_conv
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
@@ -23,7 +23,6 @@ from maxdl_tf.checkpoints.save_restore import (
     shapes_by_key,
 )
 from maxdl_tf.checkpoints.source import CheckpointSource
-from maxdl_tf.checkpoints.variable_tree import variable_tree
 from maxdl_tf.errors import UserError
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 
@@ -115,6 +114,20 @@ def save_imported(imported: Imported, directory: str) -> str:
     tree = variable_tree({path.removeprefix("model/"): variable for path, variable in imported.variables.items()})
     step = tf.Variable(imported.step, dtype=tf.int64, trainable=False)
     return Checkpoints(directory, model=tree, global_step=step, keep=1).save()
+
+
+def variable_tree(variables: Mapping[str, tf.Variable]) -> tf.Module:
+    """An object for `tf.train.Checkpoint` that has each variable at its slash-separated path."""
+    root = tf.Module()
+    for path, variable in variables.items():
+        *parents, last = path.split("/")
+        node = root
+        for name in parents:
+            if not hasattr(node, name):
+                setattr(node, name, tf.Module())
+            node = getattr(node, name)
+        setattr(node, last, variable)
+    return root
 
 
 def _keys_by_name(reader: Any) -> dict[str, tuple[str, Shape]]:

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.checkpoints.compact_names import compact_names
-from maxdl_tf.checkpoints.compare import Difference, Shape, compare
+from maxdl_tf.checkpoints.compare import Difference, Shape, compact_names, compare
 from maxdl_tf.checkpoints.save_restore import (
     DAMAGE,
     KEY_SUFFIX,
@@ -63,7 +62,7 @@ class _Choice(NamedTuple):
     is_backbone: bool = False
 
 
-def load_initial_weights(model: tf.Module, path: str, say: Callable[[str], None] = print) -> InitialWeights:
+def load_initial_weights(model: tf.Module, path: str, log: Callable[[str], None] = print) -> InitialWeights:
     """Loads what a training is to start from, in one of three ways.
 
     All of the model's variables come from the checkpoint. Or, if it is of another number of classes, all but the heads
@@ -73,7 +72,7 @@ def load_initial_weights(model: tf.Module, path: str, say: Callable[[str], None]
     Args:
       model: Its variables exist, distributed or not. It has `pretrained_variables` and `class_dependent_variables`.
       path: A checkpoint (`.../ckpt-1000`), or a directory, of which the newest complete one is taken.
-      say: Gets the report, and a line on each checkpoint that had to be passed over.
+      log: Gets the report, and a line on each checkpoint that had to be passed over.
 
     Raises:
       CheckpointMismatch: It fits in none of these ways. Nothing has been changed then.
@@ -89,10 +88,10 @@ def load_initial_weights(model: tf.Module, path: str, say: Callable[[str], None]
         except DAMAGE as error:
             if not is_directory:
                 raise UserError(f"cannot read initial_checkpoint {path}: {reason_of(error)}; check the path") from error
-            say(f"checkpoint {candidate} is incomplete ({reason_of(error)}); trying the one before it")
+            log(f"checkpoint {candidate} is incomplete ({reason_of(error)}); trying the one before it")
             continue
         for line in weights.report():
-            say(line)
+            log(line)
         return weights
     raise UserError(f"none of the {len(paths)} checkpoints in initial_checkpoint {path} can be read; take another one")
 

@@ -1,4 +1,4 @@
-"""Saving and strictly restoring: all of the model comes back, or an error says what does not."""
+"""Saves checkpoints and restores them strictly: the whole model, or an error that names what does not fit."""
 
 from __future__ import annotations
 
@@ -8,36 +8,43 @@ import re
 import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.compare import compare
 from maxdl_tf.errors import UserError
 from maxdl_tf.keras_api import keras
-from maxdl_tf.training.ema import WeightAverages
 
 KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 SLOT = "/.OPTIMIZER_SLOT/"
 _PREFIX = "ckpt"
 _BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + KEY_SUFFIX)
 _BYTES_PER_NAME = 1000  # In a checkpoint's index and object graph, about.
-# What reading a damaged checkpoint raises: TensorFlow's reader turns some of its errors into Python's own.
+# Errors of reading a damaged checkpoint. TensorFlow's reader turns some of its errors into Python's own.
 DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
 
 
 class CheckpointMismatch(UserError):
-    """The checkpoint is of another model than this one."""
+    """The checkpoint belongs to another model."""
+
+
+class MovingAverage(Protocol):
+    """EMA of a model's variables, which is in the model when a checkpoint is written; see `training.ema`."""
+
+    def in_model(self) -> contextlib.AbstractContextManager[None]: ...
+
+    def swap(self) -> None: ...
 
 
 class Restored(NamedTuple):
-    """What came out of a checkpoint.
+    """Result of restoring a checkpoint.
 
     Attributes:
-      path: The checkpoint.
-      step: Global step that it was written at.
-      model_variables: How many variables of the model were restored: all that it has.
-      optimizer_variables: How many of the optimizers were: all, or 0 where they were not asked for.
+      path: Path of the checkpoint.
+      step: Global step of the checkpoint.
+      model_variables: Number of restored variables of the model, which are all of them.
+      optimizer_variables: Number of restored variables of the optimizers: all, or 0 if there are no optimizers.
     """
 
     path: str
@@ -46,7 +53,7 @@ class Restored(NamedTuple):
     optimizer_variables: int
 
     def report(self) -> str:
-        """One line for people."""
+        """One human-readable line."""
         optimizers = f" and {self.optimizer_variables} of the optimizers" if self.optimizer_variables else ""
         return (
             f"restored all {self.model_variables} variables of the model{optimizers} from {self.path}, step {self.step}"
@@ -57,15 +64,15 @@ class Checkpoints:
     """The checkpoints of one model_dir, `ckpt-STEP`.
 
     Args:
-      directory: Where they are; created by the first `save`.
-      model: The model; its variables exist.
-      global_step: int64 variable, counts the steps.
-      optimizers: By their names in the checkpoint; none where only evaluation is wanted.
-      averages: Of the model's weights. The model in a checkpoint is then the averaged one; what the training goes on
-        with lies beside it, as `trained_weights`.
-      keep: How many checkpoints stay; older ones are deleted.
-      writes: False in those workers of a multi-worker run that must take part in saving but write nothing that stays.
-      say: Gets one line on what is restored, and on what had to be passed over.
+      directory: Folder of the checkpoints; created by the first `save`.
+      model: Model whose variables exist.
+      global_step: int64 variable that counts the steps.
+      optimizers: Optimizers by their names in the checkpoint; none if the model is only evaluated.
+      ema: EMA of the model's weights. The model in a checkpoint is then the EMA. The weights to resume from are beside
+        it, as `trained_weights`.
+      keep: Number of checkpoints to keep. Older ones are deleted.
+      writes: False in workers that must take part in saving but keep no files.
+      log: Receives a line about each restored or skipped checkpoint.
     """
 
     def __init__(
@@ -75,17 +82,17 @@ class Checkpoints:
         model: tf.Module,
         global_step: tf.Variable,
         optimizers: Mapping[str, Any] | None = None,
-        averages: WeightAverages | None = None,
+        ema: MovingAverage | None = None,
         keep: int = 5,
         writes: bool = True,
-        say: Callable[[str], None] = print,
+        log: Callable[[str], None] = print,
     ):
         self.directory = directory
-        self._say = say
+        self._log = log
         self._optimizers = dict(optimizers or {})
         self._global_step = global_step
-        self._averages = averages
-        beside = {"trained_weights": averages} if averages is not None else {}
+        self._ema = ema
+        beside = {"trained_weights": ema} if ema is not None else {}
         self._root = tf.train.Checkpoint(model=model, global_step=global_step, **self._optimizers, **beside)
         self._keep = keep
         self._writes = writes
@@ -99,7 +106,7 @@ class Checkpoints:
         return tensors + _BYTES_PER_NAME * len(variables)
 
     def save(self) -> str:
-        """Writes `ckpt-STEP` and deletes what is too old. All workers must call it.
+        """Writes `ckpt-STEP` and deletes old checkpoints. All workers must call it.
 
         Raises:
           UserError: The disk is full.
@@ -113,32 +120,32 @@ class Checkpoints:
             )
         step = int(self._global_step.numpy())
         try:
-            with contextlib.nullcontext() if self._averages is None else self._averages.in_model():
+            with contextlib.nullcontext() if self._ema is None else self._ema.in_model():
                 return self._manager.save(checkpoint_number=step)
         except tf.errors.ResourceExhaustedError as error:
             raise UserError(
                 f"cannot save step {step} in {self.directory}: {reason_of(error)}; make room, and start the same "
-                "command again to go on from the last checkpoint"
+                "command again to resume from the last checkpoint"
             ) from error
 
     def restore_latest(self) -> Restored | None:
-        """Restores the newest checkpoint of the directory that is complete; None if it has none at all.
+        """Restores the newest complete checkpoint of the directory; returns None if there are no checkpoints.
 
-        One that a killed process or a full disk left incomplete is passed over, and `say` told so.
+        A checkpoint that a killed process or a full disk left incomplete is skipped and logged.
 
         Raises:
-          CheckpointMismatch: The checkpoint does not fit, see `restore`.
-          UserError: There are checkpoints, but all of them are damaged.
+          CheckpointMismatch: The checkpoint does not fit; see `restore`.
+          UserError: All checkpoints are damaged.
         """
         paths = checkpoint_paths(self.directory)
         for path in paths:
             try:
                 return self.restore(path)
             except DAMAGE as error:
-                self._say(f"checkpoint {path} is incomplete ({reason_of(error)}); trying the one before it")
+                self._log(f"checkpoint {path} is incomplete ({reason_of(error)}); trying the one before it")
         if paths:
             raise UserError(
-                f"none of the {len(paths)} checkpoints in {self.directory} can be read; delete them to start anew, or "
+                f"none of the {len(paths)} checkpoints in {self.directory} can be read; delete them to start again, or "
                 "take another --model_dir"
             )
         return None
@@ -147,30 +154,30 @@ class Checkpoints:
         """Restores model, step and optimizers from one checkpoint.
 
         Raises:
-          CheckpointMismatch: A variable is missing from it, has another shape, or is unknown here. Nothing has been
-            changed then.
-          tf.errors.OpError, IndexError, RuntimeError: Files missing or damaged; variables may have changed.
+          CheckpointMismatch: A variable is missing from the checkpoint, has another shape, or is unknown. Nothing was
+            changed.
+          tf.errors.OpError, IndexError, RuntimeError: Files are missing or damaged; variables may have changed.
         """
         wanted = {key: v for key, v in variables_by_key(self._root).items() if key not in _BOOKKEEPING}
         _require_same(path, wanted, whole=bool(self._optimizers))
         status = self._root.restore(path)
         status.assert_existing_objects_matched()
-        if self._averages is not None:
-            self._averages.swap()
+        if self._ema is not None:
+            self._ema.swap()
         if not self._optimizers:
-            status.expect_partial()  # The optimizers' part, and nothing else: the keys were compared above.
+            status.expect_partial()  # Only the optimizers are unused: the keys were compared above.
         model_variables = sum(is_of_model(key) for key in wanted)
         restored = Restored(
             path,
             int(self._global_step.numpy()),
             model_variables,
-            len(wanted) - model_variables - 1,  # 1: the global step
+            len(wanted) - model_variables - 1,  # 1: the global step.
         )
-        self._say(restored.report())
+        self._log(restored.report())
         return restored
 
     def remove_leftovers(self) -> None:
-        """Deletes the temporary files that a process killed while it saved has left in the directory."""
+        """Deletes temporary files of a process that was killed while saving."""
         if not tf.io.gfile.isdir(self.directory):
             return
         complete = {os.path.basename(path) for path in checkpoint_paths(self.directory)}
@@ -183,9 +190,9 @@ class Checkpoints:
 
 
 def checkpoint_paths(directory: str) -> list[str]:
-    """The checkpoints whose index is in a directory, the newest (highest step) first.
+    """Prefixes of the checkpoints in a directory, the newest (highest step) first.
 
-    The files are asked, not TensorFlow's list in the file `checkpoint`, which a crash may have left behind the truth.
+    The files count, not TensorFlow's list in the file `checkpoint`, which is out of date after a crash.
     """
     steps = {}
     for path in tf.io.gfile.glob(os.path.join(directory, f"{_PREFIX}-*.index")):
@@ -195,16 +202,16 @@ def checkpoint_paths(directory: str) -> list[str]:
     return [steps[step] for step in sorted(steps, reverse=True)]
 
 
-def load_model_weights(model: tf.Module, path: str, say: Callable[[str], None] = lambda line: None) -> Restored:
-    """Restores the model's variables alone from a checkpoint that `Checkpoints` wrote, all of them.
+def load_model_weights(model: tf.Module, path: str, log: Callable[[str], None] = lambda line: None) -> Restored:
+    """Restores all variables of a model, and only these, from a checkpoint of `Checkpoints`.
 
     Args:
-      model: Its variables exist.
-      path: A checkpoint (`.../ckpt-1000`), or a directory, of which the newest complete one is taken.
-      say: Gets a line on what is restored, and on what had to be passed over.
+      model: Model whose variables exist.
+      path: A checkpoint (`.../ckpt-1000`), or a directory whose newest complete checkpoint is used.
+      log: Receives a line about each restored or skipped checkpoint.
 
     Raises:
-      CheckpointMismatch: A variable is missing from it, has another shape, or is unknown here.
+      CheckpointMismatch: A variable is missing from the checkpoint, has another shape, or is unknown.
       UserError: There is no checkpoint, or it cannot be read.
     """
     is_directory = tf.io.gfile.isdir(path)
@@ -212,7 +219,7 @@ def load_model_weights(model: tf.Module, path: str, say: Callable[[str], None] =
         path if is_directory else os.path.dirname(path),
         model=model,
         global_step=tf.Variable(0, dtype=tf.int64, trainable=False),
-        say=say,
+        log=log,
     )
     if is_directory:
         restored = checkpoints.restore_latest()
@@ -226,7 +233,7 @@ def load_model_weights(model: tf.Module, path: str, say: Callable[[str], None] =
 
 
 def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
-    """All variables that `root` would save, slots of optimizers included, by their keys in the checkpoint's files."""
+    """All variables that `root` saves, including optimizer slots, by their keys in a checkpoint's files."""
     view = tf.train.TrackableView(root)
     paths = {id(root): ""}
     objects, queue = [], deque([root])
@@ -239,7 +246,7 @@ def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
                 queue.append(child)
     variables = [value for value in objects if isinstance(value, tf.Variable)]
     by_key = {paths[id(variable)] + KEY_SUFFIX: variable for variable in variables}
-    # Only optimizers are asked: asking a distributed variable for an attribute makes it talk to the other workers.
+    # Only optimizers have slots. Reading any attribute of a distributed variable would contact the other workers.
     for optimizer in (value for value in objects if isinstance(value, keras.optimizers.legacy.Optimizer)):
         for slot in optimizer.get_slot_names():
             for variable in variables:
@@ -250,7 +257,7 @@ def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
 
 
 def _has_slot(optimizer: Any, variable: tf.Variable, slot: str) -> bool:
-    # get_slot() raises where there is no such slot.
+    # get_slot() raises if there is no such slot.
     try:
         return optimizer.get_slot(variable, slot) is not None
     except KeyError:
@@ -258,23 +265,26 @@ def _has_slot(optimizer: Any, variable: tf.Variable, slot: str) -> bool:
 
 
 def shapes_by_key(reader: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes of all variables that `tf.train.load_checkpoint` found, slots included, but not TensorFlow's notes."""
+    """Shapes of all variables in a checkpoint, including slots, from a reader of `tf.train.load_checkpoint`."""
     shapes = reader.get_variable_to_shape_map()
     return {key: tuple(shape) for key, shape in shapes.items() if key not in _BOOKKEEPING}
 
 
 def name_of(key: str) -> str:
-    """The object path that a key in a checkpoint's files stands for."""
+    """The object path of a key in a checkpoint's files."""
     return key.removesuffix(KEY_SUFFIX)
 
 
 def is_of_model(key: str) -> bool:
-    """Whether a key in a file of `Checkpoints` is that of a variable of the model."""
+    """Whether a key in a checkpoint of `Checkpoints` belongs to the model."""
     return key.startswith("model/") and SLOT not in key
 
 
 def _require_same(path: str, expected: Mapping[str, tf.Variable], whole: bool) -> None:
-    """Raises CheckpointMismatch unless the checkpoint, or else its part that is the model, has just these variables."""
+    """Raises CheckpointMismatch unless the checkpoint has exactly these variables.
+
+    If not `whole`, only the variables of the model are compared.
+    """
     shapes = shapes_by_key(tf.train.load_checkpoint(path))
     found = {name_of(key): shape for key, shape in shapes.items() if whole or key in expected or is_of_model(key)}
     wanted = {name_of(key): tuple(variable.shape) for key, variable in expected.items()}
@@ -287,6 +297,6 @@ def _require_same(path: str, expected: Mapping[str, tf.Variable], whole: bool) -
 
 
 def reason_of(error: Exception) -> str:
-    """The reason for people, without the names of TensorFlow's operations."""
+    """The human-readable reason of an error, without names of TensorFlow operations."""
     text = str(getattr(error, "message", error)).strip() or type(error).__name__
     return re.sub(r"^\{\{.*?\}\} |\s*\[Op:\w+\].*$", "", text.splitlines()[0])

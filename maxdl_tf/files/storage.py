@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import shutil
 import uuid
@@ -160,6 +161,12 @@ def write_whole(path: str, content: bytes) -> None:
         with contextlib.suppress(OSError):
             remove_file(partial)
         raise
+
+
+def write_json(path: str, content: Any) -> None:
+    """Writes an indented JSON file by `write_whole`, into a folder that is created if it is missing."""
+    make_folder(os.path.dirname(path) or ".")
+    write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 @_raises_os_error

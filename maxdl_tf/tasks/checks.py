@@ -9,7 +9,6 @@ from maxdl_tf import class_table
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space, storage
 from maxdl_tf.protos import experiment_pb2, training_pb2
-from maxdl_tf.training import addons
 
 
 def check_run(
@@ -30,7 +29,9 @@ def check_run(
       data_service: Address of the dispatcher of a tf.data service.
     """
     if trains and experiment.training.optimizer.kind == training_pb2.OptimizerOptions.radam_lookahead:
-        addons.require_addons()
+        from maxdl_tf.training.optimizers import require_addons
+
+        require_addons()
     tables = []
     for name in ["train_dataset"] * trains + ["eval_dataset"] * evaluates:
         check_shards(experiment, name)

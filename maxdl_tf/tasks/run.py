@@ -22,7 +22,7 @@ from maxdl_tf.protos import experiment_pb2
 from maxdl_tf.tasks import task_of
 from maxdl_tf.tasks.base import Task
 from maxdl_tf.training import distribution, run_info
-from maxdl_tf.training.ema import WeightAverages
+from maxdl_tf.training.ema import ExponentialMovingAverage
 from maxdl_tf.training.loop import Loop, Plan
 from maxdl_tf.training.nonfinite import NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers
@@ -44,7 +44,7 @@ class TrainState(NamedTuple):
     model: tf.Module
     global_step: tf.Variable
     optimizers: Optimizers | None
-    ema: WeightAverages | None
+    ema: ExponentialMovingAverage | None
 
 
 def build_state(task: Task, strategy: tf.distribute.Strategy) -> TrainState:
@@ -54,7 +54,7 @@ def build_state(task: Task, strategy: tf.distribute.Strategy) -> TrainState:
         global_step = orbit.utils.create_global_step()
         optimizers = task.build_optimizers(model) if task.for_training else None
     decay = task.experiment.training.ema_decay
-    ema = WeightAverages(strategy, model, decay) if task.for_training and decay else None
+    ema = ExponentialMovingAverage(strategy, model, decay) if task.for_training and decay else None
     return TrainState(strategy, model, global_step, optimizers, ema)
 
 
@@ -83,7 +83,7 @@ def build_trainer(
             accumulate_steps=training.accumulate_steps,
             jit_compile=training.jit_compile,
         ),
-        averages=state.ema,
+        ema=state.ema,
         nonfinite=nonfinite,
     )
 
@@ -131,16 +131,16 @@ class Run:
             model=self._state.model,
             global_step=self._state.global_step,
             optimizers=self._state.optimizers.by_name if trains else None,
-            averages=self._state.ema,
+            ema=self._state.ema,
             keep=experiment.training.checkpoints_to_keep,
             writes=writes,
-            say=self._log,
+            log=self._log,
         )
         self._loop = Loop(
             global_step=self._state.global_step,
             model_dir=model_dir,
             checkpoints=self._checkpoints,
-            averages=self._state.ema,
+            ema=self._state.ema,
             writes=writes,
         )
         self._writes = writes
@@ -199,7 +199,7 @@ class Run:
             self._model_dir,
             allowed=self._experiment.training.skip_nonfinite_steps,
             suffix=distribution.worker_suffix(strategy),
-            say=self._log,
+            log=self._log,
         )
         return build_trainer(self._task, self._state, batches, nonfinite)
 
@@ -243,7 +243,7 @@ class Run:
             return restored.step
         initial_checkpoint = self._experiment.training.initial_checkpoint
         if initial_checkpoint:
-            load_initial_weights(self._state.model, initial_checkpoint, say=self._log)
+            load_initial_weights(self._state.model, initial_checkpoint, log=self._log)
             self._state.optimizers.restart()
             if self._state.ema is not None:
                 self._state.ema.restart()

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a wish: the training stops when it next can, and nothing is lost."""
+"""Stops a training on SIGTERM and Ctrl-C after a whole step, so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGINT instead of dying of them.
+    """Records SIGTERM and SIGINT instead of ending the process.
 
         with StopSignals() as signals:
             while not signals.received: ...
 
-    A second Ctrl-C raises KeyboardInterrupt as ever.
+    A second Ctrl-C raises KeyboardInterrupt as usual.
 
     Attributes:
-      received: Number of the first signal that came, or None.
+      received: Number of the first signal received, or None.
     """
 
     def __init__(self) -> None:
@@ -34,12 +34,13 @@ class StopSignals:
             signal.signal(number, handler)
 
     def is_received(self) -> bool:
+        """Whether a signal was received."""
         return self.received is not None
 
     def _note(self, number: int, frame: Any) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or number
-        again = "; once more, and it ends at once" if number == signal.SIGINT else ""
-        # Not print, in whose midst the signal may have come.
+        again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
+        # Not print: the signal may have arrived inside of it.
         os.write(2, f"\n{signal.Signals(number).name}: stopping after this step{again}\n".encode())

@@ -1,40 +1,39 @@
-"""The outer loop: trains up to the next stop, saves, evaluates, and tells how far it is."""
+"""The outer loop: trains to the next stop, saves, evaluates and reports progress."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import io
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import orbit
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints
 from maxdl_tf.evaluation.model_images import Evaluator, Result
+from maxdl_tf.files import storage
 from maxdl_tf.progress import Progress, duration
-from maxdl_tf.training.ema import WeightAverages
+from maxdl_tf.training.ema import ExponentialMovingAverage
 from maxdl_tf.training.step import StopTraining, Trainer
 from maxdl_tf.training.watchdog import Watchdog
 
-# What TensorFlow needs from the traced step to the end of the first one, against the time of tracing: 0.9 times were
-# measured for tiny, 1.7 for S, on CPUs.
+# Time from the traced step to the end of the first step, relative to the time of tracing. Measured on CPUs: 0.9 for
+# tiny, 1.7 for S.
 _COMPILING_PER_TRACING = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """When what happens; all in steps.
+    """Numbers of steps after which things happen.
 
     Attributes:
-      steps: Of the whole training.
-      per_checkpoint: Between two checkpoints.
-      per_summary: Between two points of the curves.
-      per_evaluation: Between two evaluations; 0: only at the end.
+      steps: Number of steps in the whole training.
+      per_checkpoint: Steps between two checkpoints.
+      per_summary: Steps between two points of the curves.
+      per_evaluation: Steps between two evaluations; 0: only at the end.
     """
 
     steps: int
@@ -43,30 +42,34 @@ class Plan:
     per_evaluation: int = 0
 
     def next_stop(self, step: int) -> int:
-        """Where training is interrupted next, for a checkpoint: multiples of the intervals, and the end.
+        """The next step to save a checkpoint at: a multiple of an interval, or the end.
 
-        They do not depend on where the run started, so that a resumed run stops where the unbroken one would.
+        Stops do not depend on where the run started, so a resumed run stops where an unbroken one would.
         """
         stops = [_next_multiple(step, interval) for interval in (self.per_checkpoint, self.per_evaluation) if interval]
         return min(self.steps, *stops)
 
     def next_summary(self, step: int) -> int:
-        """Up to where the next point of the curves is averaged."""
+        """The step of the next point of the curves."""
         return min(self.next_stop(step), _next_multiple(step, self.per_summary))
 
     def evaluates_at(self, step: int) -> bool:
+        """Whether to evaluate at a stop."""
         return step >= self.steps or bool(self.per_evaluation and step % self.per_evaluation == 0)
 
 
 class Loop:
-    """Drives a `Trainer` and an `Evaluator` by Orbit's controller.
+    """Drives a `Trainer` and an `Evaluator`.
+
+    It takes the place of `orbit.Controller`, which restores without comparing names, wants stops at even distances and
+    prints dictionaries.
 
     Args:
-      global_step: Counts the steps.
-      model_dir: Curves go below `train/` and `eval/`, metrics into `metrics.json` and `eval/metrics-STEP.json`.
-      checkpoints: Of model_dir.
-      averages: Of the model's weights; they are evaluated while it trains.
-      writes: False in the workers that leave writing to the chief.
+      global_step: Step counter.
+      model_dir: Folder of the curves (`train/`, `eval/`) and the metrics (`metrics.json`, `eval/metrics-STEP.json`).
+      checkpoints: Checkpoints in model_dir.
+      ema: EMA of the model's weights, which is evaluated during training.
+      writes: False in workers that leave writing to the chief.
     """
 
     def __init__(
@@ -75,16 +78,17 @@ class Loop:
         global_step: tf.Variable,
         model_dir: str,
         checkpoints: Checkpoints,
-        averages: WeightAverages | None = None,
+        ema: ExponentialMovingAverage | None = None,
         writes: bool = True,
     ):
         self._global_step = global_step
         self._model_dir = model_dir
         self._checkpoints = checkpoints
-        self._averages = averages
+        self._ema = ema
         self._writes = writes
         self._stop_requested: Callable[[], bool] = lambda: False
-        self._eval_controllers: dict[Evaluator, orbit.Controller] = {}
+        self._summaries: dict[str, orbit.utils.SummaryManager] = {}
+        tf.summary.experimental.set_step(global_step)
 
     def train(
         self,
@@ -93,123 +97,122 @@ class Loop:
         evaluator: Evaluator | None = None,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Trains from the current step to the end of the plan; evaluates on the way where there is an evaluator.
+        """Trains from the current step to the end of the plan, and evaluates in between if there is an evaluator.
 
-        A training that is at its end already is evaluated, because it may have been killed before that.
+        A finished training is evaluated again, because it may have been killed before its last evaluation.
 
         Args:
-          trainer: Its steps end where the plan says.
-          plan: When what happens.
-          evaluator: None: nothing is evaluated.
-          stop_requested: After True the training stops at the next step, and evaluation at the next batch.
+          trainer: Trainer of the model.
+          plan: When to save and evaluate.
+          evaluator: Evaluator of the model; None: no evaluation.
+          stop_requested: If it returns True, training stops after the next step, and evaluation after the next batch.
 
         Raises:
-          StopTraining: It was asked to; the last step is saved.
+          StopTraining: `stop_requested` returned True; the last step is saved.
         """
         trainer.stop_requested = self._stop_requested = stop_requested
-        controller = orbit.Controller(
-            global_step=self._global_step,
-            trainer=trainer,
-            steps_per_loop=lambda step: plan.next_summary(int(step)) - int(step),
-            summary_dir=self._summary_dir("train"),
-        )
-        step = int(self._global_step.numpy())
+        step = self._step()
         if step >= plan.steps:
             if evaluator is not None:
-                self._evaluate_averages(evaluator)
+                self._evaluate_ema(evaluator)
             return
-        stream = None if self._writes else io.StringIO()  # One worker of several speaks.
+        stream = None if self._writes else io.StringIO()  # Only the chief reports progress.
         with Progress(
             "training", plan.steps, "steps", images_per_unit=trainer.batch_size, done=step, stream=stream
         ) as progress:
             watchdog = Watchdog(progress.say)
-            told = _tell_progress(progress, trainer)
-
-            def on_progress(steps: int, means: dict[str, float]) -> None:
-                told(steps, means)
-                watchdog.beat()
-
-            trainer.on_progress = on_progress
+            trainer.on_progress = _progress_reporter(progress, trainer, watchdog)
             while step < plan.steps:
+                stop = plan.next_stop(step)
                 try:
-                    with _hushed(), watchdog.watching():
-                        controller.train(plan.next_stop(step), checkpoint_at_completion=False)
+                    with watchdog.watching():
+                        self._train_to(stop, trainer, plan)
                 except StopTraining:
                     self._checkpoints.save()
                     progress.close()
-                    progress.say(f"stopped; step {int(self._global_step.numpy())} is saved")
+                    progress.say(f"stopped; step {self._step()} is saved")
                     raise
-                step = plan.next_stop(step)
+                step = stop
                 self._checkpoints.save()
                 if evaluator is not None and plan.evaluates_at(step):
-                    self._evaluate_averages(evaluator)
+                    self._evaluate_ema(evaluator)
 
     def evaluate(self, evaluator: Evaluator) -> Result:
-        """Evaluates the weights as they are; prints the table, writes JSON and curves.
+        """Evaluates the current weights; prints the table and writes JSON and curves.
 
         Returns:
-          The metric's result.
+          The result of the metric.
         """
-        if evaluator not in self._eval_controllers:  # Each opens a file of events.
-            self._eval_controllers[evaluator] = orbit.Controller(
-                global_step=self._global_step, evaluator=evaluator, eval_summary_dir=self._summary_dir("eval")
-            )
-        with _shown(evaluator, self._stop_requested), _hushed():
-            self._eval_controllers[evaluator].evaluate()
-        step = int(self._global_step.numpy())
+        summaries = self._summaries_of("eval")
+        with _reporting(evaluator, self._stop_requested), summaries.summary_writer().as_default():
+            curves = evaluator.evaluate(tf.constant(-1))
+        summaries.write_summaries(curves)
+        summaries.flush()
+        step = self._step()
         if self._writes:
             metrics = {"step": step, **evaluator.result.as_dict()}
-            write_json(os.path.join(self._model_dir, "eval", f"metrics-{step}.json"), metrics)
-            write_json(os.path.join(self._model_dir, "metrics.json"), metrics)
+            storage.write_json(os.path.join(self._model_dir, "eval", f"metrics-{step}.json"), metrics)
+            storage.write_json(os.path.join(self._model_dir, "metrics.json"), metrics)
         print(f"step {step}\n{evaluator.result.as_table()}", flush=True)
         return evaluator.result
 
     def evaluate_continuously(self, evaluator: Evaluator, *, steps: int, timeout_seconds: float) -> None:
-        """Evaluates each new checkpoint of model_dir until that of step `steps`, or none comes for so long."""
-        say = Progress("waiting", None).say
-        say(f"waiting for checkpoints in {self._model_dir}, at most {timeout_seconds:g} s for each")
+        """Evaluates each new checkpoint of model_dir up to that of step `steps`, or until none appears in time."""
+        log = Progress("waiting", None).say
+        log(f"waiting for checkpoints in {self._model_dir}, at most {timeout_seconds:g} s for each")
         for path in tf.train.checkpoints_iterator(self._model_dir, timeout=timeout_seconds):
             try:
                 self._checkpoints.restore(path)
             except DAMAGE as error:
                 # The training run deletes old checkpoints, perhaps this one just now.
-                say(f"checkpoint {path} cannot be read ({error}); waiting for the next")
+                log(f"checkpoint {path} cannot be read ({error}); waiting for the next")
                 continue
             self.evaluate(evaluator)
-            if int(self._global_step.numpy()) >= steps:
+            if self._step() >= steps:
                 return
-        say(f"no new checkpoint for {timeout_seconds:g} s")
+        log(f"no new checkpoint for {timeout_seconds:g} s")
 
-    def _evaluate_averages(self, evaluator: Evaluator) -> None:
-        with contextlib.nullcontext() if self._averages is None else self._averages.in_model():
+    def _train_to(self, stop: int, trainer: Trainer, plan: Plan) -> None:
+        """Trains up to a step and writes the curves on the way."""
+        summaries = self._summaries_of("train")
+        while self._step() < stop:
+            step, start = self._step(), time.monotonic()
+            num_steps = plan.next_summary(step) - step
+            curves = trainer.train(tf.constant(num_steps))
+            steps_per_second = num_steps / (time.monotonic() - start)
+            summaries.write_summaries({**curves, "steps_per_second": steps_per_second})
+            summaries.flush()
+
+    def _evaluate_ema(self, evaluator: Evaluator) -> None:
+        with contextlib.nullcontext() if self._ema is None else self._ema.in_model():
             self.evaluate(evaluator)
 
-    def _summary_dir(self, name: str) -> str | None:
-        return os.path.join(self._model_dir, name) if self._writes else None
+    def _step(self) -> int:
+        return int(self._global_step.numpy())
+
+    def _summaries_of(self, name: str) -> orbit.utils.SummaryManager:
+        """The curves in a folder of model_dir. Each manager opens a file of its own."""
+        if name not in self._summaries:
+            folder = os.path.join(self._model_dir, name) if self._writes else None
+            self._summaries[name] = orbit.utils.SummaryManager(folder, tf.summary.scalar, self._global_step)
+        return self._summaries[name]
 
 
 def evaluate_with_progress(evaluator: Evaluator) -> Result:
-    """The metric's result of the weights as they are; writes nothing."""
-    with _shown(evaluator):
+    """The result of the metric for the current weights; writes nothing."""
+    with _reporting(evaluator):
         evaluator.evaluate(tf.constant(-1))
     return evaluator.result
-
-
-def write_json(path: str, content: Any) -> None:
-    """Writes a JSON file at once: whoever reads it meanwhile sees the old one or the new one."""
-    tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-    temporary = f"{path}.tmp{os.getpid()}"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-    tf.io.gfile.rename(temporary, path, overwrite=True)
 
 
 def _next_multiple(step: int, interval: int) -> int:
     return (step // interval + 1) * interval
 
 
-def _tell_progress(progress: Progress, trainer: Trainer) -> Callable[[int, dict[str, float]], None]:
-    """Tells what comes before the first step; gives what a trainer calls after some steps, the first by itself."""
+def _progress_reporter(
+    progress: Progress, trainer: Trainer, watchdog: Watchdog
+) -> Callable[[int, dict[str, float]], None]:
+    """Traces the step, reports what comes before it, and returns a callback for `Trainer.on_progress`."""
     start = time.monotonic()
     progress.say("tracing the training step")
     estimate = trainer.estimate_memory()
@@ -228,6 +231,7 @@ def _tell_progress(progress: Progress, trainer: Trainer) -> Callable[[int, dict[
             progress.say(f"training; compiling and the first step took {duration(time.monotonic() - start)}")
             compiled = True
         progress.advance(steps, note=_note(means, trainer.loss_terms))
+        watchdog.beat()
 
     return on_progress
 
@@ -239,8 +243,8 @@ def _note(means: dict[str, float], terms: tuple[str, ...]) -> str:
 
 
 @contextlib.contextmanager
-def _shown(evaluator: Evaluator, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Shows the evaluator's progress, and ends it with StopTraining where that is asked for."""
+def _reporting(evaluator: Evaluator, stop_requested: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Reports the evaluator's progress, and raises StopTraining in it if `stop_requested` returns True."""
     with Progress("evaluating", evaluator.image_count, "images") as progress:
 
         def on_progress(images: int) -> None:
@@ -249,11 +253,4 @@ def _shown(evaluator: Evaluator, stop_requested: Callable[[], bool] = lambda: Fa
                 raise StopTraining
 
         evaluator.on_progress = on_progress
-        yield
-
-
-@contextlib.contextmanager
-def _hushed() -> Iterator[None]:
-    """Keeps the dictionaries off the screen that Orbit's controller prints; our own lines go to stderr meanwhile."""
-    with contextlib.redirect_stdout(io.StringIO()):
         yield

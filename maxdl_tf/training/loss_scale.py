@@ -1,4 +1,4 @@
-"""What the loss is multiplied by where gradients are float16 (Micikevicius et al., arXiv 1710.03740, section 3.2)."""
+"""Dynamic loss scale for float16 gradients (Micikevicius et al., arXiv 1710.03740, section 3.2)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _MOST = 2.0**24
 
 
 class LossScale(tf.Module):
-    """A factor, a power of two, under which small gradients are not 0 in float16 and large ones do not overflow.
+    """A power of two that keeps small float16 gradients above 0 and large ones below overflow.
 
-    It is found on the way: half of it after a gradient that overflowed, down to 1, and twice as much after many steps
-    without. Must be made in the strategy's scope. The methods that change it are called outside of replicas.
+    It adapts during training: a gradient that overflows halves it, down to 1; many steps without overflow double it.
+    It must be created in the strategy's scope. Methods that change it are called in cross-replica context.
 
     Args:
-      initial: To start with.
-      growth_steps: Steps without overflow after which it doubles.
+      initial: Initial scale.
+      growth_steps: Number of steps without overflow after which the scale doubles.
 
     Attributes:
       scale: float32 variable, the factor.
-      good_steps: int64 variable, steps since it changed.
+      good_steps: int64 variable, number of steps since the scale changed.
     """
 
     def __init__(self, initial: float = 2.0**15, *, growth_steps: int = 2000):
@@ -32,25 +32,25 @@ class LossScale(tf.Module):
         self.good_steps = tf.Variable(0, dtype=tf.int64, name="loss_scale_good_steps", **shared)
 
     def scaled(self, loss: tf.Tensor) -> tf.Tensor:
-        """What to differentiate in place of the loss."""
+        """The scaled loss, to be differentiated."""
         return loss * self.scale
 
     def unscaled(self, gradients: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """The float32 gradients of the loss, from those of the scaled one."""
+        """The float32 gradients of the loss, from those of the scaled loss."""
         inverse = 1.0 / self.scale
         return [gradient * inverse for gradient in gradients]
 
     def can_shrink(self) -> tf.Tensor:
-        """Whether a gradient that is not finite may be the scale's fault."""
+        """Whether the scale may be the cause of a gradient that is not finite."""
         return self.scale > 1.0
 
     def shrink_if(self, overflows: tf.Tensor) -> None:
-        """After a gradient that was not finite, if it was the scale's fault."""
+        """Halves the scale if it made a gradient overflow."""
         self.scale.assign(tf.where(overflows, tf.maximum(self.scale / 2.0, 1.0), self.scale))
         self.good_steps.assign(tf.where(overflows, tf.constant(0, tf.int64), self.good_steps))
 
     def count_step(self) -> None:
-        """After a step that was done."""
+        """Counts a step that was applied; doubles the scale if it is due."""
         good_steps = self.good_steps + 1
         grows = good_steps >= self._growth_steps
         self.scale.assign(tf.where(grows, tf.minimum(self.scale * 2.0, _MOST), self.scale))

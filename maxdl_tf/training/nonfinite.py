@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not a number: what is kept of them, and how many a run may have."""
+"""Steps with a loss or gradient that is not finite: their batches are written, and too many end the run."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _IDS_NAMED = 8
 
 
 class NonFiniteLossError(UserError):
-    """A loss term or the gradient became NaN or infinite; weights and optimizers are as they were before that step."""
+    """A loss term or the gradient became NaN or infinite. Weights and optimizers are as before that step."""
 
 
 class NonFiniteSteps:
-    """Writes down the batches of such steps and ends the run after too many of them.
+    """Writes the batches of steps that are not finite, and ends the run after too many of them.
 
     Args:
-      folder: Gets `nonfinite-STEP.npz`; None: nothing is written.
-      allowed: So many are passed over; the next one ends the run. A run that is resumed counts anew.
-      suffix: Of the file's name: workers of one run have one each, for each knows its own part of the batch only.
-      say: Gets a line on each that is passed over.
+      folder: Folder of the files `nonfinite-STEP.npz`; None: nothing is written.
+      allowed: Number of such steps to skip; the next one ends the run. A resumed run counts from 0.
+      suffix: Suffix of the file names. Each worker has its own, because it has only its part of the batch.
+      log: Receives a line for each skipped step.
     """
 
     def __init__(
@@ -35,35 +35,35 @@ class NonFiniteSteps:
         *,
         allowed: int = 0,
         suffix: str = "",
-        say: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ):
         self._folder = folder
         self._allowed = allowed
         self._suffix = suffix
-        self._say = say
+        self._log = log
         self.count = 0
 
     def add(self, step: int, term: str, value: float, batch: Any) -> None:
-        """Counts one.
+        """Records one step.
 
         Args:
-          step: Its number, from 1.
-          term: What is not finite, a term of the loss or the norm of the gradient.
-          value: NaN or infinite.
-          batch: NumPy arrays in a named tuple, with `image_ids`.
+          step: Number of the step, from 1.
+          term: Name of what is not finite: a loss term or the norm of the gradient.
+          value: NaN or an infinity.
+          batch: Batch of the step, a named tuple of NumPy arrays with `image_ids`.
 
         Raises:
-          NonFiniteLossError: There were too many.
+          NonFiniteLossError: There were more such steps than allowed.
         """
         self.count += 1
         facts = f"{term} became {value} at step {step}{self._where(step, batch)}"
         if self.count <= self._allowed:
-            self._say(f"{facts}; the step is left out, {self.count} of {self._allowed} that may be")
+            self._log(f"{facts}; the step is skipped, {self.count} of {self._allowed} allowed")
             return
-        skipped = f" after {self._allowed} such steps were left out" if self._allowed else ""
+        skipped = f" after {self._allowed} such steps were skipped" if self._allowed else ""
         raise NonFiniteLossError(
             f"{facts}{skipped}; look at these images, or start again from the last checkpoint with a lower "
-            "training.optimizer.learning_rate or a longer warm-up; training.skip_nonfinite_steps lets some pass"
+            "training.optimizer.learning_rate or a longer warm-up; training.skip_nonfinite_steps skips such steps"
         )
 
     def _where(self, step: int, batch: Any) -> str:
@@ -72,7 +72,7 @@ class NonFiniteSteps:
         where = f", on the images {named}"
         if self._folder is None:
             return where
-        # A step that is left out does not count, so that the next one may fail under the same number.
+        # A skipped step does not count, so the next one may fail under the same number.
         repeated = f"-{self.count}" if self.count > 1 else ""
         path = os.path.join(self._folder, f"nonfinite-{step}{self._suffix}{repeated}.npz")
         try:
@@ -83,7 +83,7 @@ class NonFiniteSteps:
 
 
 def write_batch(path: str, batch: Any) -> None:
-    """Writes all fields of a named tuple, and of those in it, as `.npz`: images, targets/semantic, image_ids, ..."""
+    """Writes the fields of nested named tuples as `.npz`: images, targets/semantic, image_ids, ..."""
     content = io.BytesIO()
     np.savez(content, **_by_path(batch))
     tf.io.gfile.makedirs(os.path.dirname(path) or ".")

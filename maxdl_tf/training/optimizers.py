@@ -1,26 +1,27 @@
-"""Learning rates, the two groups of variables that they hold for, and what moves them (architecture section 7)."""
+"""Learning rate schedule, and optimizers of the pretrained and of all other variables (architecture section 7)."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
+from maxdl_tf.errors import UserError
 from maxdl_tf.keras_api import keras
-from maxdl_tf.training.addons import require_addons
 from maxdl_tf.training.loss_scale import LossScale
 
 
 class PolySchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """rate(step) = peak * (1 - step / steps) ^ power, 0 from `steps` on, after a linear rise from 0.
+    """Polynomial decay after a linear warm-up: rate(step) = peak * (1 - step / steps) ^ power, and 0 from `steps` on.
 
-    The warm-up lies over the decay and does not shift it: at `warmup_steps` the rate jumps from the rise to the decay.
+    The warm-up replaces the beginning of the decay and does not shift it. At `warmup_steps` the rate jumps.
 
     Args:
-      peak: The rate that the rise goes to and the decay comes from.
-      steps: Length of the training.
-      warmup_steps: Length of the rise; 0 for none.
+      peak: Rate at the end of the warm-up and the beginning of the decay.
+      steps: Number of steps in the training.
+      warmup_steps: Number of steps in the warm-up; 0 for none.
       power: Exponent of the decay.
     """
 
@@ -39,21 +40,21 @@ class PolySchedule(keras.optimizers.schedules.LearningRateSchedule):
         return tf.where(step < self.warmup_steps, self.peak * step / self.warmup_steps, decayed)
 
     def scaled(self, factor: float) -> PolySchedule:
-        """The same course at `factor` of the rate."""
+        """The same schedule with `factor` times the rate."""
         return PolySchedule(self.peak * factor, steps=self.steps, warmup_steps=self.warmup_steps, power=self.power)
 
     def get_config(self) -> dict[str, Any]:
         return {"peak": self.peak, "steps": self.steps, "warmup_steps": self.warmup_steps, "power": self.power}
 
 
-# From a learning rate to an optimizer of Keras' legacy kind, whose slots can be made before the first step.
+# Creates a legacy Keras optimizer, whose slots can be created before the first step, for a learning rate.
 CreateOptimizer = Callable[[PolySchedule], Any]
 
 
 def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-7) -> CreateOptimizer:
-    """Adam; `epsilon` is added to sqrt(v) uncorrected, as Keras does."""
+    """Adam. As in Keras, `epsilon` is added to the square root of the uncorrected second moment."""
 
-    # The fused kernel of the legacy class is the fastest on a CPU, and both Keras 2 packages have it.
+    # The legacy class has the fastest kernel on a CPU, and both Keras 2 packages have it.
     def create(rate: PolySchedule):
         return keras.optimizers.legacy.Adam(rate, beta_1=beta1, beta_2=beta2, epsilon=epsilon)
 
@@ -66,11 +67,11 @@ def radam_lookahead(
     """The paper's RAdam (Liu et al., arXiv 1908.03265) inside LookAhead (Zhang et al., arXiv 1907.08610).
 
     Args:
-      beta1: RAdam's, as are
-      beta2: and
-      epsilon: the same as Adam's.
-      steps: Every so many steps the slow weights move towards the fast ones, which then start from there.
-      step_size: How far they move, 0..1.
+      beta1: Decay of the first moment.
+      beta2: Decay of the second moment.
+      epsilon: Constant added to the square root of the second moment.
+      steps: Number of steps after which the slow weights move towards the fast ones, which then continue from there.
+      step_size: Share of the distance that the slow weights move, 0..1.
 
     Raises:
       UserError: TensorFlow Addons is not installed.
@@ -81,28 +82,40 @@ def radam_lookahead(
     def create(rate: PolySchedule):
         fast = tfa.optimizers.RectifiedAdam(rate, beta_1=beta1, beta_2=beta2, epsilon=epsilon)
         lookahead = tfa.optimizers.Lookahead(fast, sync_period=steps, slow_step_size=step_size)
-        # Otherwise the inner one would make a counter of its own at the first step, unknown to earlier checkpoints.
+        # Otherwise the inner one would create its own counter at the first step, which earlier checkpoints lack.
         fast._iterations = lookahead.iterations
         return lookahead
 
     return create
 
 
-class Optimizers:
-    """One optimizer for the pretrained part of the backbone and one, at the full rate, for all else.
+def require_addons() -> None:
+    """Raises UserError if TensorFlow Addons is not installed."""
+    if importlib.util.find_spec("tensorflow_addons") is None:
+        raise UserError(
+            "training.optimizer.kind radam_lookahead needs TensorFlow Addons, which is not installed; it has releases "
+            "for Python 3.9 to 3.11 only: use one of these, or kind: adam"
+        )
 
-    Must be made in the strategy's scope; the slots exist afterwards, so that a checkpoint can be restored into them
-    before the first step.
+
+class Optimizers:
+    """Two optimizers: one for the pretrained part of the backbone, and one, at the full rate, for all other variables.
+
+    They must be created in the strategy's scope. Their slots exist afterwards, so a checkpoint can be restored before
+    the first step.
 
     Args:
-      model: Gives `trainable_variables` and, among them, `backbone_variables`.
-      schedule: Rate of what is not pretrained.
-      backbone_multiplier: The pretrained part's rate as a share of it.
-      create: Makes each of the two.
-      weight_decay: Kernels shrink by this share of their rate at each step, apart from the gradient (Loshchilov and
-        Hutter, arXiv 1711.05101).
-      gradient_clip_norm: A gradient whose norm over all variables is larger is scaled down to it; 0: never.
-      loss_scale: Of the loss whose gradient is taken, where the model computes in float16; `apply` gets none of it.
+      model: Model with `trainable_variables` and, among them, `backbone_variables`.
+      schedule: Learning rate of variables that are not pretrained.
+      backbone_multiplier: Learning rate of the pretrained part, as a share of the schedule.
+      create: Creates each optimizer; Adam by default.
+      weight_decay: Share of the learning rate by which kernels shrink at each step (decoupled weight decay, Loshchilov
+        and Hutter, arXiv 1711.05101).
+      gradient_clip_norm: Largest norm of the gradient over all variables; a larger one is scaled down. 0: no limit.
+      loss_scale: Loss scale of a model that computes in float16. `apply` takes unscaled gradients.
+
+    Attributes:
+      variables: All trainable variables, in the order of the gradients.
     """
 
     def __init__(
@@ -131,21 +144,21 @@ class Optimizers:
 
     @property
     def by_name(self) -> dict[str, Any]:
-        """The optimizers, and the loss scale if there is one, under the names that they have in a checkpoint."""
+        """The optimizers and the loss scale, if any, by their names in a checkpoint."""
         loss_scale = {"loss_scale": self.loss_scale} if self.loss_scale else {}
         return {"optimizer": self.base, "backbone_optimizer": self.backbone, **loss_scale}
 
     @property
     def slot_variables(self) -> list[tf.Variable]:
-        """Everything that the optimizers remember between two steps."""
+        """All variables of the optimizers and the loss scale."""
         return [*self.base.weights, *self.backbone.weights, *(self.loss_scale.variables if self.loss_scale else ())]
 
     def apply(self, gradients: Sequence[tf.Tensor], norm: tf.Tensor | None = None) -> None:
-        """One step; call it in replica context.
+        """Applies one step, in replica context.
 
         Args:
-          gradients: Of `variables`, in their order, already summed over the replicas.
-          norm: Their global norm, where it is known.
+          gradients: Gradients of `variables`, in their order, summed over the replicas.
+          norm: Global norm of the gradients, if it is known.
         """
         if self._gradient_clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self._gradient_clip_norm, use_norm=norm)
@@ -157,9 +170,9 @@ class Optimizers:
                 optimizer.apply_gradients(group, experimental_aggregate_gradients=False)
 
     def restart(self) -> None:
-        """Tells the optimizers that the variables have been given other values than they were made with.
+        """Starts again from the current values of the variables, after they were loaded.
 
-        LookAhead's slow weights would draw them back to those.
+        LookAhead's slow weights would otherwise pull them back to their initial values.
         """
         for optimizer, in_backbone in ((self.base, False), (self.backbone, True)):
             if "slow" in optimizer.get_slot_names():
@@ -167,7 +180,7 @@ class Optimizers:
                     optimizer.get_slot(variable, "slow").assign(variable)
 
     def learning_rates(self, step) -> dict[str, tf.Tensor]:
-        """The two rates at a step, for curves."""
+        """The two learning rates at a step, by the names of their curves."""
         return {
             "learning_rate": self.base.learning_rate(step),
             "backbone_learning_rate": self.backbone.learning_rate(step),
@@ -182,14 +195,14 @@ class Optimizers:
                 strategy.extended.update(kernel, lambda copy, share: copy.assign_sub(share * copy), args=(share,))
 
         if kernels:
-            tf.distribute.get_replica_context().merge_call(shrink)  # Replicas by themselves may not assign.
+            tf.distribute.get_replica_context().merge_call(shrink)  # A replica by itself must not assign.
 
     def _group(self, in_backbone: bool) -> list[tf.Variable]:
         return [v for v, inside in zip(self.variables, self._in_backbone) if inside == in_backbone]
 
 
 def kernels_of(model: tf.Module) -> list[tf.Variable]:
-    """The weights of linear maps and convolutions, and no biases, batch norms, tables or memory."""
+    """The kernels of dense layers, convolutions and attention: no biases, batch norms, tables or memory."""
     found = (
         getattr(layer, name, None)
         for layer in model.submodules

@@ -1,4 +1,4 @@
-"""With what a training was run, kept in its folder: `run_info.json`, an entry for each start."""
+"""What a training ran on: `run_info.json` in its folder, with an entry for each start."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from typing import Any
 import tensorflow as tf
 
 import maxdl_tf
+from maxdl_tf.files import storage
 
 FILE = "run_info.json"
 
 
 def describe_run(config_file: str, *, step: int, devices: str) -> dict[str, Any]:
-    """What one will want to know of a run later.
+    """Describes a run: time, devices, versions, and the git revision of its config.
 
     Args:
-      config_file: The experiment; its git repository is named where it lies in one.
-      step: Where the run begins.
-      devices: What it runs on, for people.
+      config_file: Path of the experiment.
+      step: Step that the run starts from.
+      devices: Human-readable description of the devices.
     """
     return {
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -37,25 +38,21 @@ def describe_run(config_file: str, *, step: int, devices: str) -> dict[str, Any]
 
 
 def append_run(directory: str, run: dict[str, Any]) -> None:
-    """Adds a run to those in the directory's `run_info.json`; a file that cannot be read is begun anew."""
+    """Appends a run to the directory's `run_info.json`; a file that cannot be read is replaced."""
     path = os.path.join(directory, FILE)
     runs = []
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path) as file:
-            try:
-                runs = json.loads(file.read())
-            except ValueError:
-                runs = []
-    temporary = f"{path}.tmp{os.getpid()}"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(json.dumps([*runs, run], indent=2) + "\n")
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+    if storage.exists(path):
+        try:
+            runs = json.loads(storage.read_file(path))
+        except ValueError:
+            runs = []
+    storage.write_json(path, [*runs, run])
 
 
 def git_revision(folder: str) -> str | None:
-    """The commit of the git repository that a folder lies in, "-modified" behind it if files differ from it.
+    """The commit of the git repository around a folder, followed by "-modified" if files differ from it.
 
-    None where there is none, or no git.
+    None if there is no repository, no commit or no git.
     """
     try:
         described = subprocess.run(

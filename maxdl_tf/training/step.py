@@ -24,7 +24,7 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 from maxdl_tf.structs import Metric
 from maxdl_tf.training import distribution, memory_estimate
-from maxdl_tf.training.ema import WeightAverages
+from maxdl_tf.training.ema import ExponentialMovingAverage
 from maxdl_tf.training.memory_estimate import MemoryEstimate
 from maxdl_tf.training.nonfinite import NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers
@@ -104,7 +104,7 @@ class Trainer(orbit.AbstractTrainer):
         `batch_size / accumulate_steps` images over all replicas.
       global_step: Step counter; see `orbit.utils.create_global_step`.
       options: How a step is run.
-      averages: EMA of the model's variables, updated after each step.
+      ema: EMA of the model's variables, updated after each step.
       nonfinite: Receives steps that are not finite. By default the first one ends the run.
 
     Attributes:
@@ -127,7 +127,7 @@ class Trainer(orbit.AbstractTrainer):
         batches: tf.data.Dataset,
         global_step: tf.Variable,
         options: StepOptions,
-        averages: WeightAverages | None = None,
+        ema: ExponentialMovingAverage | None = None,
         nonfinite: NonFiniteSteps | None = None,
     ):
         super().__init__()
@@ -139,7 +139,7 @@ class Trainer(orbit.AbstractTrainer):
         self._iterator: Iterator | None = None
         self._global_step = global_step
         self._options = options
-        self._averages = averages
+        self._ema = ema
         self._nonfinite = nonfinite or NonFiniteSteps()
         self.on_progress: Callable[[int, dict[str, float]], None] = lambda steps, means: None
         self.stop_requested: Callable[[], bool] = lambda: False
@@ -238,8 +238,8 @@ class Trainer(orbit.AbstractTrainer):
             traced = self.differentiate.get_concrete_function(spec.images, spec.targets)
         else:
             traced = self._step_in_graph.get_concrete_function(iterator, tf.constant(0.0))
-        averages = self._averages.variables if self._averages else ()
-        kept = [*self._model.variables, *self._optimizers.slot_variables, *averages, *self._sums]
+        ema = self._ema.variables if self._ema else ()
+        kept = [*self._model.variables, *self._optimizers.slot_variables, *ema, *self._sums]
         devices = distribution.devices_of(self._strategy)
         return memory_estimate.estimate(traced.graph.get_operations(), kept, devices)
 
@@ -410,8 +410,8 @@ class Trainer(orbit.AbstractTrainer):
         gradients = _sum_over_replicas(gradients)
         norm = tf.linalg.global_norm(gradients)
         self._optimizers.apply(gradients, norm)
-        if self._averages is not None:
-            self._averages.update(self._global_step)
+        if self._ema is not None:
+            self._ema.update(self._global_step)
         self._means["gradient_norm"].update_state(norm)
 
     def _record(self, losses) -> None:

@@ -1,4 +1,4 @@
-"""Says that a training stands still, which looks just like one that is slow."""
+"""Reports that a training stands still, which looks like one that is slow."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _REMEMBERED = 50
 
 
 class Watchdog:
-    """A thread that complains once where no step ended for ten times as long as usual, and for a minute.
+    """Thread that logs a line, once, if no step ended for a minute and for ten times the usual time.
 
     Args:
-      say: Gets the complaint.
-      clock: Gives the time in seconds.
+      log: Receives the line.
+      clock: Returns the time in seconds.
     """
 
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
-        self._say = say
+    def __init__(self, log: Callable[[str], None], clock: Callable[[], float] = time.monotonic):
+        self._log = log
         self._clock = clock
         self._last = clock()
         self._compiled = False
@@ -34,7 +34,7 @@ class Watchdog:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Meanwhile the training is expected to move; what happens between two such times does not count."""
+        """Context in which steps are expected. Time between two such contexts does not count."""
         with self._lock:
             self._last = self._clock()
         ended = threading.Event()
@@ -47,26 +47,26 @@ class Watchdog:
             thread.join()
 
     def beat(self) -> None:
-        """Some steps have ended."""
+        """Records that steps have ended."""
         with self._lock:
             now = self._clock()
             if self._complained:
-                self._say(f"it goes on, after {now - self._last:.0f} s")
-            elif self._compiled:  # The first time is that of compiling.
+                self._log(f"it goes on, after {now - self._last:.0f} s")
+            elif self._compiled:  # The first time includes compiling.
                 self._durations.append(now - self._last)
             self._last, self._compiled, self._complained = now, True, False
 
     def check(self) -> None:
-        """Complains if it is time to."""
+        """Logs the line if it is due."""
         with self._lock:
             if not self._durations or self._complained:
                 return
             usual, silence = statistics.median(self._durations), self._clock() - self._last
             if silence > max(_LEAST_SECONDS, _TIMES_USUAL * usual):
                 self._complained = True
-                self._say(
-                    f"no step has ended for {silence:.0f} s, which usually takes {usual:.2g} s; is the input stuck, or "
-                    "another worker, or is the machine busy with other work?"
+                self._log(
+                    f"no step has ended for {silence:.0f} s, which usually takes {usual:.2g} s; is the input stuck, is "
+                    "another worker stuck, or is the machine busy?"
                 )
 
     def _watch(self, ended: threading.Event) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.deeplab2_import import variable_tree
 from maxdl_tf.checkpoints.source import CheckpointSource
-from maxdl_tf.checkpoints.variable_tree import variable_tree
 from maxdl_tf.keras_api import keras
 
 

@@ -191,7 +191,7 @@ def test_a_backbone(tmp_path, layout):
     for variable in model.variables:
         variable.assign(variable * 0.0 + 1.0)
     zeroed = _values(model)
-    started = load_initial_weights(model, prefix, say=lambda line: None)
+    started = load_initial_weights(model, prefix, log=lambda line: None)
     assert started.is_backbone and {published_name(path) for path in started.loaded} == pretrained
     assert_values(model, {**zeroed, **weights})
     with pytest.raises(CheckpointMismatch):

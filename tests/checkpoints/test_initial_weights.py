@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.deeplab2_import import variable_tree
 from maxdl_tf.checkpoints.initial_weights import load_initial_weights
 from maxdl_tf.checkpoints.save_restore import (
     CheckpointMismatch,
@@ -18,11 +19,10 @@ from maxdl_tf.checkpoints.save_restore import (
     name_of,
     variables_by_key,
 )
-from maxdl_tf.checkpoints.variable_tree import variable_tree
 from maxdl_tf.errors import UserError
 from maxdl_tf.models.build import build_image_classifier, build_max_deeplab
 from maxdl_tf.models.variants import VARIANTS
-from tests.checkpoints.test_compact_names import expand
+from tests.checkpoints.test_compare import expand
 
 # Like L, a part of the decoder belongs to the pretrained backbone.
 VARIANT = replace(VARIANTS["tiny"].scaled(0.5, 0.5), decoder_stacks=1, pretrained_stacks=1, num_slots=6)
@@ -52,7 +52,7 @@ def _save(model, folder: Path) -> tuple[str, dict[str, np.ndarray]]:
     for variable in _variables(model).values():
         variable.assign(random.normal(size=variable.shape))
     step = tf.Variable(7, dtype=tf.int64)
-    return Checkpoints(str(folder), model=model, global_step=step, say=lambda line: None).save(), _values(model)
+    return Checkpoints(str(folder), model=model, global_step=step, log=lambda line: None).save(), _values(model)
 
 
 @pytest.fixture(scope="module")

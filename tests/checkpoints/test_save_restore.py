@@ -35,7 +35,7 @@ class _Run:
             global_step=self.step,
             optimizers=self.optimizers.by_name if with_optimizers else None,
             keep=keep,
-            say=self.said.append,
+            log=self.said.append,
         )
         random = np.random.default_rng(seed)
         for variable in (*self.model.variables, *self._slots()):

@@ -21,4 +21,4 @@ def test_a_second_ctrl_c_ends_at_once_and_handlers_are_put_back(capfd):
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-    assert "SIGINT: stopping after this step; once more, and it ends at once\n" in capfd.readouterr().err
+    assert "SIGINT: stopping after this step; press Ctrl-C again to stop at once\n" in capfd.readouterr().err

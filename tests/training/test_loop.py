@@ -1,4 +1,4 @@
-"""When the outer loop saves, evaluates and averages, and what it leaves in model_dir."""
+"""When the outer loop saves and evaluates, and what it leaves in model_dir."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def run(tmp_path):
     global_step = orbit.utils.create_global_step()
     module = tf.Module()
     module.weight = tf.Variable(1.0)
-    checkpoints = Checkpoints(str(tmp_path), model=module, global_step=global_step, say=lambda line: None)
+    checkpoints = Checkpoints(str(tmp_path), model=module, global_step=global_step, log=lambda line: None)
     return loop.Loop(global_step=global_step, model_dir=str(tmp_path), checkpoints=checkpoints), _Trainer(global_step)
 
 

@@ -114,9 +114,9 @@ def test_a_step_that_was_estimated_is_not_traced_again():
     assert estimate.runtime > 1e8 and estimate.available > estimate.total
 
 
-def test_smaller_parts_take_less_and_averages_more():
+def test_smaller_parts_take_less_and_an_ema_more():
     whole = build(batch_size=8, batches=fakes.train_batches(8))[0].estimate_memory()
-    parts, model, *_ = build(batch_size=8, batches=fakes.train_batches(2), accumulate_steps=4, averages_decay=0.5)
+    parts, model, *_ = build(batch_size=8, batches=fakes.train_batches(2), accumulate_steps=4, ema_decay=0.5)
     parts = parts.estimate_memory()
     assert 3 < whole.tensors / parts.tensors < 4.5
     weights = sum(variable.numpy().nbytes for variable in model.trainable_variables)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from maxdl_tf.checkpoints.save_restore import Checkpoints, variables_by_key
 from maxdl_tf.errors import UserError
 from maxdl_tf.keras_api import keras
-from maxdl_tf.training import addons
+from maxdl_tf.training import optimizers as optimizers_module
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule, adam, kernels_of, radam_lookahead
 from tests.helpers import shared_golden
 from tests.training import fakes
@@ -152,7 +152,7 @@ def test_radam_and_lookahead_are_resumed_whole(tmp_path):
 
 
 def test_radam_says_what_it_needs_where_addons_are_missing(monkeypatch):
-    monkeypatch.setattr(addons.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(optimizers_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"TensorFlow Addons, which is not installed; .*3\.9 to 3\.11.*kind: adam"):
         radam_lookahead()
 

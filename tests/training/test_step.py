@@ -15,7 +15,7 @@ import tensorflow as tf
 from maxdl_tf.checkpoints.save_restore import Checkpoints
 from maxdl_tf.keras_api import keras
 from maxdl_tf.losses.panoptic import PanopticLoss
-from maxdl_tf.training.ema import WeightAverages
+from maxdl_tf.training.ema import ExponentialMovingAverage
 from maxdl_tf.training.nonfinite import NonFiniteLossError, NonFiniteSteps
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule
 from maxdl_tf.training.step import StepOptions, StopTraining, Trainer
@@ -52,7 +52,7 @@ def build(
     loss=None,
     model_class=fakes.FakeModel,
     create=None,
-    averages_decay=None,
+    ema_decay=None,
     loss_scale=None,
     nonfinite=None,
     **options,
@@ -70,7 +70,7 @@ def build(
             create=create,
             loss_scale=loss_scale,
         )
-    averages = WeightAverages(strategy, model, averages_decay) if averages_decay else None
+    ema = ExponentialMovingAverage(strategy, model, ema_decay) if ema_decay else None
     if batches is None:
         batches = fakes.train_batches(batch_size)
     trainer = Trainer(
@@ -81,10 +81,10 @@ def build(
         batches=strategy.experimental_distribute_dataset(batches),
         global_step=global_step,
         options=StepOptions(batch_size=batch_size, steps_per_loop=steps_per_loop, **options),
-        averages=averages,
+        ema=ema,
         nonfinite=nonfinite,
     )
-    trainer.averages = averages
+    trainer.ema = ema
     return trainer, model, optimizers, global_step
 
 
@@ -161,7 +161,7 @@ def test_a_nan_stops_with_the_name_of_its_term_and_leaves_the_batch(tmp_path):
 def test_a_step_that_is_left_out_changes_nothing_and_too_many_stop():
     said = []
     trainer, model, optimizers, _ = build(
-        batches=with_nan_in(3), steps_per_loop=4, nonfinite=NonFiniteSteps(allowed=2, say=said.append)
+        batches=with_nan_in(3), steps_per_loop=4, nonfinite=NonFiniteSteps(allowed=2, log=said.append)
     )
     curves = trainer.train(tf.constant(8))  # Two cycles of the data with three good batches each, and two more.
     assert [line.split(", written")[0].split(", on")[0] for line in said] == [
@@ -178,7 +178,7 @@ def test_a_step_that_is_left_out_changes_nothing_and_too_many_stop():
     )
     for variable, same in variables:
         np.testing.assert_allclose(variable, same, rtol=1e-5, atol=1e-7, err_msg=variable.name)
-    with pytest.raises(NonFiniteLossError, match=r"at step 10, .* after 2 such steps were left out"):
+    with pytest.raises(NonFiniteLossError, match=r"at step 10, .* after 2 such steps were skipped"):
         trainer.train(tf.constant(8))
 
 
@@ -273,10 +273,10 @@ print(json.dumps([train_averaged(strategy), train_with_a_nan_in_parts(strategy)]
 
 
 def train_averaged(strategy):
-    """The curves of five steps, and what the averages are then."""
-    trainer, model, *_ = build(strategy, averages_decay=0.5)
+    """The curves of five steps, and the spread of the EMA then."""
+    trainer, model, *_ = build(strategy, ema_decay=0.5)
     curves = [trainer.train(tf.constant(1)) for _ in range(5)]
-    with trainer.averages.in_model():
+    with trainer.ema.in_model():
         # The bias before a batch norm has nothing but rounding errors for a gradient, and Adam makes steps of them.
         weights = [variable for variable in model.variables if variable is not model.stem.bias]
         return curves, [float(np.std(variable.numpy())) for variable in weights]
@@ -290,7 +290,7 @@ def train_with_a_nan_in_parts(strategy):
         batches=with_nan_in(3),
         accumulate_steps=2,
         batch_size=2 * BATCH_SIZE,
-        nonfinite=NonFiniteSteps(allowed=9, say=said.append),
+        nonfinite=NonFiniteSteps(allowed=9, log=said.append),
     )
     curves = [trainer.train(tf.constant(1)) for _ in range(3)]
     return curves, [line.split(" became")[0] + line.split(" at step")[1] for line in said]

@@ -2,7 +2,7 @@
 
 import re
 
-from maxdl_tf.checkpoints.compact_names import compact_names
+from maxdl_tf.checkpoints.compare import compact_names
 
 
 def expand(text: str) -> set[str]:
@@ -21,7 +21,7 @@ def test_a_line_for_each_beginning():
     assert compact_names([], depth=2) == []
 
 
-def test_bracesexpand_to_the_names_and_no_others():
+def test_braces_expand_to_the_names_and_no_others():
     names = {
         f"m/{stage}/{block}/{layer}/{part}"
         for stage, blocks in (("s1", 3), ("s2", 2))
