@@ -1,8 +1,8 @@
-"""Experiments as text: load, override, validate.
+"""Loads, overrides and validates experiments.
 
-An experiment is a textproto (protos/experiment.proto). It may name a `base` whose fields hold where it is silent, it
-may be changed by `--override` fragments, and it may hold `${NAME}` placeholders: `${CONFIG_DIR}` is the folder of the
-file itself, any other name is an environment variable. Every complaint names the file and the line.
+An experiment is a textproto (protos/experiment.proto). It may name a `base`, from which it takes the fields that it
+does not set. `--override` fragments may change it. It may have `${NAME}` placeholders: `${CONFIG_DIR}` is the folder of
+the file itself, any other name is an environment variable. Errors name the file and the line.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PLACEHOLDER = re.compile(r"\$\{(\w*)\}")
 
 
 class _Source(NamedTuple):
-    """A text that contributed fields, and what to call it in a complaint."""
+    """A text that contributed fields, and its name in errors."""
 
     name: str
     text: str
@@ -48,15 +48,15 @@ def load_experiment(
       path: Path of a textproto, or name of a packaged experiment, such as `shapes/max_deeplab_tiny_81`.
       overrides: Textproto fragments merged over it in turn, such as `training { steps: 100 }`. A repeated field
         replaces the one below it.
-      keep_unset_placeholders: Leave `${NAME}` as it stands where there is no such environment variable, for uses that
-        read no data.
+      keep_unset_placeholders: Whether to keep `${NAME}` if there is no such environment variable, for uses that read
+        no data.
 
     Returns:
       The experiment, with `base` merged in and cleared and `name` set.
 
     Raises:
-      UserError: With file and line, if a file is missing, a field is unknown, a placeholder has no value or a
-        value is out of range.
+      UserError: A file is missing, a field is unknown, a placeholder has no value, or a value is out of range. The
+        message has the file and the line.
     """
     path = find_experiment(path)
     sources = _with_bases(path, keep_unset_placeholders)
@@ -94,7 +94,7 @@ def save_experiment(experiment: experiment_pb2.Experiment, dataset_info: Dataset
 
 
 def experiment_to_text(experiment: experiment_pb2.Experiment) -> str:
-    """The experiment as a textproto that `load_experiment` reads back."""
+    """The experiment as a textproto for `load_experiment`."""
     return text_format.MessageToString(experiment)
 
 
@@ -151,11 +151,11 @@ def find_experiment(path: str) -> str:
 
 
 def _with_bases(path: str, keep_unset_placeholders: bool) -> list[_Source]:
-    """The file's text after those of its bases, the deepest first, placeholders resolved."""
+    """The texts of the file's bases, the deepest first, and of the file, with placeholders resolved."""
     sources: list[_Source] = []
     while path:
         if len(sources) == _MAX_BASES:
-            raise UserError(f"{path}: more than {_MAX_BASES} bases on end; does a file name itself as its base?")
+            raise UserError(f"{path}: more than {_MAX_BASES} nested bases; does a file name itself as its base?")
         source = _Source(path, storage.read_text(path))
         source = source._replace(text=_resolve_placeholders(source, keep_unset_placeholders))
         sources.insert(0, source)
@@ -175,7 +175,7 @@ def _resolve_placeholders(source: _Source, keep_unset: bool) -> str:
             if name not in values:
                 raise UserError(
                     f"{source.name}:{line_number}: the placeholder {match.group(0)} has no value; set the environment "
-                    f"variable {name or 'that it should name'}, or write the value in its place"
+                    f"variable {name or 'that it should name'}, or replace it by the value"
                 )
             return values[name]
 
@@ -185,7 +185,7 @@ def _resolve_placeholders(source: _Source, keep_unset: bool) -> str:
 
 
 def _merge(below: Message, above: Message) -> None:
-    """Merges like `MergeFrom`, but a repeated field replaces the one below it instead of growing it."""
+    """Merges like `MergeFrom`, but a repeated field replaces the one below it."""
     for field, value in above.ListFields():
         if _is_repeated(field):
             below.ClearField(field.name)
@@ -198,7 +198,7 @@ def _merge(below: Message, above: Message) -> None:
 
 
 def _is_repeated(field) -> bool:
-    # `label` left the descriptors of newer protobufs, `is_repeated` is not yet in 4.25.
+    # Newer protobufs have no `label`; 4.25 has no `is_repeated`.
     return field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
 
 
@@ -227,7 +227,7 @@ def _fields_with_lines(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _where(path: str, sources: Sequence[_Source]) -> str:
-    """`file:line` of the last place that sets a field, or of the last one that could have set it."""
+    """`file:line` of the last place that sets a field or, if none does, of its message."""
     for source in reversed(sources):
         lines = [line for field, line in _fields_with_lines(source.text) if field == path]
         if lines:

@@ -156,7 +156,7 @@ def test_a_panoptic_training_on_shapes_starts_from_a_backbone_and_learns_faster(
         if name.startswith("model/") and not name.startswith("model/classifier/") and "/.OPTIMIZER_SLOT" not in name
     }
     assert {name.split("/")[1] for name in backbone} == {"backbone"}
-    assert f"{pretrained}/ckpt-1200: {len(backbone)} variables come from it" in done.stderr
+    assert f"{pretrained}/ckpt-1200: {len(backbone)} variables are loaded" in done.stderr
     assert "  model/backbone/stages/stage5/blocks/block1/" in done.stderr
     assert "classifier" not in done.stderr and "transformers" not in done.stderr
     assert losses["pretrained"] < losses["scratch"], losses

@@ -1,4 +1,4 @@
-"""Unpacks an archive that a stranger made: its files land in one folder, or nothing is written at all."""
+"""Unpacks untrusted archives: all files go into one folder, or nothing is written."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _MOST_MEMBERS = 10_000
 def unpack(archive: str, folder: str) -> None:
     """Writes the files of a tar archive, compressed or not, below an empty folder.
 
-    All members are looked at first: only files and folders with paths that stay inside are taken, each path once. No
-    owner, right or time comes along. This does not lean on the filters of `tarfile`, which Python 3.9 need not have.
+    All members are checked first. Only files and folders whose paths stay inside are allowed, each path once. Owners,
+    permissions and times are not kept. The filters of `tarfile` are not used, because Python 3.9 may lack them.
 
     Args:
-      archive: Its path.
-      folder: Exists.
+      archive: Path of the archive.
+      folder: Folder that exists and is empty.
 
     Raises:
-      UserError: It is no archive, it is damaged, a member is not as above, or it is larger than the disk's free space.
+      UserError: The file is no archive, is damaged, has a member that is not allowed, or exceeds the free disk space.
     """
     with _user_errors(archive), tarfile.open(archive) as opened:
         for member in _checked_members(archive, folder, opened):
@@ -45,16 +45,16 @@ def unpack(archive: str, folder: str) -> None:
 
 
 def _checked_members(archive: str, folder: str, opened: tarfile.TarFile) -> list[tarfile.TarInfo]:
-    """The files of an archive, if all of its members may be unpacked."""
+    """The files of an archive, after a check of all members."""
     free = min(shutil.disk_usage(folder).free, _MOST_BYTES)
     files, paths, size = [], set(), 0
-    # Each is checked as it comes: to look for the next one behind a member of a terabyte would take as long.
+    # Each member is checked when it is read: seeking past a member of a terabyte would take long.
     for number, member in enumerate(opened, start=1):
         complaint = _complaint(member)
         if complaint:
             raise UserError(
                 f"{archive} was not unpacked: its member {member.name!r} {complaint}; wanted files and folders below "
-                "one folder, as in a checkpoint that was published; is this the right archive?"
+                "one folder, as in a published checkpoint; is this the right archive?"
             )
         if member.isfile():
             files.append(member)
@@ -63,22 +63,24 @@ def _checked_members(archive: str, folder: str, opened: tarfile.TarFile) -> list
         if size > free or number > _MOST_MEMBERS:
             raise UserError(
                 f"{archive} was not unpacked: its first {number} members come to {size:,} bytes, and there is room for "
-                f"{free:,} bytes and {_MOST_MEMBERS:,} members in {os.path.dirname(folder)}; name another place in "
-                "TMPDIR, or unpack it yourself and give the folder"
+                f"{free:,} bytes and {_MOST_MEMBERS:,} members in {os.path.dirname(folder)}; set TMPDIR to another "
+                "folder, or unpack it yourself and pass the folder"
             )
     if len(paths) < len(files) or any(path[:end] in paths for path in paths for end in range(1, len(path))):
-        raise UserError(f"{archive} was not unpacked: two of its members have one path; is this the right archive?")
+        raise UserError(
+            f"{archive} was not unpacked: two of its members have the same path; is this the right archive?"
+        )
     return files
 
 
 def _complaint(member: tarfile.TarInfo) -> str:
-    """What forbids to unpack a member, or nothing."""
+    """Why a member must not be unpacked, or an empty string."""
     if member.issym() or member.islnk():
         return f"is a link to {member.linkname!r}"
     if not (member.isdir() or member.isreg()) or member.issparse():
         return "is neither a plain file nor a folder"
     if member.name.startswith("/") or re.match(r"[A-Za-z]:|.*[\\\0]", member.name, re.DOTALL):
-        return "has an absolute path, or one of another system"
+        return "has an absolute path, or a path of another operating system"
     if ".." in _parts(member.name) or (member.isreg() and not _parts(member.name)):
         return "has a path that leads outside"
     return ""

@@ -1,6 +1,6 @@
-"""Weights from a checkpoint in DeepLab2's layout: all that the model has, or an error that names what differs.
+"""Imports weights from a checkpoint in DeepLab2's layout: all of the model, or an error that names what differs.
 
-Variables are called here by their published names, such as `encoder/_stem/_conv1_bn_act/_conv/kernel`.
+Variables have their published names here, such as `encoder/_stem/_conv1_bn_act/_conv/kernel`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 
 _ENCODER = "encoder/"
-# Where the encoder lies in checkpoints that were written by TensorFlow's Model Garden.
+# Path of the encoder in checkpoints of TensorFlow's Model Garden.
 _ENCODER_IN_BACKBONE = "backbone/_encoder/"
-# Of the training, not of the model.
+# Variables of the training, not of the model.
 _IGNORED = re.compile(r"(global_step$|save_counter$|optimizer/|backbone_optimizer/)|.*/\.OPTIMIZER_SLOT/")
 
 
 class ImportMismatch(UserError):
-    """The checkpoint is of another model.
+    """The checkpoint belongs to another model.
 
     Attributes:
       difference: All variables that differ.
@@ -46,14 +46,14 @@ class ImportMismatch(UserError):
 
 
 class Imported(NamedTuple):
-    """What came of an import.
+    """Result of an import.
 
     Attributes:
       step: Global step of the checkpoint; 0 if it has none.
-      loaded: The variables that it gave.
-      initial: Those of the model that were allowed to be missing and keep their initial values.
-      left_out: Those of the checkpoint that are not the backbone's, where only that was wanted.
-      variables: The loaded and the initial ones, by their paths in a checkpoint of ours.
+      loaded: Names of the loaded variables.
+      initial: Names of variables that were allowed to be missing and keep their initial values.
+      left_out: Names of variables of the checkpoint that are skipped, because only the backbone is imported.
+      variables: The loaded and the initial variables, by their paths in a checkpoint of this package.
     """
 
     step: int
@@ -66,16 +66,16 @@ class Imported(NamedTuple):
 def import_weights(
     model: MaXDeepLab, source: CheckpointSource, *, backbone_only: bool = False, allow_missing: Collection[str] = ()
 ) -> Imported:
-    """Gives a model the weights of a checkpoint in DeepLab2's layout.
+    """Loads the weights of a checkpoint in DeepLab2's layout into a model.
 
     Args:
-      model: Its variables exist.
+      model: Model whose variables exist.
       source: The checkpoint.
-      backbone_only: Take just the model's `pretrained_variables`; what else the checkpoint has is left out.
-      allow_missing: Published items, such as `semantic_decoder`, whose variables may be missing from it.
+      backbone_only: Whether to load only the model's `pretrained_variables` and skip the rest of the checkpoint.
+      allow_missing: Published items, such as `semantic_decoder`, whose variables may be missing from the checkpoint.
 
     Raises:
-      ImportMismatch: A variable is missing, has another shape, or belongs to another model; nothing has been changed.
+      ImportMismatch: A variable is missing, has another shape, or belongs to another model. Nothing was changed.
       UserError: `allow_missing` names nothing of the model, or the checkpoint is damaged.
     """
     by_path = variable_paths(model, "model")
@@ -87,7 +87,7 @@ def import_weights(
     for item in allow_missing:
         if not any(_is_below(name, item) for name in wanted):
             raise UserError(
-                f"--allow_missing {item} names nothing that is wanted, which is {', '.join(_items(wanted))}"
+                f"--allow_missing {item} names no item of the model; choose from {', '.join(_items(wanted))}"
             )
     try:
         reader = tf.train.load_checkpoint(source.prefix)
@@ -110,7 +110,7 @@ def import_weights(
 
 
 def save_imported(imported: Imported, directory: str) -> str:
-    """Writes the variables as a checkpoint of ours, `ckpt-STEP`, that holds these and no others; returns its prefix."""
+    """Writes the variables, and no others, as a checkpoint of this package, `ckpt-STEP`; returns its prefix."""
     tree = variable_tree({path.removeprefix("model/"): variable for path, variable in imported.variables.items()})
     step = tf.Variable(imported.step, dtype=tf.int64, trainable=False)
     return Checkpoints(directory, model=tree, global_step=step, keep=1).save()
@@ -131,7 +131,7 @@ def variable_tree(variables: Mapping[str, tf.Variable]) -> tf.Module:
 
 
 def _keys_by_name(reader: Any) -> dict[str, tuple[str, Shape]]:
-    """{published name: (key in the file, shape)} of what may be the model's."""
+    """{published name: (key in the file, shape)} of all variables that may belong to the model."""
     found = {name_of(key): (key, shape) for key, shape in shapes_by_key(reader).items() if key.endswith(KEY_SUFFIX)}
     if not any(name.startswith(_ENCODER) for name in found):
         found = {_moved(name): entry for name, entry in found.items()}
@@ -143,20 +143,20 @@ def _moved(name: str) -> str:
 
 
 def _may_stay(name: str, model_names: Collection[str]) -> bool:
-    """Whether a variable that is not the backbone's may be left out: it is known, or no part of the encoder."""
+    """Whether a variable outside of the backbone may be skipped: it is known, or not part of the encoder."""
     return name in model_names or not name.startswith((_ENCODER, _ENCODER_IN_BACKBONE))
 
 
 def _advice(reader: Any, difference: Difference, not_of_backbone: set[str]) -> str:
-    """What to do about a difference.
+    """Advice about a difference.
 
     Args:
-      reader: Of the checkpoint.
-      difference: Not none.
-      not_of_backbone: Names that are wanted and not of the pretrained part.
+      reader: Reader of the checkpoint.
+      difference: Difference, which is not empty.
+      not_of_backbone: Names of variables of the model outside of the pretrained part.
     """
     if any(is_of_model(key) for key in shapes_by_key(reader)):
-        return "it is one of this package already, which all commands take as it is"
+        return "it is a checkpoint of this package, which all commands take without an import"
     if not_of_backbone and not_of_backbone == set(difference.missing) and not difference.reshaped:
         return "if it is of a backbone that was pretrained on ImageNet, add --backbone_only"
     items = _items(difference.missing)

@@ -1,4 +1,4 @@
-"""Where our variables lie in the published DeepLab2 checkpoints (architecture section 12)."""
+"""Names of our variables in the published DeepLab2 checkpoints (architecture section 12)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import tensorflow as tf
 
-# From the root of a `tf.train.Checkpoint(model=model)` to the published item; at most one rule applies.
+# From paths in `tf.train.Checkpoint(model=model)` to published items; at most one rule applies.
 _ITEMS = (
     (r"^model/backbone/memory$", r"encoder/memory_feature"),
     (r"^model/backbone/stem/", r"encoder/_stem/"),
@@ -26,7 +26,7 @@ _ITEMS = (
     (r"^model/semantic_decoder/", r"semantic_decoder/"),
 )
 
-# From our parts of layers, each between two slashes, to the published ones.
+# From our names of parts of layers, between two slashes, to the published ones.
 _PARTS = (
     (r"depthwise/conv(?=/depthwise_kernel)", r"_depthwise/_depthwise_conv"),
     (r"(conv(?=/kernel)|batch_norm|depthwise|pointwise|shortcut|attention|height_axis|width_axis|aspp)", r"_\1"),
@@ -58,8 +58,8 @@ def published_name(path: str) -> str:
     """The published object path of one of our variables.
 
     Args:
-      path: Object path in `tf.train.Checkpoint(model=model)`, such as `model/backbone/stem/conv1/conv/kernel`; or one
-        below a layer of maxdl_tf/layers.
+      path: Object path in `tf.train.Checkpoint(model=model)`, such as `model/backbone/stem/conv1/conv/kernel`, or path
+        inside a layer of maxdl_tf/layers.
 
     Returns:
       The path without `/.ATTRIBUTES/VARIABLE_VALUE`, such as `encoder/_stem/_conv1_bn_act/_conv/kernel`.
@@ -74,16 +74,16 @@ def published_name(path: str) -> str:
 
 
 def variable_paths(root: tf.Module, prefix: str = "") -> dict[str, tf.Variable]:
-    """The variables below an object by their object path, as a checkpoint of it names them.
+    """The variables of an object by their object paths in a checkpoint.
 
     Args:
-      root: A layer or model that is built.
-      prefix: Put before each path, such as `model`.
+      root: Layer or model that is built.
+      prefix: Beginning of each path, such as `model`.
     """
     view = tf.train.TrackableView(root)
     paths: dict[str, tf.Variable] = {}
     seen, queue = {id(root)}, [(prefix, root)]
-    # Breadth first, as checkpoints go, so that an object with several paths gets the same one.
+    # Breadth first, like checkpoints, so that an object with several paths gets the same one.
     for path, parent in queue:
         for name, child in view.children(parent).items():
             if id(child) in seen:

@@ -1,4 +1,4 @@
-"""The weights that a training starts from: all of a checkpoint, or a part that is named; never an unknown one."""
+"""Initial weights of a training, from a checkpoint: all of them, or a part that is reported by name."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from maxdl_tf.checkpoints.save_restore import (
 )
 from maxdl_tf.errors import UserError
 
-_CLASSIFIER = "model/classifier/"  # What a backbone was pretrained under; a checkpoint of one may have it.
+_CLASSIFIER = "model/classifier/"  # Head of the classification that pretrained a backbone.
 _SEMANTIC_BRANCH = ("model/semantic_head/", "model/semantic_decoder/")
-_DEPTH = 4  # A line of the report is for a stage: model/backbone/stages/stage5.
+_DEPTH = 4  # The report has a line for each stage: model/backbone/stages/stage5.
 
 
 class InitialWeights(NamedTuple):
-    """What a model starts from.
+    """Variables of a model that a checkpoint initialized, and those that it did not.
 
     Attributes:
-      path: The checkpoint.
-      loaded: The variables that came from it, by their object paths, such as `model/backbone/memory`.
-      initial: The others, which keep the values that they had.
-      is_backbone: Whether it is the checkpoint of a pretrained backbone.
+      path: Path of the checkpoint.
+      loaded: Object paths of the loaded variables, such as `model/backbone/memory`.
+      initial: Object paths of the variables that keep their initial values.
+      is_backbone: Whether the checkpoint is of a pretrained backbone.
     """
 
     path: str
@@ -42,19 +42,19 @@ class InitialWeights(NamedTuple):
     is_backbone: bool
 
     def report(self) -> list[str]:
-        """Lines for people, which name all that came from the checkpoint, or else all that did not."""
+        """Human-readable lines that name the loaded variables, or those that were not loaded."""
         if self.is_backbone:
             lines = [
-                f"starting from the backbone {self.path}: {len(self.loaded)} variables come from it, the other "
-                f"{len(self.initial)} keep their initial values; from it are"
+                f"starting from the backbone {self.path}: {len(self.loaded)} variables are loaded, the other "
+                f"{len(self.initial)} keep their initial values; loaded are"
             ]
             return lines + [f"  {line}" for line in compact_names(self.loaded, _DEPTH)]
         if self.initial:
             return [
-                f"starting from {self.path}, which is of another number of classes: {len(self.loaded)} variables come "
-                f"from it, {len(self.initial)} keep their initial values: {', '.join(self.initial)}"
+                f"starting from {self.path}, which has another number of classes: {len(self.loaded)} variables are "
+                f"loaded, {len(self.initial)} keep their initial values: {', '.join(self.initial)}"
             ]
-        return [f"starting from {self.path}: all {len(self.loaded)} variables of the model come from it"]
+        return [f"starting from {self.path}: all {len(self.loaded)} variables of the model are loaded"]
 
 
 class _Choice(NamedTuple):
@@ -63,19 +63,21 @@ class _Choice(NamedTuple):
 
 
 def load_initial_weights(model: tf.Module, path: str, log: Callable[[str], None] = print) -> InitialWeights:
-    """Loads what a training is to start from, in one of three ways.
+    """Loads the initial weights of a training in one of three ways.
 
-    All of the model's variables come from the checkpoint. Or, if it is of another number of classes, all but the heads
-    that depend on it. Or, if it is one of a pretrained backbone, just the model's pretrained part. Optimizers and step
-    stay in the file.
+    - All variables of the model.
+    - If the checkpoint has another number of classes: all but the layers that depend on it.
+    - If the checkpoint is of a pretrained backbone: the pretrained part of the model.
+
+    Optimizers and the step count are not loaded.
 
     Args:
-      model: Its variables exist, distributed or not. It has `pretrained_variables` and `class_dependent_variables`.
-      path: A checkpoint (`.../ckpt-1000`), or a directory, of which the newest complete one is taken.
-      log: Gets the report, and a line on each checkpoint that had to be passed over.
+      model: Model with `pretrained_variables` and `class_dependent_variables`; its variables exist.
+      path: A checkpoint (`.../ckpt-1000`), or a directory whose newest complete checkpoint is used.
+      log: Receives the report, and a line about each skipped checkpoint.
 
     Raises:
-      CheckpointMismatch: It fits in none of these ways. Nothing has been changed then.
+      CheckpointMismatch: The checkpoint fits in none of these ways. Nothing was changed.
       UserError: There is no checkpoint, or it cannot be read.
     """
     is_directory = tf.io.gfile.isdir(path)
@@ -93,7 +95,9 @@ def load_initial_weights(model: tf.Module, path: str, log: Callable[[str], None]
         for line in weights.report():
             log(line)
         return weights
-    raise UserError(f"none of the {len(paths)} checkpoints in initial_checkpoint {path} can be read; take another one")
+    raise UserError(
+        f"none of the {len(paths)} checkpoints in initial_checkpoint {path} can be read; choose another one"
+    )
 
 
 def _load(model: tf.Module, path: str) -> InitialWeights:
@@ -118,11 +122,11 @@ def _load(model: tf.Module, path: str) -> InitialWeights:
 def _choose(
     path: str, found: Mapping[str, Shape], wanted: Mapping[str, Shape], pretrained: set[str], class_dependent: set[str]
 ) -> _Choice:
-    """The names of the variables to load, or CheckpointMismatch."""
+    """Chooses the variables to load, or raises CheckpointMismatch."""
     if not found:
         raise CheckpointMismatch(
             f"initial_checkpoint {path} has no variables of a model of this package, whose names start with model/; "
-            "one of DeepLab2 must go through maxdl-import-checkpoint first"
+            "a checkpoint of DeepLab2 must be imported with maxdl-import-checkpoint first"
         )
     difference = compare(found, wanted)
     if not (difference.missing or difference.unexpected or set(difference.reshaped) - class_dependent):
@@ -135,7 +139,7 @@ def _choose(
             return _Choice(pretrained, is_backbone=True)
         raise CheckpointMismatch(
             f"initial_checkpoint {path} seems to be of a backbone, but does not fit the pretrained part of this model; "
-            f"{difference.summary()}; take one of the same variant and widths"
+            f"{difference.summary()}; choose one with the same variant and widths"
         )
     advice = _advice(difference, class_dependent)
     raise CheckpointMismatch(f"initial_checkpoint {path} does not fit this model; {difference.summary()}; {advice}")
@@ -147,7 +151,7 @@ def _advice(difference: Difference, class_dependent: set[str]) -> str:
             return "it was trained with the semantic branch: set model.semantic_branch to true"
         if all(name.startswith(_SEMANTIC_BRANCH) for name in difference.missing) and not difference.unexpected:
             return "it was trained without the semantic branch: set model.semantic_branch to false"
-    return "only the number of classes may differ; take the variant and widths of the config that it was trained with"
+    return "only the number of classes may differ; use the variant and widths of the config that it was trained with"
 
 
 def _layer_of(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Finds the one checkpoint that is meant by a folder, an archive, a prefix or an index file; without TensorFlow."""
+"""Finds the checkpoint in a folder, an archive, a prefix or an index file; without TensorFlow."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _PREFIX_IN_LIST = re.compile(r'^model_checkpoint_path: "(.*)"$', re.MULTILINE)
 
 
 class CheckpointSource(NamedTuple):
-    """A checkpoint whose index and data files are there.
+    """A checkpoint whose index and data files exist.
 
     Attributes:
-      prefix: Of its files, `.../ckpt-1000`.
-      label: What to call it to the user, who need not know where an archive was unpacked.
+      prefix: Prefix of its files, `.../ckpt-1000`.
+      label: Name in messages, which does not show where an archive was unpacked.
     """
 
     prefix: str
@@ -31,15 +31,15 @@ class CheckpointSource(NamedTuple):
 
 @contextmanager
 def open_checkpoint(path: str) -> Iterator[CheckpointSource]:
-    """Yields the checkpoint that is meant.
+    """Yields the checkpoint of a path.
 
     Args:
-      path: A prefix, an index file, a folder with checkpoints, or a tar archive of such a folder; an archive is
-        unpacked into a temporary folder, which is removed in the end. Of several numbered checkpoints the one of the
-        highest number is taken, of others the one that the file `checkpoint` names.
+      path: A prefix, an index file, a folder with checkpoints, or a tar archive of such a folder. An archive is
+        unpacked into a temporary folder, which is removed afterwards. Of several numbered checkpoints, the one with the
+        highest number is used; otherwise the one that the file `checkpoint` names.
 
     Raises:
-      UserError: There is none, it is not complete, several could be meant, or the archive must not be unpacked.
+      UserError: There is no checkpoint, it is incomplete, the path is ambiguous, or the archive must not be unpacked.
     """
     if os.path.isfile(path) and path.endswith(archives.SUFFIXES):
         with tempfile.TemporaryDirectory(prefix="maxdl_import_") as folder:
@@ -64,7 +64,7 @@ def open_checkpoint(path: str) -> Iterator[CheckpointSource]:
 
 
 def _choose(path: str, indexes: Sequence[Path]) -> str:
-    """The prefix of the checkpoint that `path` stands for, of all that are in it."""
+    """The prefix of the checkpoint to use, of all checkpoints in `path`."""
     prefixes = [str(index).removesuffix(_INDEX) for index in indexes]
     if not prefixes:
         raise UserError(f"{path} has no checkpoint; wanted files like ckpt-1000{_INDEX}")
@@ -77,7 +77,7 @@ def _choose(path: str, indexes: Sequence[Path]) -> str:
     if len(listed) == 1:
         return listed.pop()
     names = ", ".join(os.path.basename(prefix) for prefix in prefixes[:3])
-    raise UserError(f"{path} has {len(prefixes)} checkpoints ({names}, ...); name the one that is meant by its prefix")
+    raise UserError(f"{path} has {len(prefixes)} checkpoints ({names}, ...); choose one by its prefix")
 
 
 def _listed(folder: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which devices a run uses: one `tf.distribute.Strategy` for each way of spreading a batch."""
+"""Devices of a run: one `tf.distribute.Strategy` for each way of splitting a batch."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ import tensorflow as tf
 
 from maxdl_tf.errors import UserError
 
+# TensorFlow has no error class for a lost worker: the same classes stand for a remote file system that fails.
 _OF_ANOTHER_WORKER = re.compile(r"Collective ops|/job:(worker|chief)|[Hh]eartbeat|CoordinationService")
 STRATEGIES = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
 
 
 class WorkerLostError(Exception):
-    """Another worker of this training has ended or cannot be reached."""
+    """Another worker of this training ended or cannot be reached."""
 
 
 def create_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute.Strategy:
-    """The strategy called `name`. Call it before anything else touches a device.
+    """Creates a strategy. Call it before anything else uses a device.
 
     Args:
-      name: "one_device", "mirrored" (all GPUs of this machine; its logical CPUs if it has none), "multi_worker" (the
-        hosts of the environment variable TF_CONFIG), "tpu", or "auto": tpu where `tpu` is given, multi_worker where
-        TF_CONFIG names several workers, mirrored where there are several GPUs, else one_device.
+      name: "one_device", "mirrored" (all GPUs of this machine, or its logical CPUs if it has none), "multi_worker" (the
+        hosts in the environment variable TF_CONFIG), "tpu", or "auto". "auto" is tpu if `tpu` is given, multi_worker if
+        TF_CONFIG names several workers, mirrored if there are several GPUs, else one_device.
       tpu: Name or grpc address of the TPU; "local" on a TPU host itself.
 
     Raises:
-      UserError: An unknown name, or what it needs is not here.
+      UserError: The name is unknown, or what the strategy needs is missing.
     """
     if name not in STRATEGIES:
-        raise UserError(f"--strategy {name!r} is not one of {', '.join(STRATEGIES)}; name one of these")
+        raise UserError(f"--strategy {name!r} is not one of {', '.join(STRATEGIES)}; choose one of these")
     if tpu and name not in ("auto", "tpu"):
-        raise UserError(f"--tpu {tpu} does not go with --strategy {name}; leave one of them out")
+        raise UserError(f"--tpu {tpu} does not go with --strategy {name}; drop one of them")
     if name == "auto":
         name = _automatic(tpu)
     if name == "tpu":
@@ -51,7 +52,7 @@ def create_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the checkpoints and metrics that all workers share."""
+    """Whether this process writes the checkpoints and metrics, which all workers share."""
     resolver = strategy.cluster_resolver
     if resolver is None or not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return True
@@ -60,32 +61,31 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def worker_suffix(strategy: tf.distribute.Strategy) -> str:
-    """Tells apart the files of workers that write to one directory: "" for the chief, else "-worker1" and so on."""
+    """Suffix of file names that differ by worker: "" for the chief, else "-worker1" and so on."""
     return "" if is_chief(strategy) else f"-{strategy.cluster_resolver.task_type}{strategy.cluster_resolver.task_id}"
 
 
 @contextlib.contextmanager
 def noticing_lost_workers(strategy: tf.distribute.Strategy) -> Iterator[None]:
-    """Turns what TensorFlow says when another worker is gone into `WorkerLostError`.
+    """Turns TensorFlow's errors about a lost worker into `WorkerLostError`.
 
-    MultiWorkerMirroredStrategy notices by a reset connection, or else by missing heartbeats, and then aborts what the
-    others wait for. It cannot take a new worker in: all have to be started again.
+    MultiWorkerMirroredStrategy notices a lost worker by a reset connection or by missing heartbeats, and aborts the
+    operations that wait for it. It cannot add a new worker: all workers must be started again.
     """
     try:
         yield
     except tf.errors.OpError as error:
         is_multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        # Other services, such as a remote file system, may be unavailable, too.
         if not (is_multi_worker and _OF_ANOTHER_WORKER.search(error.message)):
             raise
         raise WorkerLostError(
             f"another worker is gone ({error.message.strip().splitlines()[0]}); its output says why; start all workers "
-            "again with the same commands, and they go on from the last checkpoint"
+            "again with the same commands to resume from the last checkpoint"
         ) from error
 
 
 def describe(strategy: tf.distribute.Strategy) -> str:
-    """For people: "OneDeviceStrategy on 1 CPU"."""
+    """Human-readable description, such as "OneDeviceStrategy on 1 CPU"."""
     kind = (
         "TPU"
         if isinstance(strategy, tf.distribute.TPUStrategy)
@@ -96,10 +96,10 @@ def describe(strategy: tf.distribute.Strategy) -> str:
 
 
 def devices_of(strategy: tf.distribute.Strategy) -> list[str]:
-    """Names of this process's devices that have a replica each."""
+    """Names of the devices of this process that have a replica."""
     try:
         return list(strategy.extended.worker_devices)
-    except RuntimeError:  # TensorFlow's default strategy, which knows of none.
+    except RuntimeError:  # TensorFlow's default strategy has no devices.
         return _local_devices()[:1]
 
 
@@ -112,19 +112,19 @@ def _automatic(tpu: str | None) -> str:
 
 
 def _worker_count() -> int:
-    """Processes that train, by TF_CONFIG."""
+    """Number of training processes in TF_CONFIG."""
     text = os.environ.get("TF_CONFIG", "")
     try:
         cluster = json.loads(text).get("cluster", {}) if text else {}
     except (ValueError, AttributeError) as error:
         raise UserError(
-            f"the environment variable TF_CONFIG is not a JSON object: {text!r}; unset it or mend it"
+            f"the environment variable TF_CONFIG is not a JSON object: {text!r}; unset it or fix it"
         ) from error
     return len(cluster.get("worker", [])) + len(cluster.get("chief", []))
 
 
 def _local_devices() -> list[str]:
-    """Names of this machine's GPUs, else of its logical CPUs."""
+    """Names of this machine's GPUs, or of its logical CPUs if it has none."""
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     return [device.name for device in devices]
 

@@ -1,4 +1,4 @@
-"""How much memory a training step will take, read off its graph before it runs for the first time."""
+"""Estimates the memory of a training step from its graph, before the step runs."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ import tensorflow as tf
 
 from maxdl_tf import process_memory
 
-# Operations whose result is the memory of their first input, or of a variable.
+# Operations whose result shares the memory of their first input, or of a variable.
 _KINDS_OF_ALIASES = """
     EnsureShape ExpandDims Identity IdentityN PreventGradient ReadVariableOp Reshape Squeeze StopGradient
 """
 _ALIASES = frozenset(_KINDS_OF_ALIASES.split())
-# Operations that write their result over an input of the same size which nobody needs any more.
+# Operations that overwrite an input of the same size that is not needed any more.
 _KINDS_IN_PLACE = """
     Abs Add AddN AddV2 BiasAdd Exp FusedBatchNormGradV3 FusedBatchNormV3 Log Maximum Minimum Mul Neg RealDiv Relu Relu6
     Relu6Grad ReluGrad Rsqrt RsqrtGrad Sigmoid SigmoidGrad Softmax Sqrt Square Sub Tanh TanhGrad
 """
 _IN_PLACE = frozenset(_KINDS_IN_PLACE.split())
-# What TensorFlow 2.15 takes on a CPU to optimize and run an operation, beside its result: 27 kB measured on tiny, 32
-# on S.
+# Memory that TensorFlow 2.15 takes on a CPU to optimize and run an operation, without its result. Measured: 27 kB for
+# tiny, 32 kB for S.
 _BYTES_PER_OPERATION = 30_000
 
 
 class MemoryEstimate(NamedTuple):
-    """Bytes that a step takes: on each accelerator, or of the process where it trains on CPUs.
+    """Bytes that a step takes on each accelerator, or in the process if it trains on CPUs.
 
     Attributes:
-      variables: Weights, slots of the optimizers, averages and sums of gradients.
-      tensors: Most that activations, gradients and all other results take at the same time.
-      runtime: On CPUs, Python, TensorFlow and the graph; on accelerators 0, because it is not known.
-      available: What the device or the machine has; None: not known.
+      variables: Weights, optimizer slots, EMA and sums of gradients.
+      tensors: Largest size of all activations, gradients and other results that exist at the same time.
+      runtime: Python, TensorFlow and the graph, on CPUs. 0 on accelerators, where it is unknown.
+      available: Memory of the device or the machine; None if unknown.
     """
 
     variables: int
@@ -47,7 +47,7 @@ class MemoryEstimate(NamedTuple):
         return self.variables + self.tensors + self.runtime
 
     def lines(self) -> list[str]:
-        """For people: the estimate, and what to change where it is more than there is."""
+        """Human-readable lines: the estimate, and what to change if it exceeds the available memory."""
         parts = {
             "weights and optimizer": self.variables,
             "activations and gradients": self.tensors,
@@ -57,9 +57,9 @@ class MemoryEstimate(NamedTuple):
         lines = [f"memory: about {_gigabytes(self.total)} GB ({listed})"]
         if self.available is not None and self.total > self.available:
             lines.append(
-                f"warning: there are {_gigabytes(self.available)} GB; to take less, set model {{ recompute: all }}, "
-                "training { precision: mixed_bfloat16 } or more training { accumulate_steps }, or make train_dataset "
-                "{ crop_size } smaller"
+                f"warning: only {_gigabytes(self.available)} GB are available; to use less, set model "
+                "{ recompute: all }, training { precision: mixed_bfloat16 } or more training { accumulate_steps }, or "
+                "make train_dataset { crop_size } smaller"
             )
         return lines
 
@@ -67,12 +67,12 @@ class MemoryEstimate(NamedTuple):
 def estimate(
     operations: Sequence[tf.Operation], variables: Iterable[tf.Variable], devices: Sequence[str]
 ) -> MemoryEstimate:
-    """The estimate for a traced step; see `peak_of_results`.
+    """Estimates the memory of a traced step; see `peak_of_results`.
 
     Args:
-      operations: Those of the step, of all replicas of this process.
-      variables: All that is kept from step to step.
-      devices: Of this process, one for each replica.
+      operations: Operations of the step, of all replicas of this process.
+      variables: Variables that last from step to step.
+      devices: Names of this process's devices, one for each replica.
     """
     kept = sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
     if tf.DeviceSpec.from_string(devices[0]).device_type == "CPU":
@@ -81,26 +81,25 @@ def estimate(
         # The variables exist already.
         runtime = max(now - variables, 0) + len(operations) * _BYTES_PER_OPERATION
         return MemoryEstimate(variables, tensors, runtime, _machine_bytes())
-    # Replicas are alike: those operations count that run on the first one's device.
+    # Replicas are alike, so only the operations on the first device count.
     own = [operation for operation in operations if not operation.device or _same(operation.device, devices[0])]
     return MemoryEstimate(kept, peak_of_results(own), 0, _device_bytes(devices[0]))
 
 
 def peak_of_results(operations: Iterable[tf.Operation]) -> int:
-    """Most bytes that the results of operations take at any time, if they run in this order.
+    """Largest number of bytes that the results of operations take at any time, if they run in this order.
 
-    A result is kept from the operation that makes it to the last one that reads it: so what the forward pass makes for
-    the backward pass is kept until that has come there. Results of unknown size count as nothing, and so does what an
-    operation needs while it runs.
+    A result exists from the operation that makes it to the last one that reads it. Activations that the backward pass
+    reads therefore exist until then. Results of unknown size, and temporary memory of operations, do not count.
 
     Args:
-      operations: Of one graph, each behind those that it depends on.
+      operations: Operations of one graph, each after those that it depends on.
     """
     operations = list(operations)
-    result_of: dict[int, int] = {}  # From a tensor to the number of its memory.
+    result_of: dict[int, int] = {}  # Number of the memory of each tensor.
     sizes: list[int] = []
     last_reader: list[int] = []
-    made_by: list[list[int]] = []  # From an operation to the numbers of what it makes.
+    made_by: list[list[int]] = []  # Numbers of the results of each operation.
     for time, operation in enumerate(operations):
         made_by.append([])
         for tensor in operation.inputs:
@@ -128,7 +127,7 @@ def peak_of_results(operations: Iterable[tf.Operation]) -> int:
 
 
 def _written_over(operation: tf.Operation, made: list[int], freed: list[int], sizes: list[int]) -> int:
-    """Bytes of a result for which the operation takes the memory of an input."""
+    """Bytes of the result if it takes the memory of an input, else 0."""
     if operation.type not in _IN_PLACE or not made:
         return 0
     inputs = set(freed) - set(made)
@@ -142,7 +141,7 @@ def _bytes_of(tensor: tf.Tensor) -> int:
 
 
 def _same(device: str, other: str) -> bool:
-    """Whether two names, of which the first may be incomplete, can be one device's."""
+    """Whether two names, the first of which may be incomplete, can mean the same device."""
     mine, theirs = (tf.DeviceSpec.from_string(name) for name in (device, other))
     return (mine.device_type, mine.device_index) == (theirs.device_type, theirs.device_index)
 
@@ -155,7 +154,8 @@ def _machine_bytes() -> int | None:
 
 
 def _device_bytes(device: str) -> int | None:
-    """What TensorFlow may use of an accelerator."""
+    """Memory of an accelerator that TensorFlow may use."""
+    # No function of tf.config reports it: get_memory_info() gives only what is in use.
     with tf.compat.v1.Session() as session:
         for known in session.list_devices():
             if _same(known.name, device):

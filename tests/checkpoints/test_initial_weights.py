@@ -85,7 +85,7 @@ def test_everything_fits(whole):
         weights = load_initial_weights(model, place, said.append)
         assert (weights.path, set(weights.loaded), weights.initial) == (path, set(saved), [])
         assert_loaded(model, before, saved, set(saved))
-    assert said[0] == f"starting from {path}: all {len(saved)} variables of the model come from it"
+    assert said[0] == f"starting from {path}: all {len(saved)} variables of the model are loaded"
 
 
 HEADS = {f"model/{head}_head/logits/{part}" for head in ("class", "semantic") for part in ("kernel", "bias")}
@@ -116,7 +116,7 @@ def test_a_backbone_fills_the_pretrained_part(classifier):
         name.startswith("model/decoder/") for name in backbone
     )
     assert_loaded(model, before, saved, backbone)
-    assert f"{len(backbone)} variables come from it, the other {len(before) - len(backbone)}" in said[0]
+    assert f"{len(backbone)} variables are loaded, the other {len(before) - len(backbone)}" in said[0]
     assert set().union(*(expand(line.strip()) for line in said[1:])) == backbone
     with pytest.raises(CheckpointMismatch):
         load_model_weights(model, path)

@@ -82,7 +82,7 @@ def test_of_accelerators_one_replica_counts(monkeypatch):
     estimate = memory_estimate.estimate(operations_of(on_two), [tf.zeros([SIDE, SIDE])], devices)
     assert (estimate.variables, estimate.runtime, estimate.available) == (UNIT, 0, 2 * UNIT)
     assert estimate.tensors == 3 * UNIT  # The image, and a cosine and a sine.
-    assert "to take less, set model { recompute: all }" in estimate.lines()[1]
+    assert "to use less, set model { recompute: all }" in estimate.lines()[1]
 
 
 def test_lines():
@@ -93,7 +93,7 @@ def test_lines():
     estimate = MemoryEstimate(900_000_000, 16_000_000_000, 0, available=15_900_000_000)
     told, warning = estimate.lines()
     assert told == "memory: about 16.9 GB (weights and optimizer 0.9, activations and gradients 16.0)"
-    assert warning.startswith("warning: there are 15.9 GB; to take less,")
+    assert warning.startswith("warning: only 15.9 GB are available; to use less,")
 
 
 def test_a_step_that_was_estimated_is_not_traced_again():
