@@ -222,4 +222,4 @@ def test_a_backbone_must_be_whole_and_of_this_variant(tmp_path):
 def test_one_of_ours_needs_no_import(tmp_path):
     model = _model()
     source = write_deeplab2_checkpoint(tmp_path, {"model/backbone/memory": np.zeros(3, np.float32)})
-    assert_refused(model, source, "one of this package already")
+    assert_refused(model, source, "it is a checkpoint of this package")
