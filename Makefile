@@ -39,6 +39,7 @@ lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/codespell maxdl_tf data_gen protos configs docs tests .ci *.md *.py *.toml Makefile BUILD
+	@$(BIN)/python .ci/check_phrases.py
 
 clean:
 	@echo "==> removing environments, generated files and what the demo made"

@@ -5,6 +5,7 @@
 The list is PHRASES: regular expressions, with what to write instead. A phrase is found across line ends.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -58,7 +59,7 @@ def main() -> int:
     status = 0
     for path in paths:
         for line, phrase, advice in find(path.read_text(encoding="utf-8")):
-            print(f"{path.relative_to(ROOT)}:{line}: {phrase!r}: {advice}")
+            print(f"{os.path.relpath(path, ROOT)}:{line}: {phrase!r}: {advice}")
             status = 1
     return status
 

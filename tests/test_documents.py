@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.metadata
 import re
+import subprocess
 import sys
 from unittest import mock
 
@@ -173,3 +174,12 @@ def test_messages_in_troubleshooting_are_those_of_the_program():
         if not any(all(part.strip() in template for part in message.split("…")) for template in known)
     ]
     assert not stale, f"no string of the program has {stale}"
+
+
+def test_phrases_are_found_across_line_ends(tmp_path):
+    checker = REPOSITORY / ".ci" / "check_phrases.py"
+    text = tmp_path / "text.md"
+    for content, status in (("A folder that is called\nlike them.\n", 1), ("A folder with the same name.\n", 0)):
+        text.write_text(content, encoding="utf-8")
+        done = subprocess.run([sys.executable, str(checker), str(text)], capture_output=True, text=True)
+        assert (done.returncode, bool(done.stdout), done.stderr) == (status, bool(status), "")

@@ -1,1 +1,1 @@
-"""Training: where it runs, what it optimises, what it saves, and the loop around it."""
+"""Training: devices, the step, the loop around it, optimizers."""

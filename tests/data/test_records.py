@@ -26,7 +26,7 @@ def _read(path) -> list:
 
 
 @pytest.mark.parametrize(
-    "data, checksum",  # RFC 3720, appendix B.4, and the check value of the CRC catalogues.
+    "data, checksum",  # RFC 3720, appendix B.4, and the check value of the CRC catalogs.
     [
         (b"123456789", 0xE3069283),
         (bytes(32), 0x8A9136AA),
