@@ -32,7 +32,8 @@ class Example(NamedTuple):
 
 def documents() -> list[Path]:
     """The Markdown files of the repository."""
-    return sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")])
+    folders = ("docs", "tests")
+    return sorted([*REPOSITORY.glob("*.md"), *(path for name in folders for path in (REPOSITORY / name).rglob("*.md"))])
 
 
 def code_blocks(text: str) -> Iterator[tuple[int, str, str]]:
