@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -18,6 +19,12 @@ from maxdl_tf import command_line
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
+# {command: module} as pip installed them from the list in setup.py.
+SCRIPTS = {
+    script.name: script.module
+    for script in importlib.metadata.distribution("maxdl_tf").entry_points
+    if script.group == "console_scripts"
+}
 OWN_GOLDENS = REPOSITORY / "tests" / "golden"
 
 

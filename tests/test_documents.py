@@ -15,15 +15,10 @@ import pytest
 from maxdl_tf import check_data, config
 from maxdl_tf.data_gen import convert
 from tests.examples import code_blocks, documents, examples_of_config, examples_of_document, examples_of_help
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, SCRIPTS
 from tests.test_configs import CONFIGS
 
 DOCUMENTS = documents()
-SCRIPTS = {
-    script.name: script.value.removesuffix(":run")
-    for script in importlib.metadata.distribution("maxdl_tf").entry_points
-    if script.group == "console_scripts"
-}
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
 # Folders of the repository; a path that begins with one of them must exist.
 TOP = ("maxdl_tf/", "data_gen/", "configs/", "protos/", "docs/", "tests/", ".ci/")

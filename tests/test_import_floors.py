@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import re
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, SCRIPTS
 
 
 # A module imports from lower floors and from its own group. Groups on one floor do not know each other. The list is
@@ -28,10 +27,12 @@ FLOORS = _floors()
 COMMANDS = next(number for number, groups in enumerate(FLOORS) if ["commands"] in groups)
 
 # Modules that only some may import: built objects are handed down, protos and options stay above.
+_PROGRAMS = {"data_gen", "commands", "demo"}
+_WITH_OPTIONS = {"tasks", "benchmarks"} | _PROGRAMS
 RESERVED = {
-    "maxdl_tf.protos": {"maxdl_tf", "config", "tasks", "benchmarks", "data_gen", "commands", "demo"},
-    "maxdl_tf.config": {"tasks", "data_gen", "commands", "demo"},
-    "maxdl_tf.command_line": {"data_gen", "commands", "demo"},
+    "maxdl_tf.protos": {"maxdl_tf", "config"} | _WITH_OPTIONS,
+    "maxdl_tf.config": _WITH_OPTIONS,
+    "maxdl_tf.command_line": _PROGRAMS,
     "tensorflow_addons": {"training"},
 }
 # What tf-models-official brings along and nothing here needs.
@@ -58,9 +59,7 @@ def _places() -> dict[str, Place]:
         for group in groups
         for name in group
     }
-    scripts = importlib.metadata.distribution("maxdl_tf").entry_points
-    commands = {script.module for script in scripts if script.group == "console_scripts"}
-    return {**dict.fromkeys(commands, places.pop("maxdl_tf.commands")), **places}
+    return {**dict.fromkeys(SCRIPTS.values(), places.pop("maxdl_tf.commands")), **places}
 
 
 PLACES = _places()

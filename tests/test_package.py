@@ -14,15 +14,8 @@ from pathlib import Path
 import pytest
 
 import maxdl_tf
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, SCRIPTS
 from tests.test_import_floors import FILES
-
-# {command: module}, as setup.py lists them and pip installed them.
-COMMANDS = {
-    script.name: script.value.removesuffix(":run")
-    for script in importlib.metadata.distribution("maxdl_tf").entry_points
-    if script.group == "console_scripts"
-}
 
 
 def _python(*arguments: str) -> subprocess.CompletedProcess:
@@ -37,7 +30,7 @@ def test_importing_the_package_does_not_import_tensorflow():
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-@pytest.mark.parametrize(("name", "module"), COMMANDS.items())
+@pytest.mark.parametrize(("name", "module"), SCRIPTS.items())
 def test_help_is_quick_and_quiet(name, module):
     """Quick: TensorFlow is not imported, which takes seconds. Quiet: nothing on stderr."""
     done = _python(
@@ -74,7 +67,7 @@ def test_the_help_of_a_script_is_that_of_the_command():
 
 def test_the_installed_commands_are_those_of_setup_py():
     listed = re.search(r"^COMMANDS = (\{.*?^\})", (REPOSITORY / "setup.py").read_text(encoding="utf-8"), re.M | re.S)
-    assert ast.literal_eval(listed.group(1)) == COMMANDS
+    assert ast.literal_eval(listed.group(1)) == SCRIPTS
 
 
 def test_versions_agree():
@@ -141,5 +134,5 @@ def test_build_lists_every_file_once(build):
     generated = build.rules["genrule"]["generated_protos"]["outs"]
     protos = {path.stem for path in (REPOSITORY / "protos").glob("*.proto")}
     assert {Path(name).name for name in generated} == {f"{stem}_pb2.py" for stem in protos}
-    programs = {module.rpartition(".")[2] for module in COMMANDS.values()} | {"demo"}
+    programs = {module.rpartition(".")[2] for module in SCRIPTS.values()} | {"demo"}
     assert set(build.rules["py_binary"]) == programs

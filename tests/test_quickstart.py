@@ -10,8 +10,7 @@ import sys
 import pytest
 
 from tests.examples import code_blocks, examples_of_document
-from tests.helpers import REPOSITORY, command
-from tests.test_documents import SCRIPTS
+from tests.helpers import REPOSITORY, SCRIPTS, command
 
 SMALLER = {"2000": "24", "100": "8", "training { steps: 150 }": "training { steps: 2 } train_dataset { batch_size: 4 }"}
 
