@@ -1,8 +1,8 @@
-"""Shows the whole of MaX-DeepLab at work on a small machine, in about a quarter of an hour.
+"""Demonstrates all of MaX-DeepLab on a small machine, in about a quarter of an hour.
 
-Draws a data set and converts it to TFRecord, trains a small model on it, measures its panoptic quality, exports a
-SavedModel, and runs that on pictures it has not seen. Every step is one of the package's own commands, printed before
-it runs; they can be typed one by one in the same way.
+Draws a data set and converts it to TFRecord, trains a small model, measures its panoptic quality, exports a SavedModel,
+and predicts images that it has not seen. Each step is a command of the package. It is printed before it runs and can be
+typed by hand.
 
 Example:
 
@@ -26,9 +26,11 @@ from maxdl_tf import command_line, configs
 from maxdl_tf.errors import UserError
 
 FLAGS = flags.FlagValues()
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo_output", "Where everything goes.", flag_values=FLAGS)
-_TRAIN_IMAGES = flags.DEFINE_integer("train_images", 2000, "Images to train on.", lower_bound=1, flag_values=FLAGS)
-_VAL_IMAGES = flags.DEFINE_integer("val_images", 100, "Images to measure on.", lower_bound=1, flag_values=FLAGS)
+_OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo_output", "Folder for all output.", flag_values=FLAGS)
+_TRAIN_IMAGES = flags.DEFINE_integer(
+    "train_images", 2000, "Number of training images.", lower_bound=1, flag_values=FLAGS
+)
+_VAL_IMAGES = flags.DEFINE_integer("val_images", 100, "Number of validation images.", lower_bound=1, flag_values=FLAGS)
 _OVERRIDE = command_line.define_override(FLAGS, "training { steps: 100 }")
 
 _CONFIG_FILE = Path(configs.__file__).parent / "shapes" / "max_deeplab_tiny_81.textproto"
@@ -47,7 +49,7 @@ def main(argv: list[str]) -> None:
     output = Path(_OUTPUT_DIR.value)
     if output.exists():
         if not (output / "shapes").is_dir() and any(output.iterdir()):
-            raise UserError(f"--output_dir {output} holds something else than a demo; name another folder")
+            raise UserError(f"--output_dir {output} holds something other than a demo; choose another folder")
         shutil.rmtree(output)
     shapes, images = output / "shapes", output / "images"
     model_dir, saved_model = output / "model", output / "saved_model"
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> None:
 
 
 def _run(title: str, command: str, *arguments) -> None:
-    """Runs a command of the package in this Python's environment; ends the demo if it fails."""
+    """Runs a command of the package with this Python. A failure ends the demo."""
     arguments = [str(argument) for argument in arguments]
     print(f"\n==> {title}\n$ {shlex.join([command, *arguments])}", flush=True)
     status = subprocess.run([sys.executable, "-m", _COMMANDS[command], *arguments], check=False).returncode
@@ -94,7 +96,7 @@ def _run(title: str, command: str, *arguments) -> None:
 
 
 def _pq(path: Path) -> float:
-    """Panoptic quality over all classes, in percent, of a file that maxdl-eval wrote."""
+    """PQ of all classes, in percent, from a file that maxdl-eval wrote."""
     return 100 * json.loads(path.read_text())["all"]["pq"]
 
 

@@ -1,12 +1,11 @@
-"""Turns a checkpoint of DeepLab2 into one of this package, for maxdl-eval, maxdl-export, maxdl-predict and fine-tuning.
+"""Imports a checkpoint of DeepLab2, for maxdl-eval, maxdl-export, maxdl-predict and fine-tuning.
 
---deeplab2_checkpoint is a folder, of which the newest checkpoint is taken, a prefix, an .index file, or a .tar.gz as
-it was published. Every variable of the model must come from it with its shape, and every variable of a model in it
-must be the model's; else the import fails, names what differs, and leaves nothing. What an older checkpoint lacks can
-be allowed to keep its initial values: --allow_missing semantic_decoder.
+--deeplab2_checkpoint is a folder (for its latest checkpoint), a prefix, an .index file, or a published .tar.gz. Each
+variable of the model must be in it with the same shape, and it must have no other variables of a model. Otherwise the
+import fails, lists the differences, and leaves nothing. --allow_missing semantic_decoder keeps the initial values of a
+part that older checkpoints lack.
 
-With --backbone_only just the part of the model that is pretrained on ImageNet is wanted. The result is for
-training.initial_checkpoint.
+--backbone_only imports just the part of the model that is pretrained on ImageNet, for training.initial_checkpoint.
 
 Examples:
 
@@ -27,10 +26,14 @@ from maxdl_tf import command_line
 
 FLAGS = flags.FlagValues()
 _DEEPLAB2_CHECKPOINT = flags.DEFINE_string(
-    "deeplab2_checkpoint", None, "Folder, prefix, .index file or tar archive.", required=True, flag_values=FLAGS
+    "deeplab2_checkpoint",
+    None,
+    "Path of a folder, a prefix, an .index file or a tar archive.",
+    required=True,
+    flag_values=FLAGS,
 )
 _CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "model { semantic_branch: false }")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to create; gets ckpt-STEP.", required=True, flag_values=FLAGS)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to create for ckpt-STEP.", required=True, flag_values=FLAGS)
 _ALLOW_MISSING = flags.DEFINE_multi_string(
     "allow_missing",
     [],
@@ -38,9 +41,11 @@ _ALLOW_MISSING = flags.DEFINE_multi_string(
     flag_values=FLAGS,
 )
 _BACKBONE_ONLY = flags.DEFINE_boolean(
-    "backbone_only", False, "Import what is pretrained on ImageNet and nothing else.", flag_values=FLAGS
+    "backbone_only", False, "Whether to import only the part that is pretrained on ImageNet.", flag_values=FLAGS
 )
-_VERBOSE = flags.DEFINE_boolean("verbose", False, "Name all variables, not the first few.", flag_values=FLAGS)
+_VERBOSE = flags.DEFINE_boolean(
+    "verbose", False, "Whether to list all variables instead of the first few.", flag_values=FLAGS
+)
 
 
 def main(argv: list[str]) -> None:
@@ -73,7 +78,7 @@ def main(argv: list[str]) -> None:
         name = os.path.basename(deeplab2_import.save_imported(imported, folder))
     weights = sum(variable.shape.num_elements() for variable in imported.variables.values())
     print(f"wrote {os.path.join(_OUTPUT.value, name)}  {len(imported.variables)} variables  {weights:,} weights")
-    print_names({"imported": imported.loaded, "left out, not of the backbone": imported.left_out})
+    print_names({"imported": imported.loaded, "skipped, not part of the backbone": imported.left_out})
     if imported.initial:
         print(f"{len(imported.initial)} variables missing from it, with initial values:")
         for line in compare.compact_names(imported.initial, depth=2):
@@ -83,7 +88,7 @@ def main(argv: list[str]) -> None:
 
 
 def print_names(lists: Mapping[str, Sequence[str]]) -> None:
-    """Prints how many variables were dealt with in which way, and their names: all with --verbose, else the first."""
+    """Prints the number of variables in each list and their names, with --verbose all of them."""
     for what, names in lists.items():
         if not names:
             continue
@@ -91,7 +96,7 @@ def print_names(lists: Mapping[str, Sequence[str]]) -> None:
         for name in names if _VERBOSE.value else names[:3]:
             print(f"  {name}")
         if len(names) > 3 and not _VERBOSE.value:
-            print("  ... (--verbose names all)")
+            print("  ... (--verbose lists all)")
 
 
 def run() -> None:

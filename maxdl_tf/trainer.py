@@ -1,19 +1,23 @@
 """Trains and evaluates MaX-DeepLab.
 
---mode train trains to the end of the experiment's steps; train_and_eval also measures the panoptic quality on
-eval_dataset on the way; eval measures the newest checkpoint once; continuous_eval measures each new one while
-another process trains. A training that was interrupted goes on from its last checkpoint: give the same command again.
-SIGTERM and Ctrl-C save the current step and end with exit status 143 and 130; a second Ctrl-C ends at once. Exit status
-75: another worker is gone; start all of them again.
-An experiment with `task: classification` pretrains a backbone; accuracy is measured then.
+--mode selects what a run does:
 
-What is left in --model_dir:
+    train             trains to the last step of the experiment
+    train_and_eval    trains, and measures panoptic quality on eval_dataset in between and at the end
+    eval              measures the latest checkpoint
+    continuous_eval   measures each new checkpoint while another process trains
+
+The same command resumes an interrupted run from its last checkpoint. SIGTERM and Ctrl-C save the current step and exit
+with status 143 and 130; a second Ctrl-C exits at once. Exit status 75 means that another worker has ended: start all
+workers again. An experiment with `task: classification` pretrains a backbone and is measured by its accuracy.
+
+--model_dir holds:
 
     experiment.textproto     the experiment with its base, placeholders and overrides resolved
     dataset_info.textproto   its class table
     ckpt-STEP.*              checkpoints
     train/, eval/            curves and pictures for TensorBoard
-    metrics.json             figures of the last evaluation; of each one in eval/metrics-STEP.json
+    metrics.json             metrics of the last evaluation; eval/metrics-STEP.json has those of each one
     run_info.json            versions, devices and git revision of each start
     nonfinite-STEP.npz       the batch of a step whose loss or gradient was not finite
 
@@ -34,7 +38,7 @@ from maxdl_tf import command_line
 
 
 class Mode(NamedTuple):
-    """What a run does."""
+    """Whether a run trains, and whether it evaluates."""
 
     trains: bool
     evaluates: bool
@@ -50,7 +54,7 @@ _TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the command.
 
 FLAGS = flags.FlagValues()
 _CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "training { steps: 100 }")
-_MODE = flags.DEFINE_enum("mode", "train_and_eval", list(_MODES), "What to do.", flag_values=FLAGS)
+_MODE = flags.DEFINE_enum("mode", "train_and_eval", list(_MODES), "Mode of the run.", flag_values=FLAGS)
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Folder of the checkpoints, curves and metrics.", required=True, flag_values=FLAGS
 )
@@ -58,11 +62,11 @@ _STRATEGY = command_line.define_strategy(FLAGS, "multi_worker", "tpu")
 _DATA_SERVICE = flags.DEFINE_string(
     "data_service",
     None,
-    "Dispatcher of tf.data service, grpc://host:port, whose workers make the training batches; they read file_pattern "
-    "themselves, and want at least as many shards as they are.",
+    "Address of a tf.data service dispatcher, grpc://host:port, whose workers make the training batches. They read "
+    "file_pattern themselves and need at least one shard each.",
     flag_values=FLAGS,
 )
-_TPU = flags.DEFINE_string("tpu", None, "Name or address of a TPU; local on a TPU host.", flag_values=FLAGS)
+_TPU = flags.DEFINE_string("tpu", None, "Name or address of a TPU. On a TPU host: local.", flag_values=FLAGS)
 
 
 def main(argv: list[str]) -> int | None:
@@ -80,16 +84,16 @@ def main(argv: list[str]) -> int | None:
         from maxdl_tf.training.step import StopTraining
 
     strategy = distribution.create_strategy(_STRATEGY.value, _TPU.value)
-    run = Run(experiment, model_dir, strategy, **mode._asdict())
+    this_run = Run(experiment, model_dir, strategy, **mode._asdict())
     if _MODE.value == "continuous_eval":
-        run.evaluate_continuously()
+        this_run.evaluate_continuously()
     elif _MODE.value == "eval":
-        run.evaluate()
+        this_run.evaluate()
     else:
-        trainer = run.start_training(_CONFIG_FILE.value, _DATA_SERVICE.value)
+        trainer = this_run.start_training(_CONFIG_FILE.value, _DATA_SERVICE.value)
         with StopSignals() as signals:
             try:
-                run.train(trainer, signals.is_received)
+                this_run.train(trainer, signals.is_received)
             except StopTraining:
                 # The exit status of a process killed by this signal. Another worker may have received it.
                 return 128 + (signals.received or signal.SIGTERM)
