@@ -41,7 +41,7 @@ def test_the_highest_number(tmp_path):
 
 def test_without_numbers_the_one_that_is_listed(tmp_path):
     _write(tmp_path, "best", "last", "worst")
-    with pytest.raises(UserError, match=r"has 3 checkpoints \(best, last, worst, ...\); name the one"):
+    with pytest.raises(UserError, match=r"has 3 checkpoints \(best, last, worst, ...\); choose one by its prefix"):
         _taken(tmp_path)
     (tmp_path / "checkpoint").write_text(
         'model_checkpoint_path: "/where/it/was/last"\nall_model_checkpoint_paths: "x"\n'
