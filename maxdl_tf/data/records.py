@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+import google_crc32c
 import numpy as np
 
 from maxdl_tf.files import storage
@@ -123,8 +124,6 @@ def read_records(path: str) -> Iterator[Record | Damage]:
 
 def masked_checksum(data: bytes) -> int:
     """CRC-32C of the data, masked as TFRecord files store it."""
-    import google_crc32c
-
     checksum = google_crc32c.value(data)
     return ((checksum >> 15 | checksum << 17) + _MASK_DELTA) & 0xFFFFFFFF
 
