@@ -1,8 +1,8 @@
 """The speed of this machine, so that times of different machines can be compared.
 
-A time says little without the machine that it was measured on, and a machine shared with others has no speed of its
-own. So a benchmark also measures, in the same run, two operations that every machine does well: a 3x3 convolution and a
-matrix product. `utilization` is the share of that speed that a model reaches.
+A time says little without the machine, and a machine shared with others has no constant speed. So a benchmark measures
+two operations in the same run that every machine does well: a 3x3 convolution and a matrix product. `utilization` is the
+share of that speed that a model reaches.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def measure_speed(dtype: str = "float32") -> Speed:
     """Measures the device that TensorFlow uses by default.
 
     Args:
-      dtype: "float32", "bfloat16" or "float16". float32 is what TensorFlow makes of it: TF32 on GPUs that have it.
+      dtype: "float32", "bfloat16" or "float16". TensorFlow computes float32 as TF32 on GPUs that have it.
     """
     batch, side, rows = (16, 128, 8192) if tf.config.list_logical_devices("GPU") else (1, 64, 2048)
     images = tf.cast(tf.random.normal([batch, side, side, _CHANNELS]), dtype)
