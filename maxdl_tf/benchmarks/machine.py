@@ -1,8 +1,8 @@
 """The speed of this machine, so that times of different machines can be compared.
 
 A time says little without the machine, and a machine shared with others has no constant speed. So a benchmark measures
-two operations in the same run that every machine does well: a 3x3 convolution and a matrix product. `utilization` is the
-share of that speed that a model reaches.
+two operations in the same run that every machine does well: a 3x3 convolution and a matrix product. `utilization` is
+the share of that speed that a model reaches.
 """
 
 from __future__ import annotations
