@@ -1,4 +1,4 @@
-"""Shared by the tests: where reference values and real data lie, and how to compare with them."""
+"""Helpers of the tests: goldens, reference material and running commands."""
 
 from __future__ import annotations
 

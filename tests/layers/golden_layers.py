@@ -1,4 +1,4 @@
-"""Loads a golden's weights into one of our layers and compares everything that the golden holds."""
+"""Loads a golden's weights into a layer and compares everything that the golden holds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ reference_norm = Norm(synchronized=True)
 
 
 def load_weights(layer, weights: dict[str, np.ndarray], name=published_name, root: str = "") -> dict[str, tf.Variable]:
-    """Assigns weights by published name; both sides must have the same names. Returns the variables by that name."""
+    """Assigns weights by published name and returns the variables by that name. The names must be the same."""
     variables = {name(path): variable for path, variable in variable_paths(layer, root).items()}
     assert sorted(variables) == sorted(weights)
     for key, variable in variables.items():
@@ -65,7 +65,7 @@ def check_golden(golden: Golden, layer, call, name=published_name, tolerance: fl
     gradients = tape.gradient(loss, {"weights": trainable, "inputs": inputs})
     expected = golden.group("grad")
     assert sorted(expected) == sorted(trainable)
-    # A gradient that is zero but for rounding is compared at the scale of the others.
+    # A gradient that is zero apart from rounding is compared at the scale of the others.
     scale = 0.01 * max(float(np.abs(value).max()) for value in expected.values())
     for key, gradient in gradients["weights"].items():
         assert isinstance(gradient, tf.Tensor), f"gradient of {key} is not dense"

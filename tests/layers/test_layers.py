@@ -23,7 +23,7 @@ from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticHead
 
 
 class _FuseTo9(ResizedFuse):
-    """A fuse of known size, for the shared test calls layers with inputs only."""
+    """A fuse of known size, because the shared test calls layers with inputs only."""
 
     def call(self, inputs, training=None):
         return super().call(inputs, (9, 9), training=training)
@@ -204,7 +204,7 @@ def test_positions_matter_to_attention():
 @pytest.mark.parametrize("switched_off", ["memory_to_pixel", "memory_to_memory", "pixel_to_memory"])
 def test_each_attention_can_be_switched_off(switched_off):
     def influences(layer):
-        """Which of the four attentions can be seen from outside."""
+        """The attentions whose effect on the outputs can be observed."""
 
         def run(pixel, memory):
             return [output.numpy() for output in layer((pixel, memory), training=False)]

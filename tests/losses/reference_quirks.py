@@ -1,4 +1,4 @@
-"""What the reference's losses do otherwise than ours (docs/differences.md): the rest can be compared under it."""
+"""Differences of the reference's losses (docs/differences.md), so that tests can compare everything else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reference_assign(similarity: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
 
 
 def square_assignment(cost: np.ndarray) -> np.ndarray:
-    """The column of each row in the reference's solution of a square assignment problem, ties decided as it does.
+    """The column of each row in the reference's solution of a square assignment problem, with its choice among ties.
 
     Row minima and then column minima are taken off. Each row in turn takes the lowest free column of cost 0. Then, as
     long as a row has none, all paths that alternate between zeros and pairs are followed from all such rows at once,

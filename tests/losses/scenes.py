@@ -72,7 +72,7 @@ def random_scene(
 
 
 def perfect_outputs(dataset_info: DatasetInfo, targets: PanopticTargets, slots=12) -> PanopticOutputs:
-    """What a model says that knows the truth: thing i in slot i, the j-th stuff class in slot 4 + j."""
+    """Outputs of a perfect model: thing i in slot i, the j-th stuff class in slot 4 + j."""
     semantic, thing_id = (label.numpy()[:, ::4, ::4] for label in (targets.semantic, targets.thing_id_mask))
     order = list(dataset_info.class_order)
     first_stuff = int((targets.thing_id_class.numpy() >= 0).sum(axis=1).max())
@@ -86,7 +86,7 @@ def perfect_outputs(dataset_info: DatasetInfo, targets: PanopticTargets, slots=1
             if (semantic[image] == class_id).any():
                 slot[image][semantic[image] == class_id] = first_stuff + j
                 class_of_slot[image, first_stuff + j] = order.index(class_id)
-    slot[slot < 0] = slots - 1  # Void and crowd: a slot of its own.
+    slot[slot < 0] = slots - 1  # Void and crowd share the last slot.
     return PanopticOutputs(
         pixel_feature=tf.one_hot(slot, slots),
         mask_logits=tf.one_hot(slot, slots, 40.0),

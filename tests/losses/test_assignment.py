@@ -67,7 +67,7 @@ def test_more_rows_than_slots_of_which_few_or_many_are_valid(assign):
     assert (slots >= 0).sum(axis=1).tolist() == [12, 60, 128]
     for image, image_slots in enumerate(slots):
         wanted = cost[image][valid[image]][reference[image][valid[image]]].sum()
-        # The reference solves it on costs that are rounded to 6e-5, so that ours may be a little better.
+        # The reference solves costs rounded to 6e-5, so the total here may be slightly better.
         assert total(cost[image], image_slots) == pytest.approx(wanted, abs=128 * 6.2e-5)
         assert total(cost[image], image_slots) <= wanted + 1e-4
 
@@ -85,7 +85,7 @@ def test_is_the_best_of_all_assignments(assign, rows, slots):
 
 def test_rows_that_are_not_valid_take_no_slot(assign):
     similarity = np.zeros([2, 3, 2], np.float32)
-    similarity[:, 0] = 9.0  # Would win both slots.
+    similarity[:, 0] = 9.0  # Would win both slots if it were valid.
     similarity[:, 1, 1] = similarity[:, 2, 0] = 0.5
     valid = np.array([[False, True, True], [False, False, False]])
     np.testing.assert_array_equal(assign(similarity, valid), [[-1, 1, 0], [-1, -1, -1]])

@@ -1,4 +1,4 @@
-"""Crops with next to nothing on them, or far too much, still teach something finite."""
+"""Losses and gradients are finite for crops that are nearly empty or far too full."""
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +34,7 @@ def one_thing(random):
 
 
 def one_pixel_things(random):
-    """On stuff or void; few of them are on pixels that the outputs, a quarter of the size, have."""
+    """On stuff or void. Few of them lie on pixels that the outputs, a quarter of the size, sample."""
     labels = random.choice([empty, all_void])(random)
     for instance in range(1, random.integers(2, 30)):
         labels[tuple(random.integers(0, SIZE, 2))] = random.choice(THINGS) * INFO.label_divisor + instance
@@ -54,12 +54,12 @@ def one_pixel_with_a_class(random):
 
 
 def two_hundred_objects(random):
-    """More than can be kept, and than there are slots."""
+    """More than the targets can hold, and more than there are slots."""
     return random.integers(1, 201, (SIZE, SIZE)) + INFO.label_divisor * random.choice(THINGS)
 
 
 def more_things_than_slots(random):
-    """As many as can be kept, each of them large."""
+    """As many as the targets can hold, each of them large."""
     instance = 1 + np.arange(SIZE) * MAX_THINGS // SIZE
     return np.tile(instance, (SIZE, 1)) + INFO.label_divisor * random.choice(THINGS)
 
@@ -85,7 +85,7 @@ KINDS = (
 
 
 def mixture(random):
-    """Left of a line one kind, right of it another."""
+    """One kind left of a vertical line, another right of it."""
     left, right = (KINDS[i](random) for i in random.integers(0, len(KINDS), 2))
     column = random.integers(0, SIZE)
     return np.concatenate([left[:, :column], right[:, column:]], axis=1)
@@ -120,7 +120,7 @@ def test_losses_and_gradients_of_degenerate_batches_are_finite():
     kinds = [*KINDS, mixture]
     not_finite, taught = [], set()
     for number in range(BATCHES):
-        # Each kind comes with each other one; outputs from near zero to sure of themselves.
+        # Each kind meets each other kind; outputs range from near zero to certain.
         of_images = [kinds[number % len(kinds)], kinds[number // len(kinds) % len(kinds)]]
         label_maps = np.stack([kind(random) for kind in of_images]).astype(np.int32)
         scale = (0.01, 1.0, 100.0)[number % 3]
@@ -133,5 +133,5 @@ def test_losses_and_gradients_of_degenerate_batches_are_finite():
             if np.any(image_gradient):
                 taught.add(kind.__name__)
     assert not not_finite, not_finite
-    # All of them teach masks, but for images without any: the test has not been looking at zeros.
+    # All kinds with masks have gradients, so the test has not compared zeros only.
     assert {"empty", "one_thing", "two_hundred_objects", "more_things_than_slots", "noise", "mixture"} <= taught

@@ -35,7 +35,7 @@ def outputs_of(golden):
 
 
 def reference_slots(golden):
-    """The reference's slot of each valid row; -1 where it gave none."""
+    """The reference's slot of each valid row; -1 for rows without one."""
     permutation = golden["out/match/permutation"]
     has_slot = permutation.any(axis=-1) & (golden["out/gt/mask_non_void_mask"] > 0)
     return np.where(has_slot, permutation.argmax(axis=-1), -1).astype(np.int32)
@@ -89,7 +89,7 @@ def test_exact_matching_is_the_references_where_that_can_resolve_similarities(na
 
 @pytest.mark.parametrize("name", ["c_loss_typical", "c_loss_void_image", "c_loss_init_ties", "c_loss_one_image"])
 def test_the_references_matching_is_understood(name):
-    """Rounding and ties included, so that what is compared under it differs by nothing else."""
+    """Rounding and ties included, so that tests under the reference's matching see no other difference."""
     golden = any_golden(name)
     np.testing.assert_array_equal(matching_of(golden, reference_assign).slot_of_row, reference_slots(golden))
 
@@ -131,7 +131,7 @@ def test_terms_that_stay_the_same_with_more_masks_than_slots():
     for term in ("instance_discrimination", "pq_style_dice", "semantic"):
         np.testing.assert_allclose(getattr(losses, term), golden["out/" + TERMS[term]], rtol=1e-4, err_msg=term)
     assert_near(gradients.pixel_feature.numpy(), golden["out/grad/pixel_space_normalized_feature"])
-    # The reference lets the classes of masks without a slot fall on slot 0, and then trains that towards void.
+    # The reference assigns the classes of masks without a slot to slot 0 and trains that towards void.
     assert_near(gradients.class_logits.numpy()[:, 1:], golden["out/grad/transformer_class_logits"][:, 1:])
     assert (golden["out/mask_id_cross_entropy_loss"] > 1e4).all() and (losses.mask_id.numpy() < 1.0).all()
 

@@ -1,4 +1,4 @@
-"""What the losses mean: what they are blind to, where gradients flow, and the extreme images."""
+"""The meaning of the losses: invariances, flow of gradients, and extreme images."""
 
 import numpy as np
 import pytest
@@ -137,7 +137,7 @@ def test_images_without_objects(kind):
     if kind != "no thing":
         assert not losses.mask_id.numpy().any() and not losses.pq_style_dice.numpy().any()
         assert not losses.has_masks.numpy().any()
-        # All slots are trained towards void: strongly where void is, hardly on crowd.
+        # All slots are trained towards void: strongly on void, weakly on crowd.
         void_probability = tf.nn.softmax(outputs.class_logits)[..., -1]
         cross_entropy = -tf.reduce_mean(tf.math.log(void_probability), axis=1)
         share = 1e-5 if kind == "all crowd" else 1.0
@@ -188,7 +188,7 @@ def test_nan_stays_nan():
 def test_weight_0_switches_a_term_off(off, poisoned, zero):
     outputs, targets = random_scene(COCO)
     full = PanopticLoss(COCO)(outputs, targets)
-    # What is switched off is not even looked at: NaN there does no harm (class logits still steer the matching).
+    # A term that is switched off is not computed: NaN in its input has no effect (class logits still steer matching).
     if poisoned != {"class_logits"}:
         outputs = outputs._replace(**{name: getattr(outputs, name) * np.nan for name in poisoned})
     losses = PanopticLoss(COCO, **{off: 0.0})(outputs, targets)

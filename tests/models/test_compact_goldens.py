@@ -14,7 +14,7 @@ from tests.helpers import own_golden
 from tests.layers.golden_layers import assert_close
 from tests.models.golden_models import golden_model
 
-TOLERANCE = 2e-3
+TOLERANCE = 1e-3
 
 
 def _load(model, golden, is_packed=lambda name: True):

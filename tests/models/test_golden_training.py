@@ -48,7 +48,7 @@ class _Step:
         self._order = [position[id(self.variables[key])] for key in self.names]
 
     def in_golden_order(self, values) -> list:
-        """What is listed as the model's trainable variables are, as the golden lists them."""
+        """Values in the order of the model's trainable variables, reordered as in the golden."""
         return [values[i] for i in self._order]
 
 

@@ -1,4 +1,4 @@
-"""The model as its users see it, on a variant small enough for tests."""
+"""The model from outside, on a variant small enough for tests."""
 
 from dataclasses import replace
 
@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
+from maxdl_tf.keras_api import keras
 from maxdl_tf.models.build import build_max_deeplab
 from maxdl_tf.models.variants import VARIANTS
 
@@ -71,7 +72,7 @@ def test_side_that_is_not_16k_plus_1(model):
 def test_swapping_slots_swaps_masks(model):
     images = _images(65, 65)
     memory, order = model.backbone.memory, [4, 2, 0, 5, 1, 3]
-    for variable in model.trainable_variables:  # Residual branches start at zero; let the memory have a say.
+    for variable in model.trainable_variables:  # Residual branches start at zero and would hide the memory.
         if "gamma" in variable.name:
             variable.assign_add(0.2 * tf.ones_like(variable))
     before, start = model(images, training=False), memory.numpy()
@@ -126,6 +127,13 @@ def test_changed_variant(changes, there, gone):
     outputs = model(_images(65, 49), training=False)
     assert outputs.mask_logits.shape == (2, 17, 13, 6)
     assert (outputs.semantic_logits is None) == ("semantic_branch" in changes)
+
+
+def test_keras_does_not_save_what_it_could_not_load(model, tmp_path):
+    for save in (model.save, lambda path: keras.models.save_model(model, path)):
+        with pytest.raises(NotImplementedError, match="maxdl-export"):
+            save(str(tmp_path / "model.keras"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_batch_norm_arguments():

@@ -1,4 +1,4 @@
-"""Mixed precision: what may be rounded is, and nothing else; the model is the same one in float32."""
+"""Mixed precision rounds convolutions and matrix products, and nothing else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _targets() -> PanopticTargets:
 
 @pytest.fixture(scope="module")
 def weights():
-    """Such that all of the network matters: at first the last batch norm of each residual branch has a scale of 0."""
+    """Weights under which every layer matters: initially the last scale of each residual branch is 0."""
     keras.utils.set_random_seed(1)
     model = _build("float32")
     for variable in model.trainable_variables:
@@ -55,7 +55,7 @@ def weights():
 
 
 class _Step(NamedTuple):
-    """A step of training: its graph and what comes out, moving statistics after it included."""
+    """A training step: its graph, its results and the moving statistics after it."""
 
     graph: tf.Graph
     outputs: PanopticOutputs
@@ -66,7 +66,7 @@ class _Step(NamedTuple):
 
 @pytest.fixture(scope="module")
 def steps(weights):
-    """Gives a step by its policy and recompute; each is run once."""
+    """Function of policy and recompute to a step, which runs once."""
 
     @functools.cache
     def run(policy: str, recompute: str = "none") -> _Step:
@@ -89,7 +89,7 @@ def steps(weights):
 
 
 def _difference(one, other) -> float:
-    """Relative to the norm of what is expected."""
+    """Norm of the difference, relative to the norm of the expected values."""
     one, other = (np.concatenate([np.ravel(value) for value in values]) for values in (one, other))
     return np.linalg.norm(one - other) / np.linalg.norm(other)
 
@@ -99,8 +99,7 @@ def test_only_convolutions_and_matrix_products_are_rounded(policy, steps):
     ours, expected = steps(policy), steps("float32")
     values = (*ours.outputs, *ours.losses, *ours.gradients, *map(tf.constant, ours.moving))
     assert {value.dtype for value in values} == {tf.float32}
-    # Rounding to 8 and 11 bits, some dozen times over. It also puts values on the other side of a ReLU, which changes
-    # gradients more.
+    # Values are rounded to 8 and 11 bits some dozen times. Some cross zero before a ReLU, which changes gradients more.
     tolerance, gradient_tolerance = {"mixed_bfloat16": (0.1, 0.3), "mixed_float16": (0.02, 0.15)}[policy]
     for name in ours.outputs._fields:
         error = _difference([getattr(ours.outputs, name)], [getattr(expected.outputs, name)])
@@ -127,7 +126,7 @@ def test_softmax_statistics_and_logits_are_float32_in_the_graph(policy, steps):
 
 def test_recompute_gives_the_same_numbers(steps):
     ours, expected = steps("mixed_bfloat16", "all"), steps("mixed_bfloat16")
-    # Not bit for bit, for TensorFlow may do a graph's products in another order.
+    # Not bit for bit, because TensorFlow may compute a graph's products in another order.
     assert _difference(ours.outputs, expected.outputs) < 0.01
     assert _difference(ours.gradients, expected.gradients) < 0.1
     assert _difference(ours.moving, expected.moving) < 1e-3
@@ -135,7 +134,7 @@ def test_recompute_gives_the_same_numbers(steps):
 
 @pytest.mark.parametrize("axis", [-1, (0, 2)])
 def test_statistics_of_batch_norm_are_exact(axis):
-    # In bfloat16 a sum of ones ends at 256, and squares around 10,000 are 64 apart.
+    # In bfloat16 a sum of ones stops at 256, and squares around 10,000 are 64 apart.
     features = tf.cast(np.random.default_rng(0).normal(100.0, 2.0, [4, 60, 5, 7]), tf.bfloat16)
     with computing_in("mixed_bfloat16"):
         layer = BatchNorm(axis=axis, momentum=0.0)
