@@ -27,8 +27,9 @@ class Network(keras.Model):
 
     def get_config(self):
         raise NotImplementedError(
-            f"{type(self).__name__} has no Keras config: an experiment describes it. Build the model from the "
-            "experiment, save its weights with tf.train.Checkpoint(model=model), and export it with maxdl-export"
+            f"{type(self).__name__} has no Keras config: an experiment describes it. Build the model with "
+            "maxdl_tf.build_model(experiment), save its weights with model.save_weights or "
+            "tf.train.Checkpoint(model=model), and export it with maxdl-export"
         )
 
     def save(self, *args, **kwargs):
