@@ -50,7 +50,7 @@ def model(folder):
 def trained(folder, model):
     """The folder, with model/ckpt-30."""
     step = tf.Variable(30, dtype=tf.int64)
-    Checkpoints(str(folder / "model"), model=model, global_step=step, say=lambda _: None).save()
+    Checkpoints(str(folder / "model"), model=model, global_step=step, log=lambda _: None).save()
     return folder
 
 
