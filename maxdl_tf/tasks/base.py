@@ -9,7 +9,7 @@ import abc
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -192,6 +192,18 @@ class Task(abc.ABC):
             "max_images": self.experiment.evaluation.max_images or None,
             "skip_damaged": skips_damaged(options),
         }
+
+
+@contextlib.contextmanager
+def naming_bad_widths(experiment: experiment_pb2.Experiment) -> Iterator[None]:
+    """Turns the ValueError of a layer whose widths do not fit together into a `UserError` that names the options."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(
+            f"experiment {experiment.name!r}: this model cannot be built: {error}; change model.width, model.decoder or "
+            "the crop_size"
+        ) from error
 
 
 def crop_size(options: dataset_pb2.DatasetOptions) -> tuple[int, int]:

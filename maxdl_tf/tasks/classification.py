@@ -21,7 +21,7 @@ class ClassificationTask(base.Task):
     def build_model(self) -> ImageClassifier:
         """Builds the pretrained part of the network with a classifier; its variables exist."""
         options = self.experiment.model
-        with computing_in(self.precision):
+        with computing_in(self.precision), base.naming_bad_widths(self.experiment):
             return build_image_classifier(
                 self.variant,
                 num_classes=len(self.dataset_info.class_order),

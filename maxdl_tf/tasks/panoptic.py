@@ -29,7 +29,7 @@ class PanopticTask(base.Task):
     def build_model(self) -> MaXDeepLab:
         """Builds the network with initial weights; its variables exist."""
         options = self.experiment.model
-        with computing_in(self.precision):
+        with computing_in(self.precision), base.naming_bad_widths(self.experiment):
             model = build_max_deeplab(
                 self.variant,
                 num_classes=len(self.dataset_info.class_order),

@@ -128,3 +128,9 @@ def test_training_and_inference_take_the_data_set_that_they_are_about():
     assert task(only_trained).crop_size == (33, 33)
     with pytest.raises(UserError, match="neither train_dataset nor eval_dataset"):
         task("model { variant: 'tiny' }")
+
+
+def test_widths_that_do_not_fit_the_heads_are_an_error_of_the_user():
+    narrow = (_EXPERIMENT % "float32").replace("width { multiplier: 0.5", "width { multiplier: 0.25")
+    with pytest.raises(UserError, match=r"cannot be built: .* must be multiples of num_heads 8; change model.width"):
+        task(narrow).build_model()
