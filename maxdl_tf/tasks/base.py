@@ -201,8 +201,8 @@ def naming_bad_widths(experiment: experiment_pb2.Experiment) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(
-            f"experiment {experiment.name!r}: this model cannot be built: {error}; change model.width, model.decoder or "
-            "the crop_size"
+            f"experiment {experiment.name!r}: this model cannot be built: {error}; change model.width, model.decoder "
+            "or crop_size"
         ) from error
 
 
