@@ -36,7 +36,7 @@ def define_flags(flag_values: flags.FlagValues, instead_of: str) -> None:
     flags.DEFINE_multi_string(
         "beam_options",
         [],
-        "Flag of the runner, such as --beam_options=project=my-project; repeatable.",
+        "Flag of the runner, such as --beam_options=project=my-project.",
         flag_values=flag_values,
     )
 

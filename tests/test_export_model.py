@@ -82,7 +82,7 @@ def test_the_export_says_what_it_did(trained, exported):
 
 
 def test_batch_norms_and_the_auxiliary_semantic_branch_stay_behind(model, exported):
-    """Of its variables, those of batch norms and of the branch are not in the export."""
+    """The export has no variables of batch norms and of the auxiliary branch."""
     branch = {v.ref() for layer in (model.semantic_head, model.semantic_decoder) for v in layer.variables}
     assert branch
     loaded = tf.saved_model.load(str(exported[0]))

@@ -15,7 +15,7 @@ from tests.helpers import REPOSITORY, SCRIPTS
 # A module imports from lower floors and from its own group. Groups on one floor do not know each other. The list is
 # CONTRIBUTING.md's table: a row is a floor, `a + b` are modules of one group, whose name is the first one's.
 def _floors() -> list[list[list[str]]]:
-    """Of each floor, from the lowest, the groups as lists of module names."""
+    """Groups of each floor, from the lowest, as lists of module names."""
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", text, re.MULTILINE)
     assert [int(number) for number, _ in rows] == sorted(range(len(rows)), reverse=True)

@@ -48,7 +48,7 @@ def servable(export_dir):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Of all kinds that are sent in their own way; lossless, so that both decoders see the same."""
+    """One photo of each kind that the client sends differently; lossless, so that both decoders see the same."""
     folder = tmp_path_factory.mktemp("photos")
     Image.fromarray(striped_image(97, 129)[0]).save(folder / "000000000139.png")
     Image.fromarray(striped_image(40, 300, (RED, BLUE))[0]).save(folder / "000000000285.gif")

@@ -5,7 +5,7 @@ The policy, which `maxdl_tf.export.image_decoding` follows inside SavedModels:
 - Pixels stand upright: an EXIF orientation is applied.
 - Gray, palette and CMYK images become RGB. Transparency is dropped.
 - Channels of 16 bits keep their upper 8 bits. Floating point pixels are refused.
-- Of an animation, the first frame is taken.
+- An animation is reduced to its first frame.
 - The size is read first. An image of more pixels than allowed is refused before it is decoded.
 """
 

@@ -132,7 +132,7 @@ def segment_table(slot_map: SlotMap, image_size: tf.Tensor) -> SegmentTable:
     slot = tf.gather_nd(slot_map.slot, pixel)
     confidence = tf.cast(tf.gather_nd(slot_map.confidence, pixel), tf.float64)
     row, column = tf.unstack(pixel, axis=1)
-    pixels = tf.gather(rows.count, row) * tf.gather(columns.count, column)  # Of the image, float64.
+    pixels = tf.gather(rows.count, row) * tf.gather(columns.count, column)  # Number of image pixels, float64.
 
     # All slots of a stuff class are one segment; the first slot with its label stands for them.
     segment_of_slot = tf.argmax(slot_map.label[:, tf.newaxis] == slot_map.label, axis=1, output_type=tf.int32)

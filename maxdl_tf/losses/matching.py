@@ -78,7 +78,7 @@ def match(
 def class_probability_and_dice(
     masks: TargetMasks, overlap: tf.Tensor, slot_probability: tf.Tensor, class_logits: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Of every pair, the probability of the row's class in the slot, and Dice; arguments as `match`.
+    """Class probability and Dice of every pair of a mask and a slot; arguments as `match`.
 
     Returns:
       float32 [batch, rows, slots] each, 0 in rows that are not valid.

@@ -29,7 +29,7 @@ KEEPS = {
 
 
 def _keeps(model) -> list[float]:
-    """Of all blocks; a transformer has its block's."""
+    """Keep probabilities of all blocks; a transformer has that of its block."""
     keeps = []
     for stage in (*model.backbone.stages.values(), *model.decoder.stages.values()):
         for name, block in stage.blocks.items():

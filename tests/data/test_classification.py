@@ -141,7 +141,7 @@ def test_without_magnification_and_flip_the_whole_image_is_visible():
     np.testing.assert_array_equal(
         parts(90, 100, count=20, min_scale=1.0, max_scale=1.0, flip=False), [[0, 89, 0, 99, 0]] * 20
     )
-    # Of a longer image, the largest part within the range of aspects.
+    # A longer image is cut to the largest part within the range of aspects.
     top, bottom, left, right, _ = parts(60, 200, count=20, min_scale=1.0, max_scale=1.0, flip=False).T
     assert np.all(bottom - top + 1 == 60) and np.all(right - left + 1 == 80)
 

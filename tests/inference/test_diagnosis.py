@@ -15,7 +15,7 @@ CLASSES = DatasetInfo(
     "four", tuple(SegmentClass(i, f"class {i}", i < 3, (0, 0, 0), i) for i in (1, 2, 3, 4)), label_divisor=100
 )
 THRESHOLDS = {"class_threshold": 0.6, "pixel_threshold": 0.5, "thing_area_limit": 220, "stuff_area_limit": 400}
-VOID = 4  # Of the class logits.
+VOID = 4  # Index of void among the class logits.
 #        no object  unsure  things ----------  stuff -------------
 CLASS = (VOID, VOID, 1, 2, 0, 0, 1, 1, 0, 1, 2, 2, 3, 3)
 LOGIT = (6.0, 9.0, 0.9, 1.2, 6.0, 4.0, 5.0, 6.0, 3.0, 7.0, 6.0, 5.0, 4.0, 6.0)

@@ -94,7 +94,7 @@ def crowd_gradient(masks: TargetMasks, mask_logits: tf.Tensor) -> tf.Tensor:
       mask_logits: [batch, height, width, slots].
 
     Returns:
-      Of the batch mean of the loss, as `mask_logits`.
+      Gradient of the batch mean of the loss, shaped like `mask_logits`.
     """
     crowd = masks.non_void - masks.in_row
     weight = tf.math.divide_no_nan(crowd, tf.reduce_sum(masks.in_row, axis=1, keepdims=True)) / crowd.shape[0]
