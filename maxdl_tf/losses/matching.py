@@ -1,4 +1,4 @@
-"""One-to-one matching of ground-truth masks with the model's slots (the paper's PQ-style similarity, section 3.1)."""
+"""One-to-one matching of ground-truth masks with the model's slots (paper section 3.2, PQ-style similarity)."""
 
 from __future__ import annotations
 

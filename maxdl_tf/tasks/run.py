@@ -30,7 +30,7 @@ from maxdl_tf.training.step import StepOptions, Trainer
 
 
 class TrainState(NamedTuple):
-    """A model and what changes with it in training.
+    """The state of a training: the model and the variables that change with it.
 
     Attributes:
       strategy: Strategy in whose scope the variables were created.
