@@ -135,8 +135,8 @@ def _experiment_beside(folder: str) -> experiment_pb2.Experiment:
     path = os.path.join(folder, config.EXPERIMENT_FILE)
     if not storage.exists(path):
         raise UserError(
-            f"{path} does not exist; pass the experiment that the model was trained with, such as "
-            'experiment="shapes/max_deeplab_tiny_81"'
+            f"{path} does not exist; check that the folder is that of an export or a training, or pass the experiment "
+            'that the model was trained with, such as experiment="shapes/max_deeplab_tiny_81"'
         )
     experiment = load_experiment(path)
     table = os.path.join(folder, class_table.FILE_NAME)

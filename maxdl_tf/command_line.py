@@ -30,6 +30,7 @@ TensorFlow is imported inside `main`, so that `--help` and errors in flags appea
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import os
 import re
@@ -185,13 +186,17 @@ def run_one_of(
     if command:
         run(command.main, command.FLAGS, [f"{argv[0]} {argv[1]}", *argv[2:]])
     else:
-        run(main, flags.FlagValues(), argv, max_positional=len(argv))
+        # The flags are those of a command that is missing or misspelled, so only --help has a meaning.
+        names = [word for word in argv[1:2] if not word.startswith("-")]
+        asked_for_help = [word for word in argv[1:] if word in _HELP_FLAGS]
+        run(main, flags.FlagValues(), [argv[0], *names, *asked_for_help], max_positional=1)
 
 
 def choose_one_of(commands: Mapping[str, Any], argv: Sequence[str], got: str) -> UserError:
     """The error to raise if the first argument names no command; `got` describes that argument."""
     program = os.path.basename(argv[0])
-    choices = " or ".join(f"{program} {name}" for name in commands)
+    close = difflib.get_close_matches(argv[1], commands, n=1) if len(argv) > 1 else []
+    choices = " or ".join(f"{program} {name}" for name in close or commands)
     return UserError(f"{got}; run {choices}, or {program} --help")
 
 

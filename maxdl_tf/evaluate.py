@@ -230,7 +230,7 @@ def _write_results(
         storage.write_whole(_JSON.value, (json.dumps({**step, **result.as_dict()}, indent=2) + "\n").encode())
     if _REPORT.value:
         report.write_report(_REPORT.value, result, facts=facts, num_pictures=_PICTURE_COUNT.value)
-        print(f"{_REPORT.value}: the report")
+        print(f"wrote the report {_REPORT.value}")
 
 
 def _print_submission(num_images: int) -> None:

@@ -189,7 +189,12 @@ def _check_model(model: str, config_file: str | None, overrides: list[str]) -> b
     if not is_remote and not os.path.exists(model) and not os.path.exists(model + ".index"):
         raise UserError(f"--model {model} is neither a SavedModel's folder nor a checkpoint; check the path")
     if not config_file:
-        raise UserError(f"--model {model} is not a SavedModel; for a checkpoint give its --config_file too")
+        from maxdl_tf import config
+
+        folder = model if os.path.isdir(model) else os.path.dirname(model)
+        beside = os.path.join(folder, config.EXPERIMENT_FILE)
+        example = f", such as --config_file {beside}" if os.path.exists(beside) else ""
+        raise UserError(f"--model {model} is not a SavedModel; for a checkpoint give its --config_file too{example}")
     return False
 
 

@@ -10,6 +10,7 @@ import pytest
 from absl import flags
 
 from maxdl_tf import command_line
+from maxdl_tf.data_gen import convert
 from maxdl_tf.errors import UserError
 
 PROGRAM = "/usr/bin/maxdl-fake"
@@ -59,6 +60,21 @@ def test_bad_flags_are_told_in_one_line(flag_values, capsys, arguments, message)
     assert output.out == ""
     assert output.err.startswith("maxdl-fake: ") and output.err.count("\n") == 1
     assert message in output.err and "see maxdl-fake --help" in output.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["label_png", "--image_dir=a"], "'label_png' is not a converter; run maxdl-convert label_pngs, or"),
+        (["--image_dir=a"], "the name of a converter is missing; run maxdl-convert coco_panoptic or"),
+    ],
+)
+def test_the_name_of_a_converter_is_checked_before_its_flags(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stopped:
+        convert.run(["/usr/bin/maxdl-convert", *arguments])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"maxdl-convert: {message}") and error.count("\n") == 1
 
 
 def test_a_user_error_is_one_line_and_status_2(flag_values, capsys):

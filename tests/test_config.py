@@ -77,7 +77,8 @@ def test_text_round_trip(write):
 @pytest.mark.parametrize(
     "change, line, complaint",
     [
-        (("steps: 50", "stepz: 50"), 9, "stepz"),
+        (("steps: 50", "stepz: 50"), 9, 'no field named "stepz". Did you mean steps?'),
+        (("steps: 50", "xyz: 50"), 9, 'no field named "xyz". Its fields are steps, seed, '),
         (("${CONFIG_DIR}", "${NO_SUCH_FOLDER}"), 4, r"\$\{NO_SUCH_FOLDER\} has no value"),
         (("crop_size: 129", "crop_size: 128"), 5, r"\(97, 128\).*16k\+1.*try 97 and 129"),
         (("crop_size: 129", "crop_size: 129 crop_size: 65"), 5, "one number"),

@@ -243,6 +243,12 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(export_dir, photos, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_a_checkpoint_without_its_experiment_names_the_file_beside_it(photos, tmp_path, capsys):
+    (tmp_path / "experiment.textproto").touch()
+    assert _run("--model", tmp_path, "--input", photos, "--output", tmp_path / "out") == 2
+    assert f"such as --config_file {tmp_path}/experiment.textproto" in capsys.readouterr().err
+
+
 def test_the_command_runs_on_its_own(export_dir, photos, tmp_path):
     """From the file, as `python maxdl_tf/predict.py`, with nothing on stderr but its progress."""
     command = [sys.executable, str(REPOSITORY / "maxdl_tf" / "predict.py"), "--model", export_dir]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 
 from google.protobuf import text_format
@@ -27,4 +28,9 @@ def parse(text: str, message: Message, name: str) -> Message:
         line = error.GetLine()
         reason = re.sub(r"^\d+:\d+ : ", "", str(error))
         where = f"{name}:{line}" if line else name
+        unknown = re.match(r'Message type "([\w.]+)" has no field named "(\w+)"', reason)
+        if unknown:
+            fields = message.DESCRIPTOR.file.pool.FindMessageTypeByName(unknown[1]).fields_by_name
+            close = difflib.get_close_matches(unknown[2], fields, n=1)
+            reason += f" Did you mean {close[0]}?" if close else f" Its fields are {', '.join(fields)}."
         raise UserError(f"{where}: {reason}") from error

@@ -55,6 +55,13 @@ class Prediction(NamedTuple):
     image: np.ndarray
     dataset_info: DatasetInfo
 
+    def __repr__(self) -> str:
+        height, width = self.label_map.shape
+        segments = ", ".join(
+            f"{self.dataset_info.by_id[segment.class_id].name} {segment.score:.2f}" for segment in self.segments
+        )
+        return f"<Prediction of {height} x {width} pixels, {len(self.segments)} segments: {segments or 'none'}>"
+
     def overlay(self) -> Image.Image:
         """Returns the image under the colors of its segments, as a PIL image of the same size."""
         return Image.fromarray(label_maps.panoptic_picture(self.image, self.label_map, self.dataset_info))

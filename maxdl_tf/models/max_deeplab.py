@@ -66,7 +66,7 @@ class MaXDeepLab(Network):
           training: Whether batch norms, drop path and dropout are in training mode.
 
         Raises:
-          ValueError: If a known side is not 16k+1.
+          ValueError: If there are not four dimensions, or a known side is not 16k+1.
         """
         features, memory = self.backbone(normalized(images), training=training)
         features, memory = self.decoder((features, memory), spatial_size(images), training=training)

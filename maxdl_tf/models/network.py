@@ -41,13 +41,19 @@ def normalized(images) -> tf.Tensor:
     """Images [batch, height, width, 3] of 0..255 as float32 of -1..1.
 
     Raises:
-      ValueError: If a known side is not 16k+1.
+      ValueError: If there are not four dimensions, or a known side is not 16k+1.
     """
     _check_sides(images.shape)
     return tf.cast(images, tf.float32) / 127.5 - 1.0
 
 
 def _check_sides(shape):
+    shape = tf.TensorShape(shape)
+    if shape.rank is not None and shape.rank != 4:
+        raise ValueError(
+            f"images of shape {shape}: wanted [batch, height, width, 3]; give a single image a batch dimension with "
+            "images[np.newaxis]"
+        )
     for side in shape[1:3]:
         if side is not None and side % 16 != 1:
             below = max(side - 2, 16) // 16 * 16 + 1

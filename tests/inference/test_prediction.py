@@ -82,6 +82,13 @@ def test_segments_below_the_score_become_void_and_nothing_else_changes():
     assert everything_gone.segments == [] and not everything_gone.label_map.any()
 
 
+def test_a_prediction_is_shown_by_its_segments():
+    segments = [Segment(1001, 1, True, 0.4, 3, (0, 0, 2, 2)), Segment(3000, 3, False, 0.9, 2, (2, 0, 1, 2))]
+    shown = repr(Prediction(np.zeros((3, 4), np.int32), segments, np.zeros((3, 4, 3), np.uint8), INFO))
+    names = [INFO.by_id[class_id].name for class_id in (1, 3)]
+    assert shown == f"<Prediction of 3 x 4 pixels, 2 segments: {names[0]} 0.40, {names[1]} 0.90>"
+
+
 @pytest.fixture(scope="module")
 def prediction():
     """Two balls, one of them in two pieces, on a sea, with void."""

@@ -69,6 +69,11 @@ def test_side_that_is_not_16k_plus_1(model):
         model(_images(64, 65), training=False)
 
 
+def test_an_image_without_batch_dimension(model):
+    with pytest.raises(ValueError, match=r"\(65, 65, 3\): wanted \[batch, height, width, 3\]"):
+        model(_images(65, 65)[0], training=False)
+
+
 def test_swapping_slots_swaps_masks(model):
     images = _images(65, 65)
     memory, order = model.backbone.memory, [4, 2, 0, 5, 1, 3]
