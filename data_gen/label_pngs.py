@@ -9,7 +9,8 @@ A pixel of a gray PNG of 8 or 16 bits, or of a palette PNG, is one number:
 
   class * label_divisor + instance   --coding class_instance; instance 0 is stuff, or a crowd of a thing class
   class                              --coding class; there are no instances, and all classes are stuff
-  instance                           --coding instance; there is one class of things, number 1
+  instance                           --coding instance; there is one class of things, number 1. Value 0 is void, or with
+                                     --background a class of stuff, number 2
 
 In an RGB PNG, class = red and instance = green + 256 blue. In a gray PNG with alpha, class = gray and instance = alpha.
 
@@ -29,6 +30,7 @@ from absl import flags
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen import class_names, converter_flags, shard_writer, source_files
 from maxdl_tf.data_gen.annotated_images import AnnotatedImage
+from maxdl_tf.data_gen.class_names import ClassName
 from maxdl_tf.data_gen.label_maps import Numbering, replace_values
 from maxdl_tf.data_gen.source_files import FilePair
 from maxdl_tf.errors import UserError
@@ -50,6 +52,13 @@ _LABEL_DIVISOR = converter_flags.define_label_divisor(FLAGS, "Divisor of gray va
 _VOID_VALUES = converter_flags.define_void_values(
     FLAGS, ["0"], "Gray values that mean void, or void classes in PNGs with channels; may be empty."
 )
+_BACKGROUND = flags.DEFINE_string(
+    "background",
+    None,
+    "Name of a class of stuff for the pixels of value 0 with --coding instance. Otherwise they are void, and the model "
+    "does not learn where there is no instance.",
+    flag_values=FLAGS,
+)
 _CLASS_NAMES = flags.DEFINE_string(
     "class_names",
     None,
@@ -67,6 +76,8 @@ converter_flags.define_output(FLAGS)
 def main(argv: list[str]) -> int:
     del argv
     output = converter_flags.read_output(FLAGS)
+    if _BACKGROUND.value and _CODING.value != "instance":
+        raise UserError(f"--background does not work with --coding {_CODING.value}; give the background a class number")
     pairs = source_files.find_pairs(
         storage.check_folder(_IMAGE_DIR.value, "--image_dir"),
         storage.check_folder(_LABEL_DIR.value, "--label_dir"),
@@ -74,16 +85,25 @@ def main(argv: list[str]) -> int:
     )
     if not output.skip_bad_input:
         source_files.check_pairs(pairs)
-    coding = Coding(_CODING.value, _LABEL_DIVISOR.value, converter_flags.read_void_values(_VOID_VALUES))
+    coding = Coding(
+        _CODING.value,
+        _LABEL_DIVISOR.value,
+        converter_flags.read_void_values(_VOID_VALUES),
+        has_background=_BACKGROUND.value is not None,
+    )
     info = output.earlier_class_table()
     if info is None or _CLASS_NAMES.value:
         names = class_names.read_class_names(_CLASS_NAMES.value) if _CLASS_NAMES.value else {}
+        if _BACKGROUND.value:
+            names = {1: ClassName("class_1", True), **names, 2: ClassName(_BACKGROUND.value, False)}
         is_thing = {number: row.is_thing for number, row in names.items()}
         if not names or None in is_thing.values():
             labels = [pair.label for pair in pairs if pair.label]
             is_thing = find_classes(labels, coding, output.processes, output.skip_bad_input)
         name = output.dataset_name(_DATASET_NAME.value)
         info = class_names.named_table(is_thing, names, name, _LABEL_DIVISOR.value, _LABEL_DIR.value)
+        kinds = [f"{row.name} ({'thing' if row.is_thing else 'stuff'})" for row in info.classes]
+        print(f"{len(kinds)} classes: {', '.join(kinds)}", flush=True)
     annotator = Annotator(info, coding, _CROWD_AS_IGNORE.value)
     print(shard_writer.write_shards(pairs, annotator.annotate, info, output))
     return 0
@@ -97,11 +117,13 @@ class Coding:
       kind: Meaning of gray values, one of CODINGS.
       label_divisor: Divisor of gray values of kind "class_instance".
       void_values: Gray values that mean void, or void classes in PNGs with channels.
+      has_background: Whether value 0 of kind "instance" is class 2, a class of stuff, even if it is in `void_values`.
     """
 
     kind: str = "class_instance"
     label_divisor: int = 256
     void_values: frozenset[int] = frozenset({0})
+    has_background: bool = False
 
     def read(self, path: str) -> tuple[np.ndarray, int, frozenset[int]]:
         """Reads a PNG as one number per pixel.
@@ -126,7 +148,8 @@ class Coding:
         divisor = {"class": 1, "instance": 2**24}.get(self.kind, self.label_divisor)
         void = self.void_values
         if self.kind == "instance":
-            pixels = np.where(np.isin(pixels, list(void)), 0, pixels + divisor)
+            values = np.where(np.isin(pixels, list(void)), 0, pixels + divisor)
+            pixels = np.where(pixels == 0, 2 * divisor, values) if self.has_background else values
             void = frozenset({0})
         return pixels, divisor, void
 

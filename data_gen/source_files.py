@@ -43,9 +43,11 @@ def read_image(path: str | os.PathLike) -> ImageFile:
     content = storage.read_file(path)
     image = images.decode_image(content, os.fspath(path), _MAX_PIXELS)
     if image.format not in ("jpeg", "png"):
-        raise UserError(f"{path}: a {image.format.upper()} file; expected JPEG or PNG")
+        raise UserError(
+            f"{path}: a {image.format.upper()} file; expected JPEG or PNG; convert it to a PNG of 8 bits per channel"
+        )
     if image.mode.startswith("I"):
-        raise UserError(f"{path}: more than 8 bits per channel; expected 8")
+        raise UserError(f"{path}: more than 8 bits per channel; scale its values to 0..255 and save it with 8 bits")
     size = image.pixels.shape[:2]
     if image.mode == "RGB" and image.orientation == 1:
         return ImageFile(content, image.format, size)
@@ -137,10 +139,16 @@ def find_pairs(image_dir: str, label_dir: str, *, image_ending: str = "", label_
     """
     images = _by_name(image_dir, image_ending, IMAGE_SUFFIXES)
     labels = _by_name(label_dir, label_ending, (".png",))
+    others = [] if images else storage.find_files(image_dir, ("",))
+    if others and not any(path.lower().endswith(IMAGE_SUFFIXES) for path in others):
+        raise UserError(
+            f"{image_dir} has no JPEG or PNG files, only others such as {min(others)}; convert images to JPEG or PNG "
+            "with 8 bits per channel"
+        )
     if not images.keys() & labels.keys():
         raise UserError(
             f"no image in {image_dir} ({_examples(images)}) has a label map of the same name in {label_dir} "
-            f"({_examples(labels)}); give the files matching names"
+            f"({_examples(labels)}); give the files matching names, and label maps the suffix .png"
         )
     names = sorted({*images, *labels})
     return [FilePair(name, images.get(name), labels.get(name)) for name in names]
@@ -167,4 +175,4 @@ def _by_name(folder: str, ending: str, suffixes: tuple[str, ...]) -> dict[str, s
 
 
 def _examples(files: dict[str, str]) -> str:
-    return f"{len(files)} files, such as {min(files.values())}" if files else "no files"
+    return f"{len(files)} files, such as {min(files.values())}" if files else "no such files"

@@ -33,6 +33,30 @@ def folders(tmp_path):
     return Folders()
 
 
+def test_background_of_instances_is_a_class_of_stuff(folders, capsys):
+    folders.add("a", [[0, 1, 300]])
+    assert folders.convert("--coding=instance", "--background=dish") == 0
+    assert "2 classes: class_1 (thing), dish (stuff)\n" in capsys.readouterr().out
+    converted = read_converted(folders.out)
+    assert converted.semantics() == [("class_1", True, 1), ("dish", False, 2)]
+    np.testing.assert_array_equal(converted.labels["a"], [[512, 257, 258]])
+
+
+def test_background_needs_the_coding_of_instances(folders, capsys):
+    folders.add("a", [[0, 257]])
+    assert folders.convert("--background=dish") == 2
+    assert "give the background a class number" in capsys.readouterr().err
+
+
+def test_images_of_another_format_are_named(folders, tmp_path, capsys):
+    folders.add("a", [[0, 257]])
+    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.tif")
+    assert folders.convert() == 2
+    assert (
+        "has no JPEG or PNG files, only others such as a.tif; convert images to JPEG or PNG" in capsys.readouterr().err
+    )
+
+
 def test_gray_16_bit_maps_and_their_class_table(folders):
     picture = folders.add("a", [[0, 7000, 7000], [24001, 24007, 24007]])
     folders.add("below/b", [[7000, 9000], [24002, 9000]])
