@@ -134,6 +134,9 @@ def _experiment_beside(folder: str) -> experiment_pb2.Experiment:
     """The experiment that `config.save_experiment` wrote into a folder of checkpoints."""
     path = os.path.join(folder, config.EXPERIMENT_FILE)
     if not storage.exists(path):
+        version = None if storage.is_remote(folder) else storage.last_subfolder_with("saved_model.pb", folder)
+        if version:
+            raise UserError(f"{folder} is a folder of SavedModels; name one of them, such as {version}")
         raise UserError(
             f"{path} does not exist; check that the folder is that of an export or a training, or pass the experiment "
             'that the model was trained with, such as experiment="shapes/max_deeplab_tiny_81"'

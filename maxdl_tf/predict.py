@@ -20,7 +20,7 @@ have the size of the image. They take about 35 bytes per pixel, which --max_pixe
 
 Example:
 
-    maxdl-predict --model exports/shapes --input photos --output predictions
+    maxdl-predict --model exports/shapes/1 --input photos --output predictions
 """
 
 from __future__ import annotations
@@ -191,6 +191,9 @@ def _check_model(model: str, config_file: str | None, overrides: list[str]) -> b
     if not config_file:
         from maxdl_tf import config
 
+        version = None if is_remote else storage.last_subfolder_with("saved_model.pb", model)
+        if version:
+            raise UserError(f"--model {model} is a folder of SavedModels; name one of them, such as {version}")
         folder = model if os.path.isdir(model) else os.path.dirname(model)
         beside = os.path.join(folder, config.EXPERIMENT_FILE)
         example = f", such as --config_file {beside}" if os.path.exists(beside) else ""

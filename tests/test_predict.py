@@ -249,6 +249,14 @@ def test_a_checkpoint_without_its_experiment_names_the_file_beside_it(photos, tm
     assert f"such as --config_file {tmp_path}/experiment.textproto" in capsys.readouterr().err
 
 
+def test_a_folder_of_exports_names_its_last_version(photos, tmp_path, capsys):
+    for version in ("9", "10"):
+        (tmp_path / "exports" / version).mkdir(parents=True)
+        (tmp_path / "exports" / version / "saved_model.pb").touch()
+    assert _run("--model", tmp_path / "exports", "--input", photos, "--output", tmp_path / "out") == 2
+    assert f"name one of them, such as {tmp_path}/exports/10\n" in capsys.readouterr().err
+
+
 def test_the_command_runs_on_its_own(export_dir, photos, tmp_path):
     """From the file, as `python maxdl_tf/predict.py`, with nothing on stderr but its progress."""
     command = [sys.executable, str(REPOSITORY / "maxdl_tf" / "predict.py"), "--model", export_dir]

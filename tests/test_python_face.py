@@ -136,7 +136,16 @@ def test_the_model_has_the_documented_shapes(workplace):
     ("path", "experiment", "complaint"),
     [
         ("nowhere", None, "nowhere is no model: wanted the folder of a SavedModel, a folder of checkpoints, or"),
-        ("pictures", None, r"pictures/experiment.textproto does not exist; pass the experiment .* experiment="),
+        (
+            "pictures",
+            None,
+            r"pictures/experiment.textproto does not exist; check .* pass the experiment .* experiment=",
+        ),
+        (
+            "exports/shapes",
+            None,
+            "exports/shapes is a folder of SavedModels; name one of them, such as exports/shapes/1",
+        ),
         ("pictures", EXPERIMENT, "no checkpoint in pictures"),
         ("exports/shapes/1", EXPERIMENT, "is a SavedModel, which has its own configuration; drop `experiment`"),
     ],
