@@ -8,13 +8,12 @@ the file itself, any other name is an environment variable. Errors name the file
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from google.protobuf import text_format
+from google.protobuf import text_encoding, text_format
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
@@ -123,7 +122,7 @@ def _fields_to_text(fields: Mapping[str, Any], message: Descriptor, path: str) -
             continue
         for item in value if isinstance(value, (list, tuple)) else [value]:
             is_quoted = isinstance(item, str) and not field.enum_type
-            parts.append(f"{name}: {json.dumps(item) if is_quoted or isinstance(item, bool) else item}")
+            parts.append(f'{name}: "{text_encoding.CEscape(item, as_utf8=True)}"' if is_quoted else f"{name}: {item}")
     return " ".join(parts)
 
 

@@ -125,13 +125,13 @@ def test_a_packaged_experiment_is_found_by_its_name_unless_there_is_such_a_file(
 
 def test_fields_as_dictionaries_are_an_override(write):
     fields = {
-        "name": 'a "b"',
+        "name": 'a "b" é\\n',
         "model": {"recompute": "all", "semantic_branch": False},
         "train_dataset": {"crop_size": 33, "file_pattern": ["x", "y"]},
         "training": {"optimizer": {"learning_rate": 1e-5}},
     }
     experiment = config.load_experiment(write(GOOD), [config.fields_to_text(fields)])
-    assert experiment.name == 'a "b"'
+    assert experiment.name == fields["name"]
     assert experiment.model.recompute == experiment.model.all and not experiment.model.semantic_branch
     assert (list(experiment.train_dataset.crop_size), list(experiment.train_dataset.file_pattern)) == ([33], ["x", "y"])
     assert experiment.training.optimizer.learning_rate == pytest.approx(1e-5)

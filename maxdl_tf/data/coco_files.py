@@ -101,11 +101,11 @@ def read_json(path: str | os.PathLike, lists: Iterable[str], kind: str) -> dict[
     except ValueError as error:
         raise UserError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a JSON {type(content).__name__}; expected an object; is it a {kind}?")
+        raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object; expected a file like {kind}")
     for key in lists:
         entries = content.get(key)
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(f"{path} has no list {key!r} of objects; is it a {kind}?")
+            raise UserError(f"{path} has no list {key!r} of objects; expected a file like {kind}")
     return content
 
 
@@ -147,7 +147,9 @@ def load_instances(path: str | os.PathLike) -> tuple[list[InstanceImage], list[d
         for annotation in content["annotations"]:
             missing = [key for key in _NEEDED_OF_OBJECT if key not in annotation]
             if missing:
-                raise UserError(f"{path}: annotation {annotation.get('id')} has no {missing[0]!r}; is it a {kind}?")
+                raise UserError(
+                    f"{path}: annotation {annotation.get('id')} has no {missing[0]!r}; expected a file like {kind}"
+                )
             if annotation["image_id"] not in images:
                 strangers.add(annotation["image_id"])
                 continue
@@ -230,4 +232,4 @@ def _missing_keys(path: str | os.PathLike, kind: str) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise UserError(f"{path}: an entry has no {error}; is it a {kind}?") from error
+        raise UserError(f"{path}: an entry has no {error}; expected a file like {kind}") from error

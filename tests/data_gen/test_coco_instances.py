@@ -185,7 +185,11 @@ def _annotation(**values):
         (_annotation(segmentation={"size": [6, 8], "counts": [4, 5]}), [], "the RLE counts 9 pixels; expected 48"),
         (_annotation(segmentation={"x": 1}), [], "annotation 12: the segmentation is neither"),
         (_annotation(image_id=4), [], "annotations refer to images that the file does not list: 4"),
-        (lambda content: content["annotations"][1].pop("segmentation"), [], "annotation 12 has no 'segmentation'"),
+        (
+            lambda content: content["annotations"][1].pop("segmentation"),
+            [],
+            "annotation 12 has no 'segmentation'; expected a file like instances_",
+        ),
         (lambda content: content["images"][0].update(width=7), [], "a.png: 6 x 8 (height x width), but its entry"),
         (lambda content: content.pop("images"), [], "has no list 'images'"),
         (lambda content: content["images"].append(content["images"][0]), [], "two images have the id"),
