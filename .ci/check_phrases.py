@@ -13,6 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PHRASES = {
     r"(?m)^\s+\w+: Of ": 'begin an argument\'s text with a noun: "Number of …", "Path of …"',
+    r'"""Of ': "begin a docstring with a noun",
     r"says of (each|what|which|every)": '"predicts … for each"',
     r"what one does": '"usage"',
     r"(?<!\w )\bone (sees|expects|wants|has to)\b": "make the acting thing the subject",
