@@ -44,6 +44,7 @@ _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
     50_000_000,
     "Largest number of pixels of an encoded image. Larger images are refused undecoded.",
+    lower_bound=1,
     flag_values=FLAGS,
 )
 _PNG_OUTPUT = flags.DEFINE_boolean(

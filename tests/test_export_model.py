@@ -126,6 +126,7 @@ def test_saved_model_and_checkpoint_predict_the_same(trained, exported, tmp_path
         ({"config_file": "nowhere.textproto"}, "nowhere.textproto: there is no such file"),
         ({"checkpoint": "nowhere/ckpt-1"}, "--checkpoint nowhere/ckpt-1 does not exist"),
         ({"override": "eval_dataset { crop_size: 64 }"}, "must be 16k+1"),
+        ({"max_pixels": 0}, "--max_pixels=0: 0 is not a positive integer"),
     ],
 )
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(trained, tmp_path, capsys, changed, message):
