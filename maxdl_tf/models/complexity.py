@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from maxdl_tf.keras_api import keras
 from maxdl_tf.structs import PanopticOutputs
 
 _CONVOLUTIONS = {"Conv2D": 3, "DepthwiseConv2dNative": 2}  # Axes of the kernel that each output value sums over.
@@ -63,12 +64,17 @@ def measure(build_model: Callable[[], Any], image_size: tuple[int, int]) -> Comp
         inference_outputs = outputs
         if isinstance(outputs, PanopticOutputs):
             inference_outputs = outputs._replace(semantic_logits=None)
-        return Complexity(
+        complexity = Complexity(
             parameters=_count_values(model.trainable_variables),
             parameters_without_semantic=parameters_without_semantic(model),
             multiply_adds=multiply_adds(outputs),
             multiply_adds_without_semantic=multiply_adds(inference_outputs),
         )
+    # In a graph, Keras gives the classes of layers other bases, which break the layers that were made before. Making an
+    # instance outside of the graph gives them back.
+    for kind in {type(layer) for layer in (model, *model.submodules) if isinstance(layer, keras.layers.Layer)}:
+        kind.__new__(kind)
+    return complexity
 
 
 def parameters_without_semantic(model: Any) -> int:

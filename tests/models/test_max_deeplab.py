@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
 from maxdl_tf.keras_api import keras
+from maxdl_tf.models import complexity
 from maxdl_tf.models.build import build_max_deeplab
 from maxdl_tf.models.variants import VARIANTS
 
@@ -159,3 +160,9 @@ def test_batch_norm_arguments():
 def test_variant_that_makes_no_sense(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         replace(SMALL, **changes)
+
+
+def test_counting_leaves_earlier_models_usable(model):
+    before = model(_images(65, 65), training=False).mask_logits
+    complexity.measure(lambda: _build(SMALL), (65, 65))
+    np.testing.assert_array_equal(model(_images(65, 65), training=False).mask_logits, before)
