@@ -166,7 +166,7 @@ def load_results(path: str | os.PathLike) -> dict[Any, ImageAnnotation]:
     Raises:
       UserError: The file cannot be read, or does not have the format.
     """
-    kind = "JSON file of panoptic predictions"
+    kind = "panoptic.json of maxdl-predict"
     content = read_json(path, ("annotations",), kind)
     with _missing_keys(path, kind):
         return _annotations_by_image(content["annotations"], path)

@@ -112,7 +112,7 @@ FAULTS = [
     (lambda rows: rows[0]["segments_info"][0].update(category_id=3), "segment 70000 has category 3, which"),
     (lambda rows: rows[0]["segments_info"][0].pop("category_id"), "a segment in segments_info has no 'category_id'"),
     (lambda rows: rows.append(rows[0]), "image 1 has more than one annotation"),
-    (lambda rows: rows[0].pop("segments_info"), "has no 'segments_info'; is it a JSON file of panoptic predictions"),
+    (lambda rows: rows[0].pop("segments_info"), "has no 'segments_info'; expected a file like panoptic.json"),
 ]
 
 

@@ -213,7 +213,7 @@ def _split_with_fault() -> Split:
         (lambda drawn: (drawn / "annotations" / "panoptic_val.json").write_text("{"), "is not a JSON file"),
         (
             lambda drawn: (drawn / "annotations" / "panoptic_val.json").write_text("[]"),
-            "holds a JSON list; expected an object",
+            "holds a JSON list, not an object; expected a file like panoptic_",
         ),
         (lambda drawn: (drawn / "annotations" / "panoptic_val.json").write_text('{"images": []}'), "no list 'annot"),
         (lambda drawn: (drawn / "annotations" / "panoptic_val.json").unlink(), "there is no such file"),
