@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl.testing import flagsaver
 from PIL import Image
 
 from maxdl_tf import class_table
@@ -17,16 +18,20 @@ from maxdl_tf.data_gen import convert
 
 
 def run_convert(name: str, *arguments) -> int:
-    """Runs maxdl-convert in this process, with --processes=1 unless given; returns the exit status."""
+    """Runs maxdl-convert in this process, with --processes=1 unless given; returns the exit status.
+
+    The flags of the converter are reset afterwards.
+    """
     flags = convert.CONVERTERS[name].FLAGS
-    flags.unparse_flags()
-    for flag in flags:
-        flags[flag].unparse()
+    saved = flagsaver.save_flag_values(flags)
     arguments = [str(argument) for argument in arguments]
     if not any(argument.startswith("--processes") for argument in arguments):
         arguments.append("--processes=1")
-    with pytest.raises(SystemExit) as exit_status:
-        convert.run(["maxdl-convert", name, *arguments])
+    try:
+        with pytest.raises(SystemExit) as exit_status:
+            convert.run(["maxdl-convert", name, *arguments])
+    finally:
+        flagsaver.restore_flag_values(saved, flags)
     return exit_status.value.code or 0
 
 
