@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -227,7 +226,7 @@ def _write_results(
 
     print(result.as_table())
     if _JSON.value:
-        storage.write_whole(_JSON.value, (json.dumps({**step, **result.as_dict()}, indent=2) + "\n").encode())
+        storage.write_json(_JSON.value, {**step, **result.as_dict()})
     if _REPORT.value:
         report.write_report(_REPORT.value, result, facts=facts, num_pictures=_PICTURE_COUNT.value)
         print(f"wrote the report {_REPORT.value}")
