@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from maxdl_tf.data.coco_files import some
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import images, storage
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # Formats that records hold.
-_MAX_PIXELS = 178_956_970  # Pillow's own limit.
 _ADVICE = "or skip such files with --on_error skip"
 
 
@@ -41,7 +38,7 @@ def read_image(path: str | os.PathLike) -> ImageFile:
       UserError: The file cannot be read or decoded, or is not a JPEG or PNG of 8 bits per channel.
     """
     content = storage.read_file(path)
-    image = images.decode_image(content, os.fspath(path), _MAX_PIXELS)
+    image = images.decode_image(content, os.fspath(path), images.MAX_DATA_PIXELS)
     if image.format not in ("jpeg", "png"):
         raise UserError(
             f"{path}: a {image.format.upper()} file; expected JPEG or PNG; convert it to a PNG of 8 bits per channel"
@@ -64,9 +61,9 @@ def read_png(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     Raises:
       UserError: The file cannot be read or decoded.
     """
-    with _decoding_errors(path), Image.open(io.BytesIO(storage.read_file(path))) as image:
-        pixels = np.asarray(image)
-        return (pixels.astype(np.int32) if pixels.ndim == 2 else pixels), image.mode
+    image = images.open_image(io.BytesIO(storage.read_file(path)), os.fspath(path), ("PNG",))
+    pixels = np.asarray(image)
+    return (pixels.astype(np.int32) if pixels.ndim == 2 else pixels), image.mode
 
 
 def read_gray_png(path: str | os.PathLike) -> np.ndarray:
@@ -88,14 +85,6 @@ def check_size(path: str | os.PathLike, got: tuple[int, ...], expected: tuple[in
             f"{path}: {got[0]} x {got[1]} (height x width), but {other} is {expected[0]} x {expected[1]}; "
             "a label map and its image must have the same size"
         )
-
-
-@contextlib.contextmanager
-def _decoding_errors(path: str | os.PathLike) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow reports broken PNGs as SyntaxError.
-        raise UserError(f"{path}: cannot be decoded: {error}") from error
 
 
 class FilePair(NamedTuple):

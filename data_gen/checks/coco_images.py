@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from maxdl_tf import panoptic_ids
 from maxdl_tf.data_gen.checks import images
@@ -17,6 +16,7 @@ from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, SegmentFacts
 from maxdl_tf.data_gen.checks.images import Find
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
+from maxdl_tf.files.images import open_image
 
 _MOST_IDS_NAMED = 20  # A PNG stored with a lossy format has thousands of ids that the JSON file does not list.
 
@@ -87,15 +87,14 @@ class CocoImageChecker:
             find("png-missing", str(error).split(": ", 1)[-1])
             return
         try:
-            with Image.open(io.BytesIO(content)) as png:
-                png.load()
-                if png.mode != "RGB" or png.format != "PNG":
-                    find("png-mode", f"a {png.format} of mode {png.mode}; expected a PNG of mode RGB")
-                    return
-                ids = panoptic_ids.color_to_id(np.asarray(png))
-        except Exception as error:  # Pillow's decoders raise many kinds of exceptions for broken files.
-            find("png-undecodable", f"cannot decode {len(content)} bytes: {error}")
+            png = open_image(io.BytesIO(content), png_name)
+        except UserError as error:
+            find("png-undecodable", f"{len(content)} bytes: {str(error).split(': ', 1)[-1]}")
             return
+        if png.mode != "RGB" or png.format != "PNG":
+            find("png-mode", f"a {png.format} of mode {png.mode}; expected a PNG of mode RGB")
+            return
+        ids = panoptic_ids.color_to_id(np.asarray(png))
         if ids.shape != (image["height"], image["width"]):
             find("png-size", _sizes(ids.shape, image))
         self._check_drawing(ids, segments, find, report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -42,7 +41,7 @@ class InspectedImage(NamedTuple):
 def inspect_image(content: bytes) -> InspectedImage:
     """Decodes an image file and checks its format."""
     try:
-        image = images.decode_image(content, "image", max_pixels=sys.maxsize)
+        image = images.decode_image(content, "image", images.MAX_DATA_PIXELS)
     except UserError as error:
         reason = " ".join(str(error).split(": ", 1)[-1].split())[:120]
         return InspectedImage([("image-undecodable", f"{len(content)} bytes: {reason}")])

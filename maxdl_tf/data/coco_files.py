@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from maxdl_tf import panoptic_ids
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
+from maxdl_tf.files.images import open_image
 
 _NAMED = 3  # Faults in one message.
 _NEEDED_OF_OBJECT = ("id", "category_id", "segmentation")
@@ -185,15 +185,10 @@ def read_panoptic_png(path: str | os.PathLike, size: tuple[int, int] | None = No
     Raises:
       UserError: The file cannot be read or decoded, is not RGB or has another size.
     """
-    try:
-        with Image.open(io.BytesIO(storage.read_file(path))) as image:
-            if image.mode != "RGB":
-                raise UserError(
-                    f"{path}: a PNG of mode {image.mode}; expected RGB, where a segment id is R + 256 G + 65536 B"
-                )
-            colors = np.asarray(image)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: cannot be decoded: {error}") from error
+    image = open_image(io.BytesIO(storage.read_file(path)), os.fspath(path), ("PNG",))
+    if image.mode != "RGB":
+        raise UserError(f"{path}: a PNG of mode {image.mode}; expected RGB, where a segment id is R + 256 G + 65536 B")
+    colors = np.asarray(image)
     if size is not None and colors.shape[:2] != size:
         raise UserError(size_mismatch(path, colors.shape[:2], size))
     return panoptic_ids.color_to_id(colors)

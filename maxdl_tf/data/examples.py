@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.files.images import open_image
 from maxdl_tf.protos import example_pb2
 
 IMAGE_ENCODED = "image/encoded"
@@ -78,7 +79,7 @@ def encode_classified_example(
     Raises:
       ValueError: The format is unknown.
     """
-    annotation = {CLASS_LABEL: class_id, CLASS_TEXT: class_name.encode()}
+    annotation = {CLASS_LABEL: class_id, CLASS_TEXT: class_name.encode(errors="backslashreplace")}
     return _encode_image(image_bytes, image_format, size, image_id, annotation)
 
 
@@ -95,7 +96,7 @@ def _encode_image(
     height, width = size
     features = {
         IMAGE_ENCODED: image_bytes,
-        IMAGE_FILENAME: image_id.encode(),
+        IMAGE_FILENAME: image_id.encode(errors="backslashreplace"),  # File names may hold bytes that are not UTF-8.
         IMAGE_FORMAT: image_format.encode(),
         IMAGE_HEIGHT: height,
         IMAGE_WIDTH: width,
@@ -173,13 +174,11 @@ def decode_label_map(content: bytes, label_format: str, size: tuple[int, int]) -
       int32 [height, width].
 
     Raises:
-      ValueError: The format is unknown, or a raw label map has another size.
-      OSError, SyntaxError: Pillow cannot decode the PNG.
+      ValueError: The format is unknown, a raw label map has another size, or the PNG is damaged.
     """
     if label_format == "raw":
         return np.frombuffer(content, "<i4").reshape(size)
     if label_format != "png":
         raise ValueError(f"label format {label_format!r}: must be one of {', '.join(LABEL_FORMATS)}")
-    with Image.open(io.BytesIO(content)) as png:
-        pixels = np.asarray(png)
+    pixels = np.asarray(open_image(io.BytesIO(content), "label map", ("PNG",)))
     return panoptic_ids.color_to_id(pixels) if pixels.ndim == 3 else pixels.astype(np.int32)

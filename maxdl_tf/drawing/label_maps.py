@@ -17,6 +17,8 @@ BACKGROUND = 24  # Gray level of captions and legends.
 FONT_SIZE = 13
 _BAND_ROWS = 256  # Rows blended at a time: a large picture in floating point would take too much memory.
 LINE_HEIGHT = 18
+_LEGEND_WIDTH = 480  # Largest width of a legend in pixels.
+_LEGEND_TEXT = 40  # Longest name in a legend, in characters.
 
 # Shifts of the class color's (hue, saturation, value), by the rank of the instance. The first instance keeps the color.
 # Consecutive shifts lie far apart, because neighbors in an image often have consecutive instance ids.
@@ -152,6 +154,8 @@ def comparison_picture(
 def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
     """The picture with a legend at its right: classes of `label_map` by area, and the number of instances of things.
 
+    The legend is at most 480 pixels wide. Its last line counts the classes that do not fit.
+
     Args:
       picture: uint8 [height, width, 3].
       label_map: int, any shape.
@@ -163,11 +167,15 @@ def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: Datase
     rows = _legend_rows(label_map, dataset_info)
     font = ImageFont.load_default(FONT_SIZE)
     swatch, margin = LINE_HEIGHT - 6, 6
-    column_width = int(max(font.getlength(text) for text, _ in rows)) + 1 + swatch + 3 * margin
+    column_width = min(int(max(font.getlength(text) for text, _ in rows)) + 1 + swatch + 3 * margin, _LEGEND_WIDTH)
     lines = max(picture.shape[0], 8 * LINE_HEIGHT) // LINE_HEIGHT  # In one column, even beside a low picture.
-    columns = -(-len(rows) // lines)
-    height = max(picture.shape[0], min(len(rows), lines) * LINE_HEIGHT)
-    legend = Image.new("RGB", (columns * column_width, height), (BACKGROUND,) * 3)
+    columns = min(-(-len(rows) // lines), _LEGEND_WIDTH // column_width)
+    if len(rows) > columns * lines:
+        left_out = len(rows) - columns * lines + 1
+        rows[-left_out:] = [(f"and {left_out} more", (BACKGROUND,) * 3)]
+    lines = min(lines, len(rows))
+    height = max(picture.shape[0], lines * LINE_HEIGHT)
+    legend = Image.new("RGB", (columns * column_width, lines * LINE_HEIGHT), (BACKGROUND,) * 3)
     draw = ImageDraw.Draw(legend)
     for index, (text, color) in enumerate(rows):
         left = (index // lines) * column_width + margin
@@ -176,7 +184,7 @@ def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: Datase
         draw.text((left + swatch + margin, top - 2), text, fill=(230, 230, 230), font=font)
     joined = np.full((height, picture.shape[1] + legend.width, 3), BACKGROUND, np.uint8)
     joined[: picture.shape[0], : picture.shape[1]] = picture
-    joined[:, picture.shape[1] :] = np.asarray(legend)
+    joined[: legend.height, picture.shape[1] :] = np.asarray(legend)
     return joined
 
 
@@ -194,10 +202,16 @@ def _legend_rows(label_map: np.ndarray, dataset_info: DatasetInfo) -> list[tuple
         if row is None:
             rows.append(("(void)", (0, 0, 0)))
         elif row.is_thing and segments_of_class[class_id] > 1:
-            rows.append((f"{row.name} x {segments_of_class[class_id]}", tuple(row.color)))
+            rows.append((f"{_short(row.name)} x {segments_of_class[class_id]}", tuple(row.color)))
         else:
-            rows.append((row.name, tuple(row.color)))
+            rows.append((_short(row.name), tuple(row.color)))
     return rows
+
+
+def _short(name: str) -> str:
+    """A name for one line of a legend."""
+    name = " ".join(name.split())
+    return name if len(name) <= _LEGEND_TEXT else f"{name[: _LEGEND_TEXT - 3]}..."
 
 
 def _areas(label_map: np.ndarray) -> dict[int, int]:

@@ -1,7 +1,8 @@
 """Encoded images to pixels inside a SavedModel, by TensorFlow's operations alone.
 
 JPEG and PNG files are decoded by the policy of `maxdl_tf.files.images`: upright by EXIF, RGB, 8 bits, no transparency,
-the first frame. GIF is refused, because TensorFlow unpacks all frames at once, whatever their claimed size.
+the first frame, nothing that 8 bits show almost black. GIF is refused, because TensorFlow unpacks all frames at once,
+whatever their claimed size.
 
 The size is read from the header and checked before anything is decoded, so that a small file cannot claim a lot of
 memory. A file that cannot be decoded raises InvalidArgumentError, which names its place in the batch and the remedy.
@@ -11,8 +12,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from maxdl_tf.files.images import DARK_16_BIT, MAX_SIDE
+
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_PNG_SIZE_AT = 16  # Width and height follow, 4 bytes each.
+_PNG_SIZE_AT, _PNG_BITS_AT = 16, 24  # Width and height have 4 bytes each, the bits per channel 1.
 _MOST_SEGMENTS = 100  # Segments of a file that are searched for EXIF, which comes before the pixels.
 
 
@@ -31,10 +34,7 @@ def image_sizes(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
         text = tf.strings.as_string
         too_large = tf.strings.join(
             [
-                "has ",
-                text(height),
-                " x ",
-                text(width),
+                *("has ", text(height), " x ", text(width)),
                 f" pixels; send at most {max_pixels} or export with more --max_pixels",
             ]
         )
@@ -43,6 +43,7 @@ def image_sizes(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
             (_kind(image) == "", "is no JPEG or PNG; send the bytes of such a file"),
             ((height < 1) | (width < 1), "has a damaged header; send the whole file, unchanged"),
             (pixels > max_pixels, too_large),
+            (tf.reduce_max(size) > MAX_SIDE, f"has a side of more than {MAX_SIDE} pixels; cut it into tiles"),
         )
         with tf.control_dependencies([_refuse(index, complaint)]):
             return tf.where(_orientation(image) >= 5, tf.stack([width, height]), size)
@@ -55,7 +56,7 @@ def decode_image(encoded: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tf.Te
     """uint8 [height, width, 3] of one of string [batch]; `size` is its (height, width) from `image_sizes`.
 
     Raises:
-      tf.errors.InvalidArgumentError: The image is damaged.
+      tf.errors.InvalidArgumentError: The image is damaged, or has 16 bits and would be almost black in 8 bits.
     """
 
     def decode(image):
@@ -65,7 +66,12 @@ def decode_image(encoded: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tf.Te
     orientation = _orientation(encoded[index])
     image = tf.cond(orientation > 1, lambda: _turned(image, orientation), lambda: image)
     damaged = tf.reduce_any(tf.shape(image)[:2] != size)
-    complaint = _first_that_holds((damaged, "is damaged or cut off; send the whole file, unchanged"))
+    has_16_bits = (_kind(encoded[index]) == "png") & (_number(_bytes(encoded[index]), _PNG_BITS_AT, 1) == 16)
+    too_dark = f"has only values below {DARK_16_BIT} of 65535; scale all images alike to 0..65535, or send 8 bits"
+    complaint = _first_that_holds(
+        (damaged, "is damaged or cut off; send the whole file, unchanged"),
+        (has_16_bits & (tf.reduce_max(image) < DARK_16_BIT >> 8), too_dark),
+    )
     with tf.control_dependencies([_refuse(index, complaint)]):
         return tf.identity(image)
 

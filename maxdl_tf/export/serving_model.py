@@ -35,11 +35,13 @@ import tensorflow as tf
 
 from maxdl_tf.data.examples import IMAGE_ENCODED, encode_image_example
 from maxdl_tf.export.image_decoding import decode_image, encoded_images, image_sizes
+from maxdl_tf.files.images import MAX_PIXELS
 from maxdl_tf.inference.segmenter import OUTPUT_NAMES, ImageSegmenter
 from maxdl_tf.protos import serving_log_pb2
 from maxdl_tf.structs import PanopticOutputs
 
 SIGNATURES = ("serving_default", "image_tensor", "tf_example")
+_MOST_PADDING = 4  # Padded maps of a batch to pixels of its images, or to --max_pixels if that is more.
 WARM_UP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 
 
@@ -53,7 +55,7 @@ class ServingOptions:
       score_maps: Whether to return `score_map`.
     """
 
-    max_pixels: int = 50_000_000
+    max_pixels: int = MAX_PIXELS
     png_output: bool = False
     score_maps: bool = False
 
@@ -112,6 +114,7 @@ class ServingModel(tf.Module):
 
         def serving_default(image_bytes):
             sizes = image_sizes(image_bytes, self._options.max_pixels)
+            sizes = _check_padding(sizes, self._options.max_pixels)
             return self._segment_all(lambda index: decode_image(image_bytes, index, sizes[index]), sizes)
 
         def image_tensor(image):
@@ -177,6 +180,20 @@ class ServingModel(tf.Module):
         if self._options.score_maps:
             specs["score_map"] = tf.TensorSpec(map_of_image, tf.float32)
         return specs
+
+
+def _check_padding(sizes: tf.Tensor, max_pixels: int) -> tf.Tensor:
+    """`sizes`, int32 [batch, 2]; raises if padding makes the maps of a batch far larger than its images.
+
+    All maps have the largest height and width. One tall image would make those of a thousand tiny ones as tall.
+    """
+    sizes = tf.cast(sizes, tf.int64)
+    pixels = tf.reduce_sum(tf.reduce_prod(sizes, axis=1))
+    padded = tf.size(sizes, tf.int64) // 2 * tf.reduce_prod(tf.reduce_max(tf.concat([sizes, [[1, 1]]], axis=0), axis=0))
+    few = padded <= _MOST_PADDING * tf.maximum(pixels, max_pixels)
+    complaint = "the batch has images of too different sizes, which are padded to the largest; send them apart"
+    with tf.control_dependencies([tf.debugging.Assert(few, [complaint])]):
+        return tf.cast(sizes, tf.int32)
 
 
 def coco_png(panoptic: tf.Tensor, void: int) -> tf.Tensor:

@@ -2,36 +2,52 @@
 
 The policy, which `maxdl_tf.export.image_decoding` follows inside SavedModels:
 
-- Pixels stand upright: an EXIF orientation is applied.
+- Only the formats of `FORMATS` are opened, whatever the name of the file. Damaged files are refused.
+- The size is read first. An image of more pixels than allowed, or with a side over `MAX_SIDE`, is refused before it is
+  decoded.
+- Pixels stand upright: an EXIF orientation is applied. Orientations in XMP are ignored.
 - Gray, palette and CMYK images become RGB. Transparency is dropped.
-- Channels of 16 bits keep their upper 8 bits. Floating point pixels are refused.
+- Channels of 16 bits keep their upper 8 bits. If all values are below `DARK_16_BIT`, the result would be almost black,
+  and the image is refused. Pixels of 32 bits are treated as 16 bits if they fit; floating point pixels are refused.
 - An animation is reduced to its first frame.
-- The size is read first. An image of more pixels than allowed is refused before it is decoded.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
+import fnmatch
 import glob
 import io
 import os
-import re
 import warnings
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Union
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, NamedTuple, Union
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import storage
+from maxdl_tf.files import png_structure, storage
 
 ImageLike = Union[str, os.PathLike, Image.Image, np.ndarray]  # See `as_pixels`.
-MAX_PIXELS = 50_000_000  # Default limit of an image that is decoded.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
+MAX_PIXELS = 50_000_000  # Default limit of a photograph.
+MAX_DATA_PIXELS = 178_956_970  # Limit of an image or label map of a data set, which is Pillow's default.
+MAX_SIDE = 65_000  # With a legend beside it, the overlay still fits into a JPEG file, whose limit is 65,500.
+DARK_16_BIT = 2**14
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_FORMATS = {"MPO": "jpeg"}  # Photographs with further images behind the first.
+_VARIANTS = {"MPO": "JPEG"}  # Photographs with further images behind the first.
 _EXIF_ORIENTATION = 0x0112
+_TIFF_BITS = 0x0102
+_TO_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class DecodedImage(NamedTuple):
@@ -82,21 +98,28 @@ def find_images(pattern: str) -> list[str]:
     elif _is_file(pattern):
         paths = [pattern]
     else:
-        matching = storage.glob if storage.is_remote(pattern) else functools.partial(glob.glob, recursive=True)
+        matching = storage.glob if storage.is_remote(pattern) else _glob
         paths = [path for path in matching(pattern) if _is_file(path)]
         if not paths:
             raise UserError(f"no file matches {pattern!r}; give an image file, a folder of images or a glob")
     return sorted(paths)
 
 
-def read_image(path: str, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def read_image(path: str, max_pixels: int = MAX_PIXELS, *, limit_flag: str = "") -> np.ndarray:
     """The pixels of an image file, uint8 [height, width, 3], by the policy of this module.
 
+    Args:
+      path: Path of the file.
+      max_pixels: Largest number of pixels.
+      limit_flag: Flag that raises this limit, for the error.
+
     Raises:
-      UserError: The file is not an image, is damaged, is too large, or holds floating point pixels.
+      UserError: The file is not an image, is damaged or too large, or 8 bits per channel cannot show it.
     """
-    # A local file is read as far as needed: only its header if it is too large.
-    return _decode(io.BytesIO(storage.read_file(path)) if storage.is_remote(path) else path, path, max_pixels).pixels
+    with storage.open_file(path) as file:
+        # A local file is read as far as needed: only its header if it is too large.
+        source = io.BytesIO(file.read()) if storage.is_remote(path) else file
+        return _decode(source, path, max_pixels, limit_flag).pixels
 
 
 def as_pixels(image: ImageLike) -> np.ndarray:
@@ -115,7 +138,8 @@ def as_pixels(image: ImageLike) -> np.ndarray:
     if isinstance(image, (str, os.PathLike)):
         return read_image(os.fspath(image))
     if isinstance(image, Image.Image):
-        return _as_rgb(ImageOps.exif_transpose(image), "PIL image")
+        with _user_errors("PIL image", FORMATS):
+            return _as_rgb(ImageOps.exif_transpose(image), "PIL image")
     if not isinstance(image, np.ndarray):
         raise UserError(f"image {type(image).__name__}: want a path, a PIL image or a uint8 [height, width, 3] array")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
@@ -144,6 +168,45 @@ def decode_image(content: bytes, name: str, max_pixels: int = MAX_PIXELS) -> Dec
       UserError: As in `read_image`.
     """
     return _decode(io.BytesIO(content), name, max_pixels)
+
+
+def open_image(
+    source: IO[bytes],
+    name: str,
+    formats: Sequence[str] = FORMATS,
+    max_pixels: int = MAX_DATA_PIXELS,
+    limit_flag: str = "",
+) -> Image.Image:
+    """Opens and loads an image with Pillow; nothing else in this package does.
+
+    Args:
+      source: Content of the file.
+      name: Name of the file in errors.
+      formats: Formats to try, of `FORMATS`.
+      max_pixels: Largest number of pixels.
+      limit_flag: Flag that raises this limit, for the error.
+
+    Raises:
+      UserError: The file is not of these formats, is damaged or too large.
+    """
+    with _user_errors(name, formats):
+        image = Image.open(source, formats=formats)
+        width, height = image.size
+        if width * height > max_pixels:
+            raise UserError(
+                f"{name}: {width}x{height} pixels, but the limit is {max_pixels:,}; make the image smaller"
+                + (f" or raise the limit with {limit_flag}" if limit_flag else "")
+            )
+        if max(width, height) > MAX_SIDE:
+            raise UserError(f"{name}: {width}x{height} pixels; a side has at most {MAX_SIDE:,}; cut it into tiles")
+        image.load()
+        if image.format == "PNG":
+            last_row = np.asarray(image.crop((0, height - 1, width, height)))
+            source.seek(0)
+            fault = png_structure.fault(source.read(), last_row_is_zero=not last_row.any())
+            if fault:
+                raise ValueError(fault)
+        return image
 
 
 def encode_png(pixels: np.ndarray, compress_level: int = 1) -> bytes:
@@ -184,41 +247,77 @@ def write_image(path: str, pixels: np.ndarray) -> None:
     storage.write_whole(path, content)
 
 
-def _decode(file: str | io.BytesIO, name: str, max_pixels: int) -> DecodedImage:
-    try:
-        with _silent_pillow(), Image.open(file) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise UserError(
-                    f"{name}: {width}x{height} pixels, but the limit is {max_pixels:,}; make the image smaller or "
-                    "raise the limit with --max_pixels"
-                )
-            image.load()
-            kind, mode = (image.format or "").lower(), image.mode
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-            ImageOps.exif_transpose(image, in_place=True)
-            return DecodedImage(
-                pixels=_as_rgb(image, name),
-                format=_FORMATS.get(image.format, kind),
-                mode=mode,
-                orientation=orientation if orientation in range(1, 9) else 1,
-            )
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise many kinds on damaged files, SyntaxError among them.
-        reason = re.sub(
-            r"cannot identify image file .*", "not an image of a known format", str(error) or type(error).__name__
-        )
-        raise UserError(f"{name}: cannot be read as an image: {reason}") from error
+def _decode(source: IO[bytes], name: str, max_pixels: int, limit_flag: str = "") -> DecodedImage:
+    image = open_image(source, name, max_pixels=max_pixels, limit_flag=limit_flag)
+    with _user_errors(name, FORMATS):
+        orientation = _orientation(image)
+        turned = image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image
+        pixels = _as_rgb(turned, name, has_16_bits=_has_16_bits(image, source))
+        kind = _VARIANTS.get(image.format, image.format).lower()
+        return DecodedImage(pixels, kind, image.mode, orientation)
 
 
-def _as_rgb(image: Image.Image, name: str) -> np.ndarray:
-    if image.mode.startswith("I"):
-        gray = (np.asarray(image) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(gray[..., np.newaxis], 3, axis=-1)
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1 if the EXIF block is damaged.
+
+    Pillow's `getexif` also searches XMP and text for an orientation, which browsers and TensorFlow ignore.
+    """
+    if image.format == "TIFF":  # Pillow turned it upright.
+        return 1
+    exif = Image.Exif()
+    with contextlib.suppress(Exception):
+        exif.load(image.info.get("exif", b""))
+    orientation = exif.get(_EXIF_ORIENTATION)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _has_16_bits(image: Image.Image, source: IO[bytes]) -> bool:
+    """Whether channels of which Pillow keeps only the upper 8 bits had 16 bits."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8
+    if image.format == "PNG":
+        source.seek(24)
+        return source.read(1)[0] > 8
+    return False
+
+
+def _as_rgb(image: Image.Image, name: str, *, has_16_bits: bool = False) -> np.ndarray:
     if image.mode == "F":
         raise UserError(f"{name}: floating point pixels; convert it to 8 or 16 bits for each channel")
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if image.mode.startswith("I"):
+        has_16_bits = True
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() >= 2**16:
+            raise UserError(f"{name}: values {values.min()}..{values.max()}; scale them to 0..65535 and 16 bits")
+        pixels = np.repeat((values >> 8).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+    else:
+        pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    if has_16_bits and pixels.max() < DARK_16_BIT >> 8:
+        raise UserError(
+            f"{name}: all values are below {DARK_16_BIT:,} of 65,535, so that 8 bits would show it almost black; scale "
+            "all images alike to 0..65535, or to 0..255 and 8 bits"
+        )
+    return pixels
+
+
+def _glob(pattern: str) -> list[str]:
+    """The paths that match a local glob. Folders that exist are taken by their names, even with [ ] * ? in them."""
+    root, parts = "", pattern.split(os.sep)
+    while parts[0] != "**" and os.path.isdir(root + parts[0] + os.sep):
+        root += parts.pop(0) + os.sep
+    if "**" not in parts:
+        return glob.glob(glob.escape(root) + os.sep.join(parts))
+    paths = storage.find_files(root or os.curdir, ("",))  # Unlike glob, which follows links in a circle.
+    return [root + path for path in paths if _matches(path.split("/"), parts)]
+
+
+def _matches(names: list[str], patterns: list[str]) -> bool:
+    """Whether the names of folders and a file match the parts of a glob, of which `**` stands for any number."""
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        return any(_matches(names[start:], patterns[1:]) for start in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
 
 
 def _is_file(path: str) -> bool:
@@ -226,13 +325,22 @@ def _is_file(path: str) -> bool:
 
 
 @contextlib.contextmanager
-def _silent_pillow() -> Iterator[None]:
-    """No warnings of damaged EXIF blocks, which do no harm here, and no size limit besides ours."""
+def _user_errors(name: str, formats: Sequence[str]) -> Iterator[None]:
+    """Turns all that Pillow raises on damaged files, SyntaxError and MemoryError among them, into UserError.
+
+    Pillow stays silent about damaged EXIF blocks, and applies no size limit of its own.
+    """
     limit = Image.MAX_IMAGE_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         Image.MAX_IMAGE_PIXELS = None
         try:
             yield
+        except UserError:
+            raise
+        except UnidentifiedImageError:
+            raise UserError(f"{name}: cannot be read as an image: not a {' or '.join(formats)} file") from None
+        except Exception as error:
+            raise UserError(f"{name}: cannot be read as an image: {str(error) or type(error).__name__}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = limit

@@ -10,9 +10,10 @@ import functools
 import json
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any
 
 from maxdl_tf.errors import UserError
 
@@ -26,18 +27,36 @@ def read_file(path: str | os.PathLike, at_most: int = -1) -> bytes:
     """The content of a file, or its first `at_most` bytes.
 
     Raises:
-      UserError: The file cannot be read.
+      UserError: As in `open_file`.
+    """
+    with open_file(path) as file:
+        return file.read(at_most)
+
+
+@contextlib.contextmanager
+def open_file(path: str | os.PathLike) -> Iterator[IO[bytes]]:
+    """Opens a file for reading. It must be a regular file: a pipe or a device may never end.
+
+    Raises:
+      UserError: The file cannot be opened or read, or is not a regular file.
     """
     try:
         if is_remote(path):
             with _gfile().GFile(os.fspath(path), "rb") as file:
-                return file.read(at_most)
-        with open(path, "rb") as file:
-            return file.read(at_most)
+                yield file
+        else:
+            mode = os.stat(path).st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # Opening a folder fails by itself.
+                raise UserError(f"{path}: a pipe, socket or device; expected a regular file")
+            with open(path, "rb") as file:
+                yield file
+    except UserError:
+        raise
     except Exception as error:
         if isinstance(error, FileNotFoundError) or type(error).__name__ == "NotFoundError":
             raise UserError(f"{path}: there is no such file") from None
-        if isinstance(error, OSError) or hasattr(error, "error_code"):
+        # Names with a zero byte, or with half of a surrogate pair, raise ValueError.
+        if isinstance(error, (OSError, ValueError)) or hasattr(error, "error_code"):
             raise UserError(f"{path}: cannot be read: {_reason(error)}") from error
         raise
 
@@ -57,19 +76,62 @@ def read_text(path: str | os.PathLike) -> str:
 def find_files(folder: str, suffixes: tuple[str, ...]) -> list[str]:
     """The files in a folder and all folders below it, as sorted paths relative to the folder. Hidden files are skipped.
 
+    Links to folders are followed, but each folder is searched once, so that links in a circle repeat no files.
+
     Args:
       folder: Path of the folder.
       suffixes: Endings of the names in lower case; names of any case match.
+
+    Raises:
+      UserError: A folder cannot be listed.
     """
     found = []
-    walk = _gfile().walk(folder) if is_remote(folder) else os.walk(folder, followlinks=True)
-    for place, folders, names in walk:
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        below = os.path.relpath(place, folder) if not is_remote(folder) else place[len(folder) :].strip("/")
+    for place, names in _walk_remote(folder) if is_remote(folder) else _walk(folder):
         for name in names:
             if name.lower().endswith(suffixes) and not name.startswith("."):
-                found.append(name if below in ("", ".") else f"{below}/{name}")
+                found.append(f"{place}/{name}" if place else name)
     return sorted(found)
+
+
+def _walk(root: str) -> Iterator[tuple[str, list[str]]]:
+    """(path relative to `root`, file names) of each local folder. Real folders come before those behind links."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot be listed: {_reason(error)}") from error
+
+    searched, starts = set(), [root]
+    for start in starts:  # Grows.
+        for place, folders, names in os.walk(start, onerror=fail):
+            folder = os.stat(place)
+            if (folder.st_dev, folder.st_ino) in searched:
+                folders.clear()
+                continue
+            searched.add((folder.st_dev, folder.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            starts += [path for path in (os.path.join(place, name) for name in folders) if os.path.islink(path)]
+            below = os.path.relpath(place, root)
+            yield ("" if below == "." else below.replace(os.sep, "/")), names
+
+
+def _walk_remote(root: str) -> Iterator[tuple[str, list[str]]]:
+    for place, folders, names in _gfile().walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield place[len(root) :].strip("/"), names
+
+
+def path_inside(folder: str | os.PathLike, name: str) -> str:
+    """The path of a file in a folder, by a name from a file of unknown origin, such as `file_name` in COCO files.
+
+    Raises:
+      UserError: The name is empty or leads out of the folder.
+    """
+    folder = os.fspath(folder)
+    relative = os.path.normpath(name)
+    if os.path.isabs(name) and not is_remote(folder):
+        relative = os.path.relpath(name, os.path.abspath(folder))
+    if not name or is_remote(name) or os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
+        raise UserError(f"file name {name!r} leads out of the folder {folder}; give a folder that contains it")
+    return os.path.join(folder, relative)
 
 
 def check_folder(path: str, name: str) -> str:

@@ -6,6 +6,7 @@ The caller then collects the entries for the JSON files.
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import threading
@@ -76,19 +77,23 @@ def predict_file(predictor: Predictor, task: ImageTask, pictures: PictureWriter,
     """Predicts an image and writes its pictures.
 
     Raises:
-      UserError: The image cannot be read, is too large, or does not fit into memory.
+      UserError: The image cannot be read, is too large, does not fit into memory, or has too long a name.
       OSError: The pictures cannot be written.
     """
-    image = images.read_image(task.path, options.max_pixels)
+    image = images.read_image(task.path, options.max_pixels, limit_flag="--max_pixels")
     try:
         prediction = predictor(image)
-    except tf.errors.ResourceExhaustedError as error:
+        kept = prediction.without_unsure_segments(options.min_score)
+        record = pictures.write(task.name, task.image_id, os.path.basename(task.path), kept)
+        if options.features:
+            void = kept.label_map == predictor.dataset_info.void
+            pictures.write_features(task.name, feature_picture.feature_picture(image, *predictor.features(image), void))
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise UserError(f"{task.path}: {image.shape[1]}x{image.shape[0]} pixels do not fit into memory") from error
-    kept = prediction.without_unsure_segments(options.min_score)
-    record = pictures.write(task.name, task.image_id, os.path.basename(task.path), kept)
-    if options.features:
-        void = kept.label_map == predictor.dataset_info.void
-        pictures.write_features(task.name, feature_picture.feature_picture(image, *predictor.features(image), void))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # Unlike a full disk, the fault of this image alone.
+            raise UserError(f"{task.path}: the names of its outputs are too long; rename it") from error
+        raise
     return PredictedFile(record, prediction, kept)
 
 

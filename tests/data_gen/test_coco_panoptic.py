@@ -195,7 +195,7 @@ AFTER_WRITING = [
     ("image missing", _remove("images/a.jpg"), r"images/a\.jpg: there is no such file"),
     ("PNG missing", _remove("panoptic_val/a.png"), r"panoptic_val/a\.png: there is no such file"),
     ("image broken", _truncate("images/a.jpg"), r"a\.jpg: cannot be read as an image"),
-    ("PNG broken", _truncate("panoptic_val/a.png"), r"a\.png: cannot be decoded"),
+    ("PNG broken", _truncate("panoptic_val/a.png"), r"a\.png: cannot be read as an image"),
     ("no image at all", lambda d: (d.images / "a.jpg").write_text("text"), r"a\.jpg: cannot be read as an image"),
     ("gray PNG", lambda d: Image.new("L", (24, 2)).save(d.pngs / "a.png"), r"a\.png: a PNG of mode L; expected RGB"),
     ("GIF", lambda d: d.image.save(d.images / "a.jpg", format="GIF"), r"a\.jpg: a GIF file"),

@@ -164,7 +164,7 @@ FAULTS = {
     "image without a map": (lambda d: (d / "labels/b.png").unlink(), r"b.png: the label map 'b' is missing"),
     "map without an image": (lambda d: (d / "images/b.png").unlink(), r"labels/b.png: the image 'b' is missing"),
     "sizes differ": (lambda d: save_map(d / "labels/b.png", [[256, 256, 256]], np.uint16), r"labels/b.png: 1 x 3 "),
-    "broken map": (lambda d: (d / "labels/b.png").write_bytes(b"\x89PNG"), r"labels/b.png: cannot be decoded"),
+    "broken map": (lambda d: (d / "labels/b.png").write_bytes(b"\x89PNG"), r"labels/b.png: cannot be read as an image"),
     "broken image": (lambda d: (d / "images/b.png").write_bytes(b"text"), r"images/b.png: cannot be read as an image"),
     "class 0": (lambda d: save_map(d / "labels/b.png", [[3, 256]], np.uint16), r"labels/b.png: value 3 is class 0"),
     "four channels": (lambda d: save_map(d / "labels/b.png", [[[1, 2, 3, 4]] * 2]), r"labels/b.png: .* mode RGBA"),

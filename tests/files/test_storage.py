@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from maxdl_tf.errors import UserError
@@ -56,3 +58,66 @@ def test_a_file_is_written_whole_and_nothing_else_stays(root):
     storage.write_whole(f"{root}/x", b"two")
     assert storage.list_folder(root) == ["x"]
     assert storage.read_file(f"{root}/x") == b"two"
+
+
+def test_links_in_a_circle_repeat_no_files(tmp_path):
+    """Real folders come first; a folder behind several links is searched once."""
+    root, other = tmp_path / "root", tmp_path / "other"
+    for path in (root / "b" / "x.png", other / "y.png"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for link, target in (("a", "."), ("c", "../other"), ("d", "../other"), ("e", "b"), ("b/up", "..")):
+        (root / link).symlink_to(target)
+    (other / "back").symlink_to(root)
+    assert storage.find_files(str(root), (".png",)) == ["b/x.png", "c/y.png"]
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # Opening it would wait forever.
+    (tmp_path / "zero").symlink_to("/dev/zero")  # Reading it would never end.
+    for name in ("pipe", "zero"):
+        with pytest.raises(UserError, match=f"{name}: a pipe, socket or device; expected a regular file"):
+            storage.read_file(tmp_path / name)
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        storage.read_file(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300])
+def test_names_that_no_file_can_have_are_user_errors(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be read"):
+        storage.read_file(f"{tmp_path}/{name}")
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.png")
+    path.write_bytes(b"x")
+    assert storage.read_file(path) == b"x"
+
+
+@pytest.mark.parametrize(
+    "name, inside",
+    [
+        ("a.jpg", "a.jpg"),
+        ("b/../a.jpg", "a.jpg"),
+        ("./b/a.jpg", "b/a.jpg"),
+        ("..a.jpg", "..a.jpg"),
+        ("", None),
+        ("../a.jpg", None),
+        ("b/../../images/a.jpg", None),
+        ("b/../../other/a.jpg", None),
+        ("/dev/zero", None),
+        ("gs://bucket/a.jpg", None),
+    ],
+)
+def test_names_from_files_are_confined_to_their_folder(root, name, inside):
+    if inside is None:
+        with pytest.raises(UserError, match=r"leads out of the folder .*images; give a folder that contains it"):
+            storage.path_inside(f"{root}/images", name)
+    else:
+        assert storage.path_inside(f"{root}/images", name) == f"{root}/images/{inside}"
+
+
+def test_an_absolute_name_is_allowed_below_the_folder(tmp_path):
+    """A user who trusts a file with absolute names gives the folder /."""
+    assert storage.path_inside("/", "/x/a.jpg") == "/x/a.jpg"
+    assert storage.path_inside(tmp_path / "images", str(tmp_path / "images" / "a.jpg")) == f"{tmp_path}/images/a.jpg"
