@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import examples
 from maxdl_tf.errors import UserError
 
@@ -65,6 +66,22 @@ class ClassifiedImage(NamedTuple):
     def encode(self, label_format: str) -> bytes:
         del label_format  # No label map.
         return examples.encode_classified_example(*self)
+
+
+class Conversion(NamedTuple):
+    """Images and the converter that the flags of a command ask for.
+
+    Attributes:
+      tasks: One picklable object per image.
+      annotate: Picklable function that converts a task; it raises UserError for bad input.
+      dataset_info: The class table.
+      image_path: Picklable function that returns the path of a task's image; None if the image is missing.
+    """
+
+    tasks: Sequence[Any]
+    annotate: Callable[[Any], AnnotatedImage]
+    dataset_info: DatasetInfo
+    image_path: Callable[[Any], str | None]
 
 
 def make_record(annotate: Callable[[Any], Annotated], label_format: str, task: Any) -> bytes | UserError:

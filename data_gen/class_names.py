@@ -1,11 +1,11 @@
-"""Names of classes from a file, and class tables from the classes that a first pass finds in the label maps."""
+"""Names and colors of classes from a file, and class tables of the classes that a first pass finds in label maps."""
 
 from __future__ import annotations
 
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maxdl_tf.class_table import DatasetInfo, SourceClass, from_source_classes
@@ -14,12 +14,36 @@ from maxdl_tf.files import storage
 from maxdl_tf.processes import results_in_order
 from maxdl_tf.progress import Progress
 
+_COLOR_LINE = re.compile(r"(?P<color>[\d\s]+,[\d\s]+,[\d\s]+):\s*(?P<name>[^:]+?)\s*(?::\s*(?P<kind>thing|stuff))?")
+_CVAT_LINE = re.compile(r"(?P<name>[^:]+?)\s*:(?P<color>[\d\s]+,[\d\s]+,[\d\s]+)(?P<kind>)(:[^:]*){0,2}")
+_KINDS = {"thing": True, "stuff": False, None: None, "": None}
+_BLACK = (0, 0, 0)
+
 
 class ClassName(NamedTuple):
-    """An entry of a list of names; `is_thing` is None if the list does not state it."""
+    """An entry of a list of names.
+
+    Attributes:
+      name: Human-readable name.
+      is_thing: Whether the class has instances; None if the list does not state it.
+      color: (red, green, blue) in pictures, 0..255; None if the list does not state it.
+    """
 
     name: str
     is_thing: bool | None = None
+    color: tuple[int, int, int] | None = None
+
+
+class ColorTable(NamedTuple):
+    """The classes of color-coded masks.
+
+    Attributes:
+      number_of: {(red, green, blue): class number, or None for void}.
+      names: {class number: name}.
+    """
+
+    number_of: dict[tuple[int, int, int], int | None]
+    names: dict[int, ClassName]
 
 
 def read_class_names(path: str) -> dict[int, ClassName]:
@@ -42,6 +66,53 @@ def read_class_names(path: str) -> dict[int, ClassName]:
             raise UserError(f"{path}: class {number} has two names, {names[number].name!r} and {row.name!r}")
         names[number] = row
     return names
+
+
+def read_color_table(path: str) -> ColorTable:
+    """Reads the classes of color-coded masks.
+
+    A line is `red,green,blue: name`, `red,green,blue: name: thing` (or `stuff`), or a line of CVAT's labelmap.txt,
+    `name:red,green,blue:parts:actions`. The name `void` marks a color of void. Empty lines and lines that start with #
+    are ignored. Black is class 0, as in PASCAL VOC; other classes are numbered from 1 in the order of the file.
+
+    Raises:
+      UserError: The file cannot be read or has another format, or a color or a name occurs twice.
+    """
+    number_of: dict[tuple[int, int, int], int | None] = {}
+    names: dict[int, ClassName] = {}
+    for at, line in enumerate(storage.read_text(path).splitlines(), start=1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = _COLOR_LINE.fullmatch(line) or _CVAT_LINE.fullmatch(line)
+        color = _color(match["color"]) if match else None
+        if color is None:
+            raise UserError(
+                f"{path}, line {at}: {line!r}; expected `red,green,blue: name`, each color 0 to 255, or a line of "
+                "CVAT's labelmap.txt, `name:red,green,blue::`"
+            )
+        if color in number_of:
+            raise UserError(f"{path}, line {at}: the color {line!r} occurs twice; give each class its own color")
+        if match["name"] in {row.name for row in names.values()}:
+            raise UserError(f"{path}, line {at}: {match['name']!r} has two colors; give each class one line")
+        if match["name"].lower() == "void":
+            number_of[color] = None
+            continue
+        number = 0 if color == _BLACK else len(names.keys() - {0}) + 1
+        number_of[color] = number
+        # Black would look like void in pictures.
+        names[number] = ClassName(match["name"], _KINDS[match["kind"]], None if color == _BLACK else color)
+    if not names:
+        raise UserError(f"{path} has no class; write a line `red,green,blue: name` for each class")
+    return ColorTable(number_of, names)
+
+
+def _color(text: str) -> tuple[int, int, int] | None:
+    try:
+        red, green, blue = (int(part) for part in text.split(","))
+    except ValueError:
+        return None
+    return (red, green, blue) if max(red, green, blue) <= 255 else None
 
 
 def _text_rows(text: str, path: str) -> list[tuple[int, ClassName]]:
@@ -88,11 +159,22 @@ def named_table(
     """
     rows = []
     for number in {*is_thing, *names}:
-        name, kind = names.get(number, ClassName(f"class_{number}"))
-        rows.append(SourceClass(number, name, is_thing.get(number, False) if kind is None else kind))
+        name, kind, color = names.get(number, ClassName(f"class_{number}"))
+        rows.append(SourceClass(number, name, is_thing.get(number, False) if kind is None else kind, color))
     if not rows:
         raise UserError(f"{source} has no class: all pixels of all images are void")
     return from_source_classes(rows, dataset_name, label_divisor)
+
+
+def check_not_void(names: Mapping[int, Any], void_values: Collection[int]) -> None:
+    """Raises UserError if a class, {number: row with a name}, is also a value of void."""
+    for number in sorted(names.keys() & set(void_values)):
+        background = f" or --background={names[number].name}" if number == 0 and not names[number].is_thing else ""
+        others = ",".join(str(value) for value in sorted(set(void_values) - {number}))
+        raise UserError(
+            f"class {number} is {names[number].name!r}, but {number} is also in --void_values; pass "
+            f"--void_values={others}{background} if it is a class, or remove its name if it is void"
+        )
 
 
 def first_pass(

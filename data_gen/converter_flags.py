@@ -106,6 +106,20 @@ def define_void_values(flag_values: flags.FlagValues, default: Sequence[str], te
     return flags.DEFINE_list("void_values", list(default), text, flag_values=flag_values)
 
 
+def define_background(flag_values: flags.FlagValues, pixels: str) -> flags.FlagHolder[str | None]:
+    """Adds --background; `pixels` describes the pixels of the class."""
+    return flags.DEFINE_string("background", None, f"Name of a class of stuff for {pixels}", flag_values=flag_values)
+
+
+def define_input_of(converter: flags.FlagValues, flag_values: flags.FlagValues) -> None:
+    """Adds the flags of a converter except those of its output; after parsing, the converter has their values."""
+    output = flags.FlagValues()
+    define_output(output)
+    for name in set(converter) - set(output):
+        flag_values[name] = converter[name]
+    converter.mark_as_parsed()
+
+
 def read_void_values(flag: flags.FlagHolder[list[str]]) -> frozenset[int]:
     """Returns the numbers of --void_values.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,6 +66,20 @@ def read_png(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     return (pixels.astype(np.int32) if pixels.ndim == 2 else pixels), image.mode
 
 
+def read_png_colors(path: str | os.PathLike) -> np.ndarray:
+    """Reads the colors of a PNG of 8 bits, palette or not: uint8 [height, width, 3].
+
+    Raises:
+      UserError: The file cannot be read or decoded, has 16 bits, or transparent pixels.
+    """
+    image = images.open_image(io.BytesIO(storage.read_file(path)), os.fspath(path), ("PNG",))
+    if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        raise UserError(f"{path}: a PNG of mode {image.mode}; expected RGB or a palette, whose colors are classes")
+    if image.mode in ("LA", "RGBA") and np.asarray(image)[..., -1].min(initial=255) < 255:
+        raise UserError(f"{path}: has transparent pixels, which have no color; save the mask without transparency")
+    return np.asarray(image.convert("RGB"))
+
+
 def read_gray_png(path: str | os.PathLike) -> np.ndarray:
     """Reads a label PNG without channels: int32 [height, width].
 
@@ -94,11 +108,13 @@ class FilePair(NamedTuple):
       name: Common name of the two, relative to their folders and without suffix.
       image: Path of the image; None if it is missing.
       label: Path of the label map; None if it is missing.
+      instances: Path of the mask of instances; None if the label map has none.
     """
 
     name: str
     image: str | None
     label: str | None
+    instances: str | None = None
 
     def fault(self) -> str | None:
         """Describes the missing file, if any."""
@@ -119,15 +135,16 @@ def find_pairs(image_dir: str, label_dir: str, *, image_ending: str = "", label_
 
     Args:
       image_dir: Folder of the images.
-      label_dir: Folder of the label maps.
+      label_dir: Folder of the label maps. It may be the same or lie in the other one: label maps are no images.
       image_ending: End of the image names before the suffix; images without it are ignored.
       label_ending: End of the label map names before the suffix; label maps without it are ignored.
 
     Raises:
       UserError: No names match, or two files have the same name.
     """
-    images = _by_name(image_dir, image_ending, IMAGE_SUFFIXES)
     labels = _by_name(label_dir, label_ending, (".png",))
+    label_paths = {os.path.normpath(path) for path in labels.values()}
+    images = _by_name(image_dir, image_ending, IMAGE_SUFFIXES, label_paths)
     others = [] if images else storage.find_files(image_dir, ("",))
     if others and not any(path.lower().endswith(IMAGE_SUFFIXES) for path in others):
         raise UserError(
@@ -150,11 +167,12 @@ def check_pairs(pairs: Sequence[FilePair]) -> None:
         raise UserError(f"{some(faults)}; add them, {_ADVICE}")
 
 
-def _by_name(folder: str, ending: str, suffixes: tuple[str, ...]) -> dict[str, str]:
+def _by_name(folder: str, ending: str, suffixes: tuple[str, ...], others: Collection[str] = ()) -> dict[str, str]:
+    """{name: path} of the files with one of the suffixes; `others` are paths of files of another kind."""
     found: dict[str, str] = {}
     for path in storage.find_files(folder, suffixes):
         stem = path.rpartition(".")[0]
-        if not stem.endswith(ending):
+        if not stem.endswith(ending) or os.path.normpath(f"{folder}/{path}") in others:
             continue
         name = stem[: len(stem) - len(ending)]
         if name in found:

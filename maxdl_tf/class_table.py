@@ -139,7 +139,8 @@ def parse(text: str, name: str = "dataset info") -> DatasetInfo:
         if not entry.id or not entry.name:
             raise UserError(f"{name}: a segment_class has no id or no name: {text_format.MessageToString(entry)!r}")
         color = (entry.color.red, entry.color.green, entry.color.blue)
-        classes.append(SegmentClass(entry.id, entry.name, entry.is_thing, color, entry.source_id or entry.id))
+        source_id = entry.source_id if entry.HasField("source_id") else entry.id
+        classes.append(SegmentClass(entry.id, entry.name, entry.is_thing, color, source_id))
     try:
         return DatasetInfo(message.name, tuple(classes), message.label_divisor, message.ignore_label)
     except ValueError as error:

@@ -23,12 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
+from maxdl_tf.class_table import DatasetInfo, SourceClass, from_source_classes
 from maxdl_tf.data import coco_files
 from maxdl_tf.data_gen import converter_flags
 from maxdl_tf.data_gen.checks import command
 from maxdl_tf.data_gen.checks.coco_images import CocoImageChecker, ImageTask, is_integer
-from maxdl_tf.data_gen.checks.findings import Finding, Split
+from maxdl_tf.data_gen.checks.findings import Finding, Loaded, Split
 from maxdl_tf.data_gen.checks.images import inspect_image
+from maxdl_tf.data_gen.label_maps import Numbering, replace_values
 from maxdl_tf.data_gen.source_files import IMAGE_SUFFIXES
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
@@ -43,6 +45,9 @@ _PANOPTIC_DIR = flags.DEFINE_multi_string(
 )
 _LABEL_DIVISOR = converter_flags.define_label_divisor(FLAGS)
 command.define_flags(FLAGS)
+
+_SAMPLE_DIVISOR = 2**16  # More than the number of instances in an image.
+_INSTANCES = "holds objects (polygons or RLEs), not panoptic segments; run maxdl-check-data coco_instances"
 
 
 class Source(NamedTuple):
@@ -90,8 +95,8 @@ def main(argv: list[str]) -> int:
         split.images.extend(command.check_all(f"checking {source.split}", checker, tasks, "images", options.processes))
     source_of = {source.split: source for source in sources}
 
-    def load(split: Split, names: tuple[str, str | None]) -> tuple[np.ndarray | None, np.ndarray | None]:
-        return load_image(source_of[split.name], *names)
+    def load(split: Split, names: tuple[str, str | None]) -> Loaded:
+        return load_image(source_of[split.name], split, *names)
 
     return command.write_reports("Check of " + ", ".join(source_of), list(splits), load, options)
 
@@ -104,21 +109,39 @@ def load_source(image_dir: str, annotation_file: str, panoptic_dir: str | None) 
     """
     panoptic_dir = panoptic_dir or os.path.splitext(annotation_file)[0]
     storage.check_folder(image_dir, "--image_dir")
-    storage.check_folder(panoptic_dir, "--panoptic_dir")
     content = coco_files.read_json(annotation_file, ("images", "annotations", "categories"), "panoptic_*.json")
+    if any("segmentation" in entry and "segments_info" not in entry for entry in content["annotations"][:1]):
+        raise UserError(f"{annotation_file} {_INSTANCES}")
+    storage.check_folder(panoptic_dir, "--panoptic_dir")
     name = os.path.splitext(os.path.basename(annotation_file))[0].removeprefix("panoptic_")
     return Source(name, image_dir, annotation_file, panoptic_dir, content)
 
 
-def load_image(source: Source, image_name: str, png_name: str | None) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Reads the image, uint8 [h, w, 3], and the segment ids, int [h, w]; None for an unreadable file."""
+def load_image(source: Source, split: Split, image_name: str, png_name: str | None) -> Loaded:
+    """Reads an image and its segments."""
     pixels = id_map = None
     with contextlib.suppress(UserError):
         pixels = inspect_image(storage.read_file(os.path.join(source.image_dir, image_name))).pixels
     if png_name is not None:
         with contextlib.suppress(Exception):  # Pillow raises many kinds for broken files; the check has reported it.
             id_map = coco_files.read_panoptic_png(os.path.join(source.panoptic_dir, png_name))
-    return pixels, id_map
+    if id_map is None or not split.categories:
+        return Loaded(pixels, id_map)
+    rows = [SourceClass(number, *row) for number, row in split.categories.items()]
+    info = from_source_classes(rows, split.name, _SAMPLE_DIVISOR)
+    return Loaded(pixels, id_map, _label_map(source, png_name, id_map, info), info)
+
+
+def _label_map(source: Source, png_name: str, id_map: np.ndarray, info: DatasetInfo) -> np.ndarray:
+    """int32 [height, width], labels of the segments; void where the JSON file is faulty."""
+    entries = (entry for entry in source.content["annotations"] if entry.get("file_name") == png_name)
+    numbering = Numbering(info, treat_crowd_as_ignore=False)
+    labels = {}
+    for segment in next(entries, {}).get("segments_info", []):
+        row = info.by_source_id.get(segment.get("category_id"))
+        if row is not None:
+            labels[segment.get("id")] = numbering.label(row, segment.get("iscrowd") == 1)
+    return replace_values(id_map, lambda value: labels.get(value, info.void), png_name)
 
 
 def check_lists(source: Source) -> tuple[Split, list[ImageTask]]:
@@ -218,23 +241,22 @@ def _match_images(
 
 def files_not_listed(sources: Sequence[Source]) -> Iterator[Finding]:
     """Finds images and PNGs in the folders of the splits that no JSON file lists."""
-    for kind, folder_of, key in (
-        ("image-not-listed", "image_dir", "images"),
-        ("png-not-listed", "panoptic_dir", "annotations"),
-    ):
-        listed: dict[str, set[str]] = {}
-        first_split: dict[str, str] = {}
-        for source in sources:
-            folder = os.path.normpath(getattr(source, folder_of))
+    kinds = (("image-not-listed", "image_dir", "images"), ("png-not-listed", "panoptic_dir", "annotations"))
+    listed: dict[str, set[str]] = {}  # Images and PNGs may share a folder.
+    for source in sources:
+        for _, folder_of, key in kinds:
             names = {os.path.normpath(str(entry.get("file_name"))) for entry in source.content[key]}
-            listed.setdefault(folder, set()).update(names)
-            first_split.setdefault(folder, source.split)
+            listed.setdefault(os.path.normpath(getattr(source, folder_of)), set()).update(names)
+    for kind, folder_of, key in kinds:
         suffixes = IMAGE_SUFFIXES if key == "images" else (".png",)
-        for folder, names in listed.items():
+        split_of: dict[str, str] = {}
+        for source in sources:
+            split_of.setdefault(os.path.normpath(getattr(source, folder_of)), source.split)
+        for folder, split in split_of.items():
             for name in storage.find_files(folder, suffixes):
                 is_other_kind = key == "images" and any(_lies_in(folder, name, s.panoptic_dir) for s in sources)
-                if os.path.normpath(name) not in names and not is_other_kind:
-                    yield Finding(kind, first_split[folder], name, f"in {folder}, but in no JSON file")
+                if os.path.normpath(name) not in listed[folder] and not is_other_kind:
+                    yield Finding(kind, split, name, f"in {folder}, but in no JSON file")
 
 
 def categories_differ(sources: Sequence[Source], splits: Sequence[Split]) -> Iterator[Finding]:

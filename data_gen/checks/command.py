@@ -25,7 +25,7 @@ class Options(NamedTuple):
       num_slots: Number of slots of the network.
       json: Path of the JSON report; None for none.
       html: Path of the HTML report; None for none.
-      pictures: Largest number of pictures in the HTML report.
+      pictures: Largest number of pictures of faulty images in the HTML report.
       shown: Number of findings of each kind on the terminal.
       processes: Number of parallel processes.
     """
@@ -49,7 +49,11 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_string("json", None, "Path of a JSON file for all findings and statistics.", flag_values=flag_values)
     flags.DEFINE_string("html", None, "Path of a web page for the report with pictures.", flag_values=flag_values)
     flags.DEFINE_integer(
-        "pictures", 24, "Largest number of pictures on the web page.", lower_bound=0, flag_values=flag_values
+        "pictures",
+        24,
+        "Largest number of pictures of faulty images on the web page, which also shows samples of others.",
+        lower_bound=0,
+        flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "show", 5, "Number of findings of each kind on the terminal.", lower_bound=1, flag_values=flag_values
@@ -79,6 +83,11 @@ def read_flags(flag_values: flags.FlagValues) -> Options:
         flag_values.show,
         flag_values.processes or processes.available_processes(),
     )
+
+
+def split_name(path: str) -> str:
+    """Name of a split in messages: the last part of a path, without extension."""
+    return os.path.splitext(os.path.basename(os.path.normpath(path)))[0]
 
 
 def check_all(
@@ -113,6 +122,8 @@ def write_reports(title: str, splits: list[Split], load: Load, options: Options)
     """
     for image, finding in findings.repeated_images(splits):
         image.findings.append(finding)
+    for split in splits:
+        split.findings.extend(findings.mostly_void(split))
     summaries = [findings.summarize(split, options.num_slots) for split in splits]
     result = report.Result(findings.all_findings(splits), summaries)
     print(report.as_text(result, options.shown))
@@ -122,7 +133,8 @@ def write_reports(title: str, splits: list[Split], load: Load, options: Options)
             Path(options.json).write_text(text, encoding="utf-8")
         if options.html:
             pictures = report.pictures(splits, load, options.pictures)
-            report.write_page(options.html, title, result, pictures)
+            samples = report.samples(splits, load)
+            report.write_page(options.html, title, result, pictures, samples)
     except OSError as error:
         raise UserError(f"cannot write {error.filename or 'the report'}: {error.strerror or error}") from error
     return 1 if result.count(ERROR) else 0

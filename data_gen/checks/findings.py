@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from maxdl_tf.class_table import DatasetInfo
+
 ERROR, WARNING, NOTE = "error", "warning", "note"
 SEVERITIES = (ERROR, WARNING, NOTE)
 
@@ -82,6 +84,9 @@ KINDS = {
     "too-many-instances": Kind(ERROR, "convert with a larger --label_divisor"),
     "segment-tiny": Kind(NOTE, "none needed if intended; drawing tools often leave specks"),
     "hole": Kind(NOTE, "none needed if intended; otherwise fill the hole"),
+    # Label maps, as the converter makes them.
+    "not-convertible": Kind(ERROR, "correct the file, or skip such images with --on_error skip of maxdl-convert"),
+    "mostly-void": Kind(WARNING, "check which pixels are void: training learns nothing from them"),
     # TFRecords.
     "record-damaged": Kind(ERROR, f"{_CONVERT_AGAIN}, or train with on_damaged_record: SKIP"),
     "shard-missing": Kind(ERROR, f"copy all shards, or {_CONVERT_AGAIN}"),
@@ -191,6 +196,22 @@ class Split:
     images: list[ImageReport] = field(default_factory=list)
 
 
+class Loaded(NamedTuple):
+    """An image of a report.
+
+    Attributes:
+      pixels: uint8 [height, width, 3], RGB; None if unreadable.
+      id_map: int [height, width], segment ids or labels, 0 for void; None if unreadable.
+      label_map: int [height, width], labels of `dataset_info`; None if unreadable.
+      dataset_info: The class table of `label_map`.
+    """
+
+    pixels: np.ndarray | None
+    id_map: np.ndarray | None
+    label_map: np.ndarray | None = None
+    dataset_info: DatasetInfo | None = None
+
+
 def all_findings(splits: Sequence[Split]) -> list[Finding]:
     """Returns the findings of all splits, the worst kinds first, each kind in the order of discovery."""
     found = [finding for split in splits for finding in split.findings]
@@ -217,6 +238,14 @@ def repeated_images(splits: Sequence[Split]) -> Iterator[tuple[ImageReport, Find
                 what = f"has the pixels of {other.name} in {other_split}"
                 yield image, Finding(kind, split.name, image.name, what)
             earlier.append((split.name, image))
+
+
+def mostly_void(split: Split) -> Iterator[Finding]:
+    """Finds a split that is void on more than half of its pixels."""
+    void = sum(image.void for image in split.images)
+    pixels = void + sum(segment.area for image in split.images for segment in image.segments)
+    if 2 * void > pixels:
+        yield Finding("mostly-void", split.name, split.name, f"{100 * void / pixels:.0f} % of all pixels are void")
 
 
 def summarize(split: Split, num_slots: int) -> dict[str, Any]:

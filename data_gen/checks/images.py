@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maxdl_tf.data_gen.checks.findings import ImageReport
+from maxdl_tf import panoptic_ids
+from maxdl_tf.class_table import DatasetInfo
+from maxdl_tf.data_gen.checks.findings import ImageReport, Loaded, SegmentFacts
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import images
 
@@ -97,6 +99,38 @@ def check_segments(
             find("segment-tiny", f"only {area} pixel{'s' if area > 1 else ''}", segment)
     for segment, what in holes(id_map, void):
         find("hole", what, segment)
+
+
+def check_label_map(
+    label: np.ndarray, dataset_info: DatasetInfo, num_slots: int, find: Find, report: ImageReport
+) -> None:
+    """Adds findings about a label map, int [height, width], and enters its segments into the report."""
+    values, counts = np.unique(label, return_counts=True)
+    segments: dict[int, int] = {}
+    unknown: dict[int, int] = {}
+    for value, area in zip(values.tolist(), counts.tolist()):
+        class_id, instance = panoptic_ids.decode_label(value, dataset_info.label_divisor)
+        row = dataset_info.by_id.get(class_id)
+        if class_id == dataset_info.ignore_label:
+            report.void += area
+            continue
+        segments[value] = area
+        if row is None:
+            unknown[class_id] = unknown.get(class_id, 0) + area
+            continue
+        if instance and not row.is_thing:
+            find("stuff-instance", f"{row.name!r} is stuff, but has instance {instance}", value)
+        report.segments.append(SegmentFacts(class_id, area, row.is_thing and instance == 0))
+    for class_id, area in unknown.items():
+        find(
+            "class-unknown", f"{area} pixels of class {class_id}, which the class table of {dataset_info.name!r} lacks"
+        )
+    check_segments(label, dataset_info.void, segments, num_slots, find, report)
+
+
+def loaded(pixels: np.ndarray | None, label: np.ndarray, dataset_info: DatasetInfo) -> Loaded:
+    """An image with a label map, int [height, width], for the pictures of the report."""
+    return Loaded(pixels, np.where(label == dataset_info.void, 0, label), label, dataset_info)
 
 
 def holes(id_map: np.ndarray, void: int) -> list[tuple[int, str]]:

@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from maxdl_tf import class_table, panoptic_ids
+from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import examples, records
 from maxdl_tf.data_gen.checks import command, images
-from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, SegmentFacts, Split
+from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, Loaded, Split
 from maxdl_tf.data_gen.checks.images import Find
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
@@ -64,9 +64,9 @@ def main(argv: list[str]) -> int:
         split.images.extend(command.check_all(f"checking {name}", checker, paths, "files", options.processes))
         split.findings.extend(repeated_ids(split))
 
-    def load(split: Split, source: tuple[str, int]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def load(split: Split, source: tuple[str, int]) -> Loaded:
         del split
-        return load_record(*source, void=info.void)
+        return load_record(*source, info)
 
     return command.write_reports(f"Check of {', '.join(names)}", splits, load, options)
 
@@ -132,7 +132,7 @@ class RecordChecker:
         self._check_image(features, find, report)
         label = self._label_map(features, find)
         if label is not None:
-            self._check_labels(label, find, report)
+            images.check_label_map(label, self.dataset_info, self.num_slots, find, report)
         return report
 
     def _check_image(self, features: dict[str, Any], find: Find, report: ImageReport) -> None:
@@ -154,28 +154,6 @@ class RecordChecker:
         if label.shape != stated_size(features):
             find("label-size", _sizes(label.shape, stated_size(features)))
         return label
-
-    def _check_labels(self, label: np.ndarray, find: Find, report: ImageReport) -> None:
-        info = self.dataset_info
-        values, counts = np.unique(label, return_counts=True)
-        segments: dict[int, int] = {}
-        unknown: dict[int, int] = {}
-        for value, area in zip(values.tolist(), counts.tolist()):
-            class_id, instance = panoptic_ids.decode_label(value, info.label_divisor)
-            row = info.by_id.get(class_id)
-            if class_id == info.ignore_label:
-                report.void += area
-                continue
-            segments[value] = area
-            if row is None:
-                unknown[class_id] = unknown.get(class_id, 0) + area
-                continue
-            if instance and not row.is_thing:
-                find("stuff-instance", f"{row.name!r} is stuff, but has instance {instance}", value)
-            report.segments.append(SegmentFacts(class_id, area, row.is_thing and instance == 0))
-        for class_id, area in unknown.items():
-            find("class-unknown", f"{area} pixels of class {class_id}, which the class table of {info.name!r} lacks")
-        images.check_segments(label, info.void, segments, self.num_slots, find, report)
 
 
 def read_example(data: bytes) -> dict[str, Any]:
@@ -212,18 +190,16 @@ def decode_label_map(features: dict[str, Any]) -> np.ndarray:
     return examples.decode_label_map(features[examples.LABEL_ENCODED], label_format, stated_size(features))
 
 
-def load_record(path: str, number: int, void: int) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Reads the image, uint8 [h, w, 3], and the label map, int [h, w], void 0; None for what cannot be decoded."""
+def load_record(path: str, number: int, dataset_info: DatasetInfo) -> Loaded:
+    """Reads the image and the label map of a record."""
     record: Any = next(entry for entry in records.read_records(path) if entry.number == number)
-    pixels = label = None
+    pixels = None
     try:
         features = read_example(record.data)
         pixels = images.inspect_image(features[examples.IMAGE_ENCODED]).pixels
-        label = decode_label_map(features)
-        label = np.where(label == void, 0, label)
+        return images.loaded(pixels, decode_label_map(features), dataset_info)
     except Exception:  # The check has reported it.
-        pass
-    return pixels, label
+        return Loaded(pixels, None)
 
 
 def check_shard_names(split: str, paths: Sequence[str]) -> Iterator[Finding]:

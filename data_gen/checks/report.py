@@ -8,13 +8,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from maxdl_tf.data_gen.checks.findings import ERROR, KINDS, NOTE, SEVERITIES, WARNING, Finding, Split, all_findings
+from maxdl_tf.data_gen.checks.findings import (
+    ERROR,
+    KINDS,
+    NOTE,
+    SEVERITIES,
+    WARNING,
+    Finding,
+    Loaded,
+    Split,
+    all_findings,
+)
 from maxdl_tf.drawing import html_page
 
-Load = Callable[[Split, Any], "tuple[np.ndarray | None, np.ndarray | None]"]
+Load = Callable[[Split, Any], Loaded]  # The image of a split with this `source`.
 
 _CLASSES_SHOWN = 15  # Classes on a terminal; the page and the JSON file list all.
 _ON_PAGE = 100  # Findings of a kind on the page; the JSON file lists all.
+_SAMPLES = 12  # Pictures of images without errors.
+_SAMPLE_SIDE = 480  # Pixels of the longer side of a sample.
 _RED = np.array([255, 0, 40], np.float32)
 
 
@@ -126,7 +138,9 @@ def as_dict(result: Result) -> dict[str, Any]:
     }
 
 
-def write_page(path: str, title: str, result: Result, shown: Sequence[tuple[np.ndarray, str]]) -> None:
+def write_page(
+    path: str, title: str, result: Result, shown: Sequence[tuple[np.ndarray, str]], samples: Sequence[html_page.Html]
+) -> None:
     """Writes the report as a web page.
 
     Args:
@@ -134,6 +148,7 @@ def write_page(path: str, title: str, result: Result, shown: Sequence[tuple[np.n
       title: Title of the page.
       result: Result of the check.
       shown: Pictures of images with findings, uint8 [h, w, 3], each with a caption.
+      samples: Figures of images without errors.
 
     Raises:
       OSError: The file cannot be written.
@@ -145,6 +160,9 @@ def write_page(path: str, title: str, result: Result, shown: Sequence[tuple[np.n
     if shown:
         parts.append(html_page.heading("Images with errors or warnings; faulty segments are red"))
         parts.append(html_page.gallery(html_page.figure(pixels, caption) for pixels, caption in shown))
+    if samples:
+        parts.append(html_page.heading("Samples: images under their labels; void is dark and striped"))
+        parts.append(html_page.gallery(samples))
     for summary in result.summaries:
         parts += _summary_parts(summary)
     for kind, found in result.by_kind():
@@ -184,8 +202,7 @@ def pictures(splits: Sequence[Split], load: Load, count: int) -> list[tuple[np.n
 
     Args:
       splits: Results of the checks.
-      load: Function of a split and an image's `source` that returns the image, uint8 [h, w, 3], and the id map, int
-        [h, w]; None for an unreadable one.
+      load: Function that loads the image of a split with a `source`.
       count: Largest number of pictures.
 
     Returns:
@@ -205,12 +222,43 @@ def pictures(splits: Sequence[Split], load: Load, count: int) -> list[tuple[np.n
     for split, image, serious in [*chosen, *others]:
         if len(drawn) == count:
             break
-        pixels, id_map = load(split, image.source)
+        pixels, id_map = load(split, image.source)[:2]
         picture = _picture(pixels, id_map, [finding.segment for finding in serious if finding.segment])
         if picture is not None:
             caption = "; ".join(f"{finding.kind}: {finding.what}" for finding in serious)
             drawn.append((picture, f"{split.name}: {image.name}: {caption}"))
     return drawn
+
+
+def samples(splits: Sequence[Split], load: Load) -> list[html_page.Html]:
+    """Figures of images without errors under their labels, with a legend: evenly spaced ones of each split."""
+    from maxdl_tf.drawing import label_maps
+
+    figures = []
+    for split in splits:
+        good = [image for image in split.images if not any(f.severity == ERROR for f in image.findings)]
+        count = min(-(-_SAMPLES // len(splits)), len(good))
+        for image in (good[len(good) * number // count] for number in range(count)):
+            found = load(split, image.source)
+            if found.pixels is None or found.label_map is None or found.pixels.shape[:2] != found.label_map.shape:
+                continue
+            pixels, label_map = _resized(found.pixels, found.label_map)
+            picture = label_maps.panoptic_picture(pixels, label_map, found.dataset_info)
+            picture = label_maps.with_legend(picture, label_map, found.dataset_info)
+            figures.append(html_page.figure(picture, f"{split.name}: {image.name}", longest_side=2 * _SAMPLE_SIDE))
+    return figures[:_SAMPLES]
+
+
+def _resized(pixels: np.ndarray, label_map: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The image and its label map with a longer side of _SAMPLE_SIDE pixels; small images are enlarged."""
+    from PIL import Image
+
+    height, width = label_map.shape
+    scale = _SAMPLE_SIDE / max(height, width)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    rows, columns = (np.arange(new) * old // new for new, old in zip(size, (height, width)))
+    method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BOX
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], method)), label_map[np.ix_(rows, columns)]
 
 
 def _picture(pixels: np.ndarray | None, id_map: np.ndarray | None, faulty: list[int]) -> np.ndarray | None:

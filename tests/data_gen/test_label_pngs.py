@@ -42,10 +42,82 @@ def test_background_of_instances_is_a_class_of_stuff(folders, capsys):
     np.testing.assert_array_equal(converted.labels["a"], [[512, 257, 258]])
 
 
-def test_background_needs_the_coding_of_instances(folders, capsys):
-    folders.add("a", [[0, 257]])
-    assert folders.convert("--background=dish") == 2
-    assert "give the background a class number" in capsys.readouterr().err
+@pytest.mark.parametrize("coding, values", [("class_instance", [[0, 257]]), ("class", [[0, 1]])])
+def test_background_of_classes_is_class_0_in_all_splits(folders, capsys, coding, values):
+    folders.add("a", values)
+    flags = [f"--coding={coding}", "--background=dish"]
+    assert folders.convert(*flags) == folders.convert(*flags, "--split=val") == 0
+    converted = read_converted(folders.out, "val")
+    assert converted.semantics() == [("dish", False, 0), ("class_1", coding != "class", 1)]
+    np.testing.assert_array_equal(converted.labels["a"] // 256, [[1, 2]])
+    capsys.readouterr()
+    # Pixels of the class would be void, or another class.
+    for other, words in (("--void_values=0", "or --background=dish"), ("--background=ground", "=ground is not in the")):
+        assert folders.convert(f"--coding={coding}", other, "--split=test") == 2
+        assert words in complaint(capsys)
+
+
+def test_a_later_split_needs_the_background_of_instances(folders, capsys):
+    folders.add("a", [[0, 1]])
+    assert folders.convert("--coding=instance", "--background=dish") == 0
+    capsys.readouterr()
+    assert folders.convert("--coding=instance", "--split=val") == 2
+    assert "has the background 'dish'; pass --background=dish" in complaint(capsys)
+
+
+@pytest.mark.parametrize("kind", ["", ": stuff"])
+def test_a_named_class_is_not_void(folders, tmp_path, capsys, kind):
+    folders.add("a", [[0, 0, 1]])
+    (tmp_path / "names.txt").write_text(f"0: soil{kind}\n1: weed{kind}\n")
+    flags = ["--coding=class", f"--class_names={tmp_path / 'names.txt'}"]
+    assert folders.convert(*flags) == 2
+    assert (
+        "class 0 is 'soil', but 0 is also in --void_values; pass --void_values= or --background=soil if"
+        in complaint(capsys)
+    )
+    assert folders.convert(*flags, "--void_values=") == 0
+    converted = read_converted(folders.out)
+    assert converted.semantics() == [("soil", False, 0), ("weed", False, 1)]
+    np.testing.assert_array_equal(converted.labels["a"], [[256, 256, 512]])
+
+
+def test_class_0_may_have_instances_if_it_has_a_name(folders, tmp_path):
+    folders.add("a", [[1, 2, 256]])
+    assert folders.convert("--void_values=") == 2
+    (tmp_path / "names.txt").write_text("0: apple\n1: sky\n")
+    assert folders.convert("--void_values=", f"--class_names={tmp_path / 'names.txt'}") == 0
+    converted = read_converted(folders.out)
+    assert converted.semantics() == [("apple", True, 0), ("sky", False, 1)]
+    np.testing.assert_array_equal(converted.labels["a"], [[257, 258, 512]])
+
+
+@pytest.mark.parametrize(
+    "values, flags, words",
+    [
+        ([[0, 255]], ["--coding=class"], "class 255 has no name"),
+        ([[0, 255]], ["--coding=instance"], "255 is the only instance"),
+        ([[256, 256 + 2000]], ["--label_divisor=4096"], None),
+        ([[4096, 4096 + 2000]], ["--label_divisor=4096"], "instance numbers reach 2000"),
+        ([[0, 1]], ["--coding=class"], None),
+    ],
+)
+def test_invented_classes_are_warned_of(folders, capsys, values, flags, words):
+    folders.add("a", values)
+    folders.convert(*flags)
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert (words is None and not warned) or (len(warned) == 1 and words in warned[0])
+
+
+@pytest.mark.parametrize("layout", ["one folder", "labels below the images"])
+def test_images_and_label_pngs_in_one_folder(tmp_path, layout):
+    folder = tmp_path / "data"
+    labels = folder / "masks" if layout != "one folder" else folder
+    for name in ("a", "b"):
+        save_image(folder / f"{name}.png", 1, 2)
+        save_map(labels / f"{name}_mask.png", [[1, 2]])
+    flags = [f"--image_dir={folder}", f"--label_dir={labels}", "--label_ending=_mask", "--coding=class"]
+    assert run_convert("label_pngs", *flags, f"--output_dir={tmp_path / 'out'}") == 0
+    assert set(read_converted(tmp_path / "out").labels) == {"a", "b"}
 
 
 def test_images_of_another_format_are_named(folders, tmp_path, capsys):

@@ -193,7 +193,8 @@ def test_the_page_shows_the_faulty_image_with_its_segment_in_red(drawn):
     page = drawn.folder / "report.html"
     drawn.check("--html", str(page))
     text = page.read_text()
-    assert text.count("<img") == 1 and "val: 1.png: area: 5 in the JSON file, 6 in the PNG" in text
+    assert text.count("<img") == 2 and "val: 1.png: area: 5 in the JSON file, 6 in the PNG" in text
+    assert ">val: 2.png </figcaption>" in text or ">val: 2.png</figcaption>" in text  # A sample without errors.
     ((picture, _),) = pictures(
         [_split_with_fault()], lambda split, source: (np.zeros([4, 4, 3], np.uint8), np.array([[3, 3, 5, 5]] * 4)), 9
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -136,7 +138,30 @@ def test_missing_shards_and_shards_of_another_conversion(folder):
 def test_slots_and_the_page(folder):
     status, found = _check(folder, "--num_slots=3", "--html", folder / "page.html")
     assert status == 0 and {kind for kind, *_ in found} == {"too-many-segments"} and len(found) == 8
-    assert (folder / "page.html").read_text().count("<img") == 8
+    text = (folder / "page.html").read_text()
+    assert text.count("<img") == 16 and "Samples: images under their labels" in text  # Each image is a sample as well.
+
+
+def test_the_page_shows_12_samples_of_good_data_with_a_legend(folder):
+    _write(folder / "train-00000-of-00002.tfrecord", [_example(seed) for seed in range(20, 40)])
+    assert _check(folder, "--html", folder / "page.html") == (0, set())
+    text = (folder / "page.html").read_text()
+    pictures = [base64.b64decode(data) for data in re.findall(r"base64,([^\"]+)", text)]
+    assert len(pictures) == 8  # 6 of the 23 images of train, and both of val.
+    for picture in pictures:
+        with Image.open(io.BytesIO(picture)) as image:
+            assert image.height == 480 and image.width > 240 + 50  # 8 x 4 pixels, enlarged, and the legend.
+
+
+def test_a_split_that_is_mostly_void_is_a_warning(folder):
+    label = LABEL.copy()
+    label[:5] = 0
+    _write(folder / "val-00000-of-00001.tfrecord", [_example(10, label), _example(11)])
+    status, found = _check(folder, patterns=("val-*",))
+    assert (status, {kind for kind, *_ in found}) == (0, set())
+    _write(folder / "val-00000-of-00001.tfrecord", [_example(10, label), _example(11, label)])
+    status, found = _check(folder, patterns=("val-*",))
+    assert (status, {kind for kind, *_ in found}) == (0, {"mostly-void"})
 
 
 def test_unreadable_input_gives_one_line_and_status_2(folder, capsys):
