@@ -51,6 +51,7 @@ _START_UP_NOISE = re.compile(
     r"|All log messages before absl::InitializeLog"
 )
 _WIDTH = 100
+_MAY_BE_EMPTY = ("override",)  # No fragment. Other text is a path or a name.
 
 
 def define_experiment(
@@ -306,10 +307,24 @@ def _parse(argv: list[str], flag_values: flags.FlagValues, max_positional: int) 
         raise UserError(f"{text}; {help_hint}") from None
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING
+    _check_not_empty(flag_values, rest[1:], help_hint)
     unexpected = rest[1 + max_positional :]
     if unexpected:
         raise UserError(f"unexpected argument {unexpected[0]!r}; {help_hint}")
     return rest
+
+
+def _check_not_empty(flag_values: flags.FlagValues, positional: Sequence[str], help_hint: str) -> None:
+    """Raises UserError if a text is empty, mostly from an unset variable: an empty path can stand for any folder."""
+    given = {"an argument": list(positional)}
+    for name in flag_values:
+        flag = flag_values[name]
+        is_text = flag.flag_type() in ("string", "multi string") and flag.default != ""
+        if is_text and flag.present and name not in _MAY_BE_EMPTY:
+            given[f"--{name}"] = flag.value if isinstance(flag.value, list) else [flag.value]
+    for name, texts in given.items():
+        if not all(text.strip() for text in texts):
+            raise UserError(f"{name} is empty, perhaps from an unset variable; give a value or drop it; {help_hint}")
 
 
 def _silence_tensorflow() -> bool:

@@ -81,7 +81,6 @@ beam_pipeline.define_flags(FLAGS, instead_of="this process")
 
 
 def main(argv: list[str]) -> int:
-    from maxdl_tf import config
     from maxdl_tf.files import images
     from maxdl_tf.inference import writer as predictions  # Needs no TensorFlow.
 
@@ -89,7 +88,15 @@ def main(argv: list[str]) -> int:
     _check_runner(is_saved_model)
     paths = images.find_all_images([*FLAGS.input, *argv[1:]])
     names = predictions.output_names(paths)
-    predictions.check_output(FLAGS.output, FLAGS.overwrite)
+    with predictions.locked_output(FLAGS.output, FLAGS.overwrite):
+        return _predict(is_saved_model, paths, names)
+
+
+def _predict(is_saved_model: bool, paths: list[str], names: list[str]) -> int:
+    """Predicts the images of these paths and output names; returns the exit status."""
+    from maxdl_tf import config
+    from maxdl_tf.inference import writer as predictions
+
     experiment = None if is_saved_model else config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     with command_line.quiet_imports():
         from maxdl_tf.inference.predict_files import ImageTask

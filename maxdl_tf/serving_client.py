@@ -75,7 +75,14 @@ def main(argv: list[str]) -> int:
 
     paths = images.find_all_images([*FLAGS.input, *argv[1:]])
     names = predictions.output_names(paths)
-    predictions.check_output(FLAGS.output, FLAGS.overwrite)
+    with predictions.locked_output(FLAGS.output, FLAGS.overwrite):
+        return _predict_all(paths, names)
+
+
+def _predict_all(paths: list[str], names: list[str]) -> int:
+    """Predicts the images of these paths and output names; returns the exit status."""
+    from maxdl_tf.inference import writer as predictions
+
     dataset_info = class_table.load(_DATASET_INFO.value)
     with command_line.quiet_imports():
         from maxdl_tf.inference import served_model

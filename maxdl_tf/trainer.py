@@ -29,6 +29,7 @@ Example:
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from typing import NamedTuple
 
@@ -72,6 +73,7 @@ _TPU = flags.DEFINE_string("tpu", None, "Name or address of a TPU. On a TPU host
 def main(argv: list[str]) -> int | None:
     del argv
     from maxdl_tf import config
+    from maxdl_tf.files.folder_lock import FolderLock
     from maxdl_tf.tasks import checks
 
     mode, model_dir = _MODES[_MODE.value], _MODEL_DIR.value
@@ -84,12 +86,17 @@ def main(argv: list[str]) -> int | None:
         from maxdl_tf.training.step import StopTraining
 
     strategy = distribution.create_strategy(_STRATEGY.value, _TPU.value)
-    this_run = Run(experiment, model_dir, strategy, **mode._asdict())
-    if _MODE.value == "continuous_eval":
-        this_run.evaluate_continuously()
-    elif _MODE.value == "eval":
-        this_run.evaluate()
-    else:
+    if not mode.trains:
+        this_run = Run(experiment, model_dir, strategy, **mode._asdict())
+        if _MODE.value == "eval":
+            this_run.evaluate()
+        else:
+            this_run.evaluate_continuously()
+        return None
+    # One lock for all workers of a run.
+    lock = FolderLock(model_dir, f"--model_dir {model_dir}") if distribution.is_chief(strategy) else None
+    with lock or contextlib.nullcontext():
+        this_run = Run(experiment, model_dir, strategy, **mode._asdict(), lock=lock)
         trainer = this_run.start_training(_CONFIG_FILE.value, _DATA_SERVICE.value)
         with StopSignals() as signals:
             try:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import types
 
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 
-from maxdl_tf import command_line
+from maxdl_tf import check_data, command_line
 from maxdl_tf.data_gen import convert
 from maxdl_tf.errors import UserError
+from tests import helpers
 
 PROGRAM = "/usr/bin/maxdl-fake"
 
@@ -75,6 +78,49 @@ def test_the_name_of_a_converter_is_checked_before_its_flags(capsys, arguments, 
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.startswith(f"maxdl-convert: {message}") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "empty"),
+    [
+        (["--config_file="], "--config_file"),
+        (["--config_file", " "], "--config_file"),
+        (["--config_file=a", "--input=b", "--input="], "--input"),
+        (["--config_file=a", "b", ""], "an argument"),
+    ],
+)
+def test_an_empty_path_is_refused(flag_values, capsys, arguments, empty):
+    flags.DEFINE_multi_string("input", [], "Paths.", flag_values=flag_values)
+    assert _run(lambda argv: pytest.fail("main was called"), flag_values, *arguments, max_positional=2) == 2
+    assert f"{empty} is empty, perhaps from an unset variable" in capsys.readouterr().err
+
+
+def test_text_that_may_be_empty(flag_values):
+    flags.DEFINE_string("ending", "", "Part of names.", flag_values=flag_values)
+    flags.DEFINE_list("values", ["0"], "Numbers.", flag_values=flag_values)
+    seen = []
+    _run(lambda argv: seen.append(1), flag_values, "--config_file=a", "--override=", "--ending=", "--values=")
+    assert seen == [1] and flag_values.values == []
+
+
+def test_no_command_takes_an_empty_path():
+    commands = [importlib.import_module(name) for name in helpers.SCRIPTS.values()]
+    commands = [module for module in commands if hasattr(module, "FLAGS")]
+    commands += [*convert.CONVERTERS.values(), *check_data.CHECKS.values()]
+    refused = set()
+    for module in commands:
+        values = module.FLAGS
+        flags_ = [values[name] for name in values]
+        required = [flag for flag in flags_ if command_line._is_required(flag)]
+        given = [f"--{flag.name}={getattr(flag.parser, 'enum_values', ['x'])[0]}" for flag in required]
+        for flag in flags_:
+            if flag.flag_type() in ("string", "multi string") and flag.name not in ("override", "label_ending"):
+                saved = flagsaver.save_flag_values(values)
+                with pytest.raises(UserError, match=f"--{flag.name} is empty"):
+                    command_line._parse(["maxdl", *given, f"--{flag.name}="], values, 0)
+                flagsaver.restore_flag_values(saved, values)
+                refused.add(flag.name)
+    assert {"output_dir", "model_dir", "export_dir", "checkpoint", "input", "json", "html", "class_folders"} <= refused
 
 
 def test_a_user_error_is_one_line_and_status_2(flag_values, capsys):

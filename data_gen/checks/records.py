@@ -11,7 +11,6 @@ Example:
 
 from __future__ import annotations
 
-import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -72,10 +71,7 @@ def main(argv: list[str]) -> int:
 
 
 def _matching(pattern: str) -> list[str]:
-    if storage.is_remote(pattern):
-        paths = storage.glob(pattern)
-    else:
-        paths = sorted(path for path in glob.glob(pattern) if os.path.isfile(path))
+    paths = storage.matching_files(pattern)
     if not paths:
         raise UserError(f"--file_pattern {pattern!r} matches no file; correct the path, or convert the data first")
     return paths

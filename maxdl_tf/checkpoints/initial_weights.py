@@ -19,6 +19,7 @@ from maxdl_tf.checkpoints.save_restore import (
     shapes_by_key,
     variables_by_key,
 )
+from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.errors import UserError
 
 _CLASSIFIER = "model/classifier/"  # Head of the classification that pretrained a backbone.
@@ -80,6 +81,7 @@ def load_initial_weights(model: tf.Module, path: str, log: Callable[[str], None]
       CheckpointMismatch: The checkpoint fits in none of these ways. Nothing was changed.
       UserError: There is no checkpoint, or it cannot be read.
     """
+    check_no_pattern(path)
     is_directory = tf.io.gfile.isdir(path)
     paths = checkpoint_paths(path) if is_directory else [path]
     if not paths:

@@ -6,21 +6,26 @@ import contextlib
 import os
 import re
 import tempfile
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.compare import compare
+from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.keras_api import keras
 
 KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 SLOT = "/.OPTIMIZER_SLOT/"
 _PREFIX = "ckpt"
+_DATA = r"\.data-[0-9]{5}-of-[0-9]{5}"
 _BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + KEY_SUFFIX)
 _BYTES_PER_NAME = 1000  # In a checkpoint's index and object graph, about.
+_SECONDS_BETWEEN_LOOKS = 1.0  # For a new checkpoint.
 # Errors of reading a damaged checkpoint. TensorFlow's reader turns some of its errors into Python's own.
 DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
 
@@ -73,6 +78,9 @@ class Checkpoints:
       keep: Number of checkpoints to keep. Older ones are deleted.
       writes: False in workers that must take part in saving but keep no files.
       log: Receives a line about each restored or skipped checkpoint.
+
+    Raises:
+      UserError: TensorFlow would take the path of the directory as a pattern.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class Checkpoints:
         writes: bool = True,
         log: Callable[[str], None] = print,
     ):
+        check_no_pattern(directory)
         self.directory = directory
         self._log = log
         self._optimizers = dict(optimizers or {})
@@ -96,7 +105,6 @@ class Checkpoints:
         self._root = tf.train.Checkpoint(model=model, global_step=global_step, **self._optimizers, **beside)
         self._keep = keep
         self._writes = writes
-        self._manager: tf.train.CheckpointManager | None = None
 
     @property
     def size(self) -> int:
@@ -108,25 +116,31 @@ class Checkpoints:
     def save(self) -> str:
         """Writes `ckpt-STEP` and deletes old checkpoints. All workers must call it.
 
+        A checkpoint of a higher step, which could not be restored, counts for nothing and stays.
+
         Raises:
           UserError: The disk is full.
         """
-        if self._manager is None:
-            if not self._writes:
-                self._thrown_away = tempfile.TemporaryDirectory(prefix="maxdl_worker_")
-            directory = self.directory if self._writes else self._thrown_away.name
-            self._manager = tf.train.CheckpointManager(
-                self._root, directory, max_to_keep=self._keep, checkpoint_name=_PREFIX
-            )
         step = int(self._global_step.numpy())
+        self._root.save_counter.assign_add(1)
         try:
-            with contextlib.nullcontext() if self._ema is None else self._ema.in_model():
-                return self._manager.save(checkpoint_number=step)
-        except tf.errors.ResourceExhaustedError as error:
+            with contextlib.ExitStack() as stack:
+                directory = self.directory
+                if not self._writes:
+                    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="maxdl_worker_"))
+                if self._ema is not None:
+                    stack.enter_context(self._ema.in_model())
+                path = self._root.write(os.path.join(directory, f"{_PREFIX}-{step}"))
+            if self._writes:
+                kept = [path for path in checkpoint_paths(self.directory) if _step_of(path) <= step]
+                _write_list(self.directory, kept[: self._keep])
+                _delete(self.directory, kept[self._keep :])
+        except (tf.errors.ResourceExhaustedError, OSError) as error:
             raise UserError(
                 f"cannot save step {step} in {self.directory}: {reason_of(error)}; make room, and start the same "
                 "command again to resume from the last checkpoint"
             ) from error
+        return path
 
     def restore_latest(self) -> Restored | None:
         """Restores the newest complete checkpoint of the directory; returns None if there are no checkpoints.
@@ -158,6 +172,7 @@ class Checkpoints:
             changed.
           tf.errors.OpError, IndexError, RuntimeError: Files are missing or damaged; variables may have changed.
         """
+        check_no_pattern(path)
         wanted = {key: v for key, v in variables_by_key(self._root).items() if key not in _BOOKKEEPING}
         _require_same(path, wanted, whole=bool(self._optimizers))
         status = self._root.restore(path)
@@ -177,29 +192,60 @@ class Checkpoints:
         return restored
 
     def remove_leftovers(self) -> None:
-        """Deletes temporary files of a process that was killed while saving."""
-        if not tf.io.gfile.isdir(self.directory):
-            return
+        """Deletes temporary files of a process that was killed. No other process may write to the directory."""
         complete = {os.path.basename(path) for path in checkpoint_paths(self.directory)}
-        for name in tf.io.gfile.listdir(self.directory):
-            name = name.rstrip("/")
-            match = re.fullmatch(rf"({_PREFIX}-\d+)(_temp.*|\.data-.*|\.index\.tempstate.*)", name)
-            if match and (match.group(1) not in complete or ".data-" not in name):
+        for name in storage.list_folder(self.directory):
+            match = re.fullmatch(rf"({_PREFIX}-[0-9]+)(_temp.*|{_DATA}|\.index\.tempstate.*)", name)
+            if match and not (match.group(1) in complete and re.fullmatch(_DATA, match.group(2))):
                 path = os.path.join(self.directory, name)
-                (tf.io.gfile.rmtree if tf.io.gfile.isdir(path) else tf.io.gfile.remove)(path)
+                (storage.remove_folder if storage.is_folder(path) else storage.remove_file)(path)
+        for folder in (self.directory, os.path.join(self.directory, "eval")):
+            storage.remove_partial_files(folder)
 
 
 def checkpoint_paths(directory: str) -> list[str]:
     """Prefixes of the checkpoints in a directory, the newest (highest step) first.
 
-    The files count, not TensorFlow's list in the file `checkpoint`, which is out of date after a crash.
+    The files count, not TensorFlow's list in the file `checkpoint`, which is out of date after a crash and may name
+    paths elsewhere.
     """
-    steps = {}
-    for path in tf.io.gfile.glob(os.path.join(directory, f"{_PREFIX}-*.index")):
-        match = re.fullmatch(rf"{_PREFIX}-(\d+)\.index", os.path.basename(path))
-        if match:
-            steps[int(match.group(1))] = path.removesuffix(".index")
-    return [steps[step] for step in sorted(steps, reverse=True)]
+    prefixes = (re.fullmatch(rf"({_PREFIX}-[0-9]+)\.index", name) for name in storage.list_folder(directory))
+    return sorted((os.path.join(directory, match.group(1)) for match in prefixes if match), key=_step_of, reverse=True)
+
+
+def new_checkpoints(directory: str, timeout_seconds: float) -> Iterator[str]:
+    """Yields each checkpoint that becomes the newest one of a directory, until none does for the timeout."""
+    last, end = None, time.monotonic() + timeout_seconds
+    while True:
+        newest = next(iter(checkpoint_paths(directory)), None)
+        if newest not in (None, last):
+            yield newest
+            last, end = newest, time.monotonic() + timeout_seconds
+        elif time.monotonic() >= end:
+            return
+        else:
+            time.sleep(min(_SECONDS_BETWEEN_LOOKS, timeout_seconds))
+
+
+def _step_of(path: str) -> int:
+    return int(path.rpartition("-")[2])
+
+
+def _write_list(directory: str, paths: list[str]) -> None:
+    """Writes TensorFlow's list of checkpoints, for `tf.train.latest_checkpoint`; nothing here reads it."""
+    names = [os.path.basename(path) for path in paths]
+    lines = [f'model_checkpoint_path: "{names[0]}"'] + [f'all_model_checkpoint_paths: "{name}"' for name in names[::-1]]
+    storage.write_whole(os.path.join(directory, "checkpoint"), ("\n".join(lines) + "\n").encode())
+
+
+def _delete(directory: str, paths: list[str]) -> None:
+    """Deletes checkpoints, each one's index first: if this is killed, the rest are leftovers."""
+    names = storage.list_folder(directory)
+    for prefix in map(os.path.basename, paths):
+        for ending in (r"\.index", _DATA):
+            for name in names:
+                if re.fullmatch(re.escape(prefix) + ending, name):
+                    storage.remove_file(os.path.join(directory, name))
 
 
 def load_model_weights(model: tf.Module, path: str, log: Callable[[str], None] = lambda line: None) -> Restored:

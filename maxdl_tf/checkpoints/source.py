@@ -29,6 +29,22 @@ class CheckpointSource(NamedTuple):
     label: str
 
 
+def check_no_pattern(path: str) -> None:
+    """Raises UserError if TensorFlow cannot restore variables from a path, because it takes the path as a pattern.
+
+    Of the special characters, only a bracket and a backslash keep a pattern from matching its own text.
+
+    Args:
+      path: Prefix of a checkpoint, folder of checkpoints, or folder of a SavedModel, as TensorFlow will get it.
+    """
+    found = [character for character in ("[", "\\") if character in path and character != os.sep]
+    if found:
+        raise UserError(
+            f"{path}: TensorFlow cannot restore weights from a path with {found[0]}, which it takes as a pattern; "
+            "rename the folder, or make a link to it"
+        )
+
+
 @contextmanager
 def open_checkpoint(path: str) -> Iterator[CheckpointSource]:
     """Yields the checkpoint of a path.
@@ -51,6 +67,7 @@ def open_checkpoint(path: str) -> Iterator[CheckpointSource]:
     elif os.path.isdir(path):
         prefix = _choose(path, sorted(Path(path).glob("*" + _INDEX)))
         _check_complete(prefix, prefix)
+        check_no_pattern(prefix)
         yield CheckpointSource(prefix, prefix)
     else:
         prefix = path.removesuffix(_INDEX)
@@ -60,6 +77,7 @@ def open_checkpoint(path: str) -> Iterator[CheckpointSource]:
                 f"archive ({', '.join(archives.SUFFIXES)}) on this machine; check the path"
             )
         _check_complete(prefix, prefix)
+        check_no_pattern(prefix)
         yield CheckpointSource(prefix, prefix)
 
 

@@ -157,7 +157,7 @@ def matching_files(file_pattern: str | Sequence[str]) -> list[str]:
     patterns = [file_pattern] if isinstance(file_pattern, str) else list(file_pattern)
     files = set()
     for pattern in patterns:
-        matches = tf.io.gfile.glob(pattern)
+        matches = storage.matching_files(pattern)
         if not matches:
             raise UserError(
                 f"file_pattern {pattern!r} matches no file; expected TFRecord shards such as those of maxdl-convert "

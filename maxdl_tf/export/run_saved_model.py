@@ -2,10 +2,20 @@
 
 This package and Keras cannot be imported here, because they may be missing where the SavedModel is served. Each file in
 the folder INPUT goes through `serving_default`. OUTPUT/NAME.npz receives the panoptic map and the network's outputs.
+The process ends with its parent, which holds the other end of stdin.
 """
 
 import os
 import sys
+import threading
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # Not sys.stdin, whose lock would disturb the end of Python.
+    os._exit(1)
+
+
+threading.Thread(target=_end_with_parent, daemon=True).start()
 
 for _name in ("maxdl_tf", "keras", "tf_keras", "official", "tensorflow_addons"):
     sys.modules[_name] = None  # Importing it fails.

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 import maxdl_tf
 from maxdl_tf import class_table
+from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.export.serving_model import ServingModel, ServingOptions, write_warm_up_requests
@@ -128,6 +129,7 @@ def export_saved_model(
 
 def check_export_dir(export_dir: str) -> None:
     """Raises UserError if a SavedModel cannot be written to this path."""
+    check_no_pattern(export_dir)
     check_new_folder(export_dir, "export_dir", hint=" (for TF Serving: the next number in the model's folder)")
 
 

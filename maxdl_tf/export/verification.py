@@ -123,9 +123,15 @@ def run_in_fresh_process(saved_model: str, images: Mapping[str, bytes], folder: 
     for name, encoded in images.items():
         with open(os.path.join(inputs, file_of_name[name]), "wb") as file:
             file.write(encoded)
-    command = [sys.executable, "-I", RUNNER, os.path.abspath(saved_model), inputs, outputs]
+    command = [sys.executable, "-I", RUNNER, saved_model, inputs, outputs]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment)
+    # The runner ends when this pipe closes, so it does not outlive this process if that is killed.
+    alive, until_end = os.pipe()
+    try:
+        done = subprocess.run(command, stdin=alive, capture_output=True, text=True, errors="replace", env=environment)
+    finally:
+        os.close(alive)
+        os.close(until_end)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise RuntimeError(f"the SavedModel does not run in a fresh process ({last}); the export was removed")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
 import tempfile
+import uuid
 
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
-_PROBE_PREFIX = ".maxdl_probe_"
 _CURVES = 20_000_000  # Bytes reserved for TensorBoard's files.
 
 
 def check_writable(directory: str) -> None:
-    """Creates a directory if it is missing, and writes and removes a small file in it.
+    """Creates a directory if it is missing, and writes a small file in it, which vanishes even if this is killed.
 
     Raises:
       UserError: The directory cannot be created or written to.
@@ -26,9 +25,9 @@ def check_writable(directory: str) -> None:
         return
     try:
         os.makedirs(directory, exist_ok=True)
-        with _probe(directory) as descriptor:
-            os.write(descriptor, b"x" * 4096)
-            os.fsync(descriptor)
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as probe:
+            probe.write(b"x" * 4096)
+            os.fsync(probe.fileno())
     except OSError as error:
         raise UserError(_complaint(directory, error)) from error
 
@@ -57,9 +56,9 @@ def check_space(directory: str, size: int, count: int) -> None:
             "training.checkpoints_to_keep"
         )
     try:
-        with _probe(directory) as descriptor:
+        with tempfile.TemporaryFile(dir=directory) as probe:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(descriptor, 0, size)
+                os.posix_fallocate(probe.fileno(), 0, size)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return  # The file system cannot reserve space.
@@ -69,21 +68,10 @@ def check_space(directory: str, size: int, count: int) -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def _probe(directory: str):
-    """An open file that is removed at the end, whatever happens."""
-    descriptor, path = tempfile.mkstemp(prefix=_PROBE_PREFIX, dir=directory)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-        os.unlink(path)
-
-
 def _check_remote(directory: str) -> None:
     import tensorflow as tf
 
-    path = os.path.join(directory, _PROBE_PREFIX + str(os.getpid()))
+    path = os.path.join(directory, f".maxdl_probe_{uuid.uuid4().hex}")
     try:
         tf.io.gfile.makedirs(directory)
         with tf.io.gfile.GFile(path, "w") as file:

@@ -15,8 +15,6 @@ The policy, which `maxdl_tf.export.image_decoding` follows inside SavedModels:
 from __future__ import annotations
 
 import contextlib
-import fnmatch
-import glob
 import io
 import os
 import warnings
@@ -95,11 +93,8 @@ def find_images(pattern: str) -> list[str]:
                 f"folder {pattern} has no images (files ending in {' '.join(IMAGE_SUFFIXES)}); "
                 f"for images in folders below it, give '{os.path.join(pattern, '**', '*.jpg')}'"
             )
-    elif _is_file(pattern):
-        paths = [pattern]
     else:
-        matching = storage.glob if storage.is_remote(pattern) else _glob
-        paths = [path for path in matching(pattern) if _is_file(path)]
+        paths = storage.matching_files(pattern)
         if not paths:
             raise UserError(f"no file matches {pattern!r}; give an image file, a folder of images or a glob")
     return sorted(paths)
@@ -298,26 +293,6 @@ def _as_rgb(image: Image.Image, name: str, *, has_16_bits: bool = False) -> np.n
             "all images alike to 0..65535, or to 0..255 and 8 bits"
         )
     return pixels
-
-
-def _glob(pattern: str) -> list[str]:
-    """The paths that match a local glob. Folders that exist are taken by their names, even with [ ] * ? in them."""
-    root, parts = "", pattern.split(os.sep)
-    while parts[0] != "**" and os.path.isdir(root + parts[0] + os.sep):
-        root += parts.pop(0) + os.sep
-    if "**" not in parts:
-        return glob.glob(glob.escape(root) + os.sep.join(parts))
-    paths = storage.find_files(root or os.curdir, ("",))  # Unlike glob, which follows links in a circle.
-    return [root + path for path in paths if _matches(path.split("/"), parts)]
-
-
-def _matches(names: list[str], patterns: list[str]) -> bool:
-    """Whether the names of folders and a file match the parts of a glob, of which `**` stands for any number."""
-    if not patterns:
-        return not names
-    if patterns[0] == "**":
-        return any(_matches(names[start:], patterns[1:]) for start in range(len(names) + 1))
-    return bool(names) and fnmatch.fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
 
 
 def _is_file(path: str) -> bool:

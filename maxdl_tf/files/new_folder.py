@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import storage
+from maxdl_tf.files import folder_lock, storage
 
 
 def check_new_folder(path: str, name: str, hint: str = "") -> None:
@@ -41,30 +41,54 @@ def check_can_be_made(folder: str, name: str) -> None:
 
 @contextmanager
 def appears_when_complete(path: str) -> Iterator[str]:
-    """Yields a new folder beside `path`, renamed to `path` at the end or removed after an exception."""
+    """Yields a new folder beside `path`, renamed to `path` at the end or removed after an exception.
+
+    It grows in the hidden folder `.NAME.incomplete`, which is locked. If this run is killed, the next one removes it.
+    Remote folders cannot be locked: there each run has a hidden folder of its own, and a killed one leaves it.
+
+    Raises:
+      UserError: Another process makes this folder, or it cannot be written.
+    """
+    parent, name = os.path.split(path.rstrip("/"))
+    if name in ("", ".", ".."):
+        parent, name = os.path.split(os.path.abspath(path))
+    # The dot keeps TF Serving from taking it for a version, which is a number.
+    hidden = os.path.join(parent, f".{name}.incomplete")
+    if storage.is_remote(path):
+        hidden += f"-{uuid.uuid4().hex}"
+    growing = os.path.join(hidden, "new")
+    with folder_lock.FolderLock(hidden, path):
+        try:
+            storage.remove_folder(growing)
+            with _errors_of(path):
+                storage.make_folder(growing)
+            yield growing
+            with _errors_of(path):
+                _publish(growing, path)
+        finally:
+            storage.remove_folder(hidden)
+
+
+def _publish(folder: str, path: str) -> None:
     if storage.is_remote(path):
         import tensorflow as tf
 
-        make, rename, remove = tf.io.gfile.makedirs, tf.io.gfile.rename, tf.io.gfile.rmtree
-        parent, name = os.path.split(path.rstrip("/"))
-    else:
-        make, rename, remove = os.makedirs, os.rename, shutil.rmtree
-        parent, name = os.path.split(os.path.abspath(path))
-    # The dot and the suffix keep TF Serving from taking it for a version, which is a number.
-    temporary = os.path.join(parent, f".{name}.incomplete-{os.getpid()}")
+        tf.io.gfile.rename(folder, path)
+        return
+    if os.path.isdir(path):
+        os.rmdir(path)  # It is empty. If something came into it meanwhile, this fails.
+    os.rename(folder, path)
+
+
+@contextmanager
+def _errors_of(path: str) -> Iterator[None]:
     try:
-        make(temporary)
+        yield
     except Exception as error:
+        if not (isinstance(error, OSError) or hasattr(error, "error_code")):
+            raise
         reason = getattr(error, "strerror", None) or getattr(error, "message", None) or error
-        raise UserError(f"cannot write beside {path}: {reason}; name another place") from error
-    try:
-        yield temporary
-        if os.path.isdir(path):
-            os.rmdir(path)  # It is empty. If something came into it meanwhile, this fails.
-        rename(temporary, path)
-    except BaseException:
-        remove(temporary)
-        raise
+        raise UserError(f"cannot write {path}: {reason}; name another place") from error
 
 
 def _exists(path: str) -> bool:

@@ -6,9 +6,12 @@ TensorFlow is imported only for remote paths, so that processes which convert lo
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import functools
+import glob
 import json
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -191,9 +194,32 @@ def last_subfolder_with(file_name: str, folder: str) -> str | None:
 
 
 @_raises_os_error
-def glob(pattern: str) -> list[str]:
-    """The sorted remote paths that match a pattern."""
-    return sorted(_gfile().glob(pattern))
+def matching_files(pattern: str) -> list[str]:
+    """The sorted files that match a glob; `**` in a local one stands for any number of folders.
+
+    A file that exists is taken by its name, and so are folders in front of a glob: both names may contain [ ] * ?.
+    """
+    if is_remote(pattern):
+        return [pattern] * (not is_folder(pattern)) if exists(pattern) else sorted(_gfile().glob(pattern))
+    if os.path.exists(pattern):
+        return [pattern] * os.path.isfile(pattern)
+    root, parts = "", pattern.split(os.sep)
+    while parts and parts[0] != "**" and os.path.isdir(root + parts[0] + os.sep):
+        root += parts.pop(0) + os.sep
+    if "**" in parts:  # Not by glob, which follows links in a circle.
+        found = [root + path for path in find_files(root or os.curdir, ("",)) if _matches(path.split("/"), parts)]
+    else:
+        found = glob.glob(glob.escape(root) + os.sep.join(parts))
+    return sorted(path for path in found if os.path.isfile(path))
+
+
+def _matches(names: list[str], patterns: list[str]) -> bool:
+    """Whether the names of folders and a file match the parts of a glob, of which `**` stands for any number."""
+    if not patterns:
+        return not names
+    if patterns[0] == "**":
+        return any(_matches(names[start:], patterns[1:]) for start in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], patterns[0]) and _matches(names[1:], patterns[1:])
 
 
 @_raises_os_error
@@ -232,6 +258,17 @@ def write_whole(path: str, content: bytes) -> None:
         raise
 
 
+def remove_partial_files(folder: str) -> None:
+    """Removes what `write_whole` left in a folder when it was killed. No other process may write there.
+
+    Raises:
+      OSError: A file cannot be removed.
+    """
+    for name in list_folder(folder):
+        if re.fullmatch(r"\.[0-9a-f]{32}\.partial", name):
+            remove_file(os.path.join(folder, name))
+
+
 def write_json(path: str, content: Any) -> None:
     """Writes an indented JSON file by `write_whole`, into a folder that is created if it is missing."""
     make_folder(os.path.dirname(path) or ".")
@@ -257,8 +294,10 @@ def remove_file(path: str) -> None:
 
 @_raises_os_error
 def remove_folder(path: str) -> None:
-    """Removes a folder and its content; does nothing if it does not exist."""
-    if not is_remote(path):
+    """Removes a folder and its content, or only the link to one; does nothing if it does not exist."""
+    if not is_remote(path) and os.path.islink(path):
+        os.unlink(path)
+    elif not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
     elif _gfile().isdir(path):
         _gfile().rmtree(path)

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf import class_table
+from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import transforms
 from maxdl_tf.errors import UserError
@@ -95,6 +96,7 @@ class Predictor:
         Raises:
           UserError: `path` holds no SavedModel, a damaged one, or one that another program or version wrote.
         """
+        check_no_pattern(path)
         try:
             loaded = tf.saved_model.load(path)
         except Exception as error:  # tf.errors.*, OSError, google.protobuf.message.DecodeError, ...

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import images, new_folder, storage
+from maxdl_tf.files import folder_lock, images, new_folder, storage
 from maxdl_tf.inference import prediction as predictions
 from maxdl_tf.inference.prediction import Prediction
 
@@ -59,10 +60,21 @@ def image_ids(names: Sequence[str]) -> list[int] | list[str]:
     return list(names)
 
 
-def check_output(output: str, overwrite: bool) -> None:
-    """Raises UserError if the output folder holds files that must not be lost, or cannot be written to."""
+@contextmanager
+def locked_output(output: str, overwrite: bool) -> Iterator[None]:
+    """Keeps other processes from predicting into a folder.
+
+    Raises:
+      UserError: Another process does so, or the folder holds files that must not be lost or cannot be written to.
+    """
     if not storage.is_remote(output):
         new_folder.check_can_be_made(output, f"--output {output}")
+    with folder_lock.FolderLock(output, f"--output {output}"):
+        _check_output(output, overwrite)
+        yield
+
+
+def _check_output(output: str, overwrite: bool) -> None:
     present = {name for name in storage.list_folder(output) if not name.startswith(".")}
     foreign = present - {*_FILES, *_FOLDERS}
     if ANNOTATION_FILE in present and not _is_ours(os.path.join(output, ANNOTATION_FILE)):
@@ -81,6 +93,7 @@ def prepare_output(output: str, folders: Sequence[str]) -> None:
     Raises:
       OSError: They cannot be created.
     """
+    storage.remove_partial_files(output)
     for name in _FILES:
         if storage.exists(os.path.join(output, name)):
             storage.remove_file(os.path.join(output, name))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import os
 
 from maxdl_tf import class_table
+from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space, storage
 from maxdl_tf.protos import experiment_pb2, training_pb2
@@ -44,6 +44,7 @@ def check_run(
         raise UserError(f"experiment {experiment.name!r} has no training.steps; set the number of steps")
     if not trains and not storage.is_remote(model_dir) and not os.path.isdir(model_dir):
         raise UserError(f"--model_dir {model_dir} does not exist; train first, or fix the path")
+    check_no_pattern(model_dir)
     disk_space.check_writable(model_dir)
 
 
@@ -67,7 +68,7 @@ def check_shards(experiment: experiment_pb2.Experiment, name: str) -> None:
     if not experiment.HasField(name):
         raise UserError(f"experiment {experiment.name!r} has no {name}, which this command needs; add it to the config")
     for pattern in getattr(experiment, name).file_pattern:
-        if not storage.is_remote(pattern) and not glob.glob(pattern):
+        if not storage.is_remote(pattern) and not storage.matching_files(pattern):
             raise UserError(
                 f"{name}.file_pattern {pattern!r} matches no file; convert the data with maxdl-convert, or fix the path"
             )
@@ -81,6 +82,7 @@ def check_checkpoint_exists(checkpoint: str) -> None:
         and not os.path.isdir(checkpoint)
     ):
         raise UserError(f"--checkpoint {checkpoint} does not exist; name a checkpoint as .../ckpt-1000, or its folder")
+    check_no_pattern(checkpoint)
 
 
 def is_saved_model(path: str | None) -> bool:

@@ -17,6 +17,7 @@ from maxdl_tf.checkpoints.save_restore import Checkpoints, checkpoint_paths
 from maxdl_tf.data.record_streams import DataService
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space
+from maxdl_tf.files.folder_lock import FolderLock
 from maxdl_tf.keras_api import keras
 from maxdl_tf.protos import experiment_pb2
 from maxdl_tf.tasks import task_of
@@ -97,6 +98,7 @@ class Run:
       strategy: Devices of the run.
       trains: Whether the experiment is trained. Otherwise its checkpoints are evaluated.
       evaluates: Whether it is evaluated, while it trains or from its checkpoints.
+      lock: Lock of model_dir that the caller holds; None in workers that do not write, and without training.
 
     Raises:
       UserError: The experiment cannot run on these devices.
@@ -110,6 +112,7 @@ class Run:
         *,
         trains: bool,
         evaluates: bool,
+        lock: FolderLock | None = None,
     ):
         if trains:
             check_devices(experiment, strategy)
@@ -142,8 +145,10 @@ class Run:
             checkpoints=self._checkpoints,
             ema=self._state.ema,
             writes=writes,
+            keep_folder=self._keep_model_dir,
         )
         self._writes = writes
+        self._lock = lock
         self._evaluation = None
         if evaluates:
             self._evaluation = self._task.build_evaluation(
@@ -256,6 +261,17 @@ class Run:
         missing = self._experiment.training.checkpoints_to_keep + 1 - len(checkpoint_paths(self._model_dir))
         disk_space.check_space(self._model_dir, self._checkpoints.size, max(1, missing))
         config.save_experiment(self._experiment, self._task.dataset_info, self._model_dir)
+
+    def _keep_model_dir(self) -> None:
+        """Creates model_dir again if someone removed it while training, because the next checkpoint must not be lost.
+
+        Raises:
+          UserError: Another run uses the new folder.
+        """
+        if self._lock is not None and not self._lock.is_held:
+            self._log(f"{self._model_dir} was removed while training; it is created again")
+            self._lock.renew()
+            config.save_experiment(self._experiment, self._task.dataset_info, self._model_dir)
 
     def _data_service(self, address: str, step: int) -> DataService:
         """The job that the workers of this run share, but no run of another experiment or step."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import orbit
 import tensorflow as tf
 
-from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints
+from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints, new_checkpoints
 from maxdl_tf.evaluation.model_images import Evaluator, Result
 from maxdl_tf.files import storage
 from maxdl_tf.progress import Progress, duration
@@ -70,6 +70,7 @@ class Loop:
       checkpoints: Checkpoints in model_dir.
       ema: EMA of the model's weights, which is evaluated during training.
       writes: False in workers that leave writing to the chief.
+      keep_folder: Called before something is written into model_dir; creates it again if someone removed it.
     """
 
     def __init__(
@@ -80,12 +81,14 @@ class Loop:
         checkpoints: Checkpoints,
         ema: ExponentialMovingAverage | None = None,
         writes: bool = True,
+        keep_folder: Callable[[], None] = lambda: None,
     ):
         self._global_step = global_step
         self._model_dir = model_dir
         self._checkpoints = checkpoints
         self._ema = ema
         self._writes = writes
+        self._keep_folder = keep_folder
         self._stop_requested: Callable[[], bool] = lambda: False
         self._summaries: dict[str, orbit.utils.SummaryManager] = {}
         tf.summary.experimental.set_step(global_step)
@@ -128,12 +131,12 @@ class Loop:
                     with watchdog.watching():
                         self._train_to(stop, trainer, plan)
                 except StopTraining:
-                    self._checkpoints.save()
+                    self._save()
                     progress.close()
                     progress.say(f"stopped; step {self._step()} is saved")
                     raise
                 step = stop
-                self._checkpoints.save()
+                self._save()
                 if evaluator is not None and plan.evaluates_at(step):
                     self._evaluate_ema(evaluator)
 
@@ -160,7 +163,7 @@ class Loop:
         """Evaluates each new checkpoint of model_dir up to that of step `steps`, or until none appears in time."""
         log = Progress("waiting", None).say
         log(f"waiting for checkpoints in {self._model_dir}, at most {timeout_seconds:g} s for each")
-        for path in tf.train.checkpoints_iterator(self._model_dir, timeout=timeout_seconds):
+        for path in new_checkpoints(self._model_dir, timeout_seconds):
             try:
                 self._checkpoints.restore(path)
             except DAMAGE as error:
@@ -180,8 +183,13 @@ class Loop:
             num_steps = plan.next_summary(step) - step
             curves = trainer.train(tf.constant(num_steps))
             steps_per_second = num_steps / (time.monotonic() - start)
+            self._keep_folder()
             summaries.write_summaries({**curves, "steps_per_second": steps_per_second})
             summaries.flush()
+
+    def _save(self) -> None:
+        self._keep_folder()
+        self._checkpoints.save()
 
     def _evaluate_ema(self, evaluator: Evaluator) -> None:
         with contextlib.nullcontext() if self._ema is None else self._ema.in_model():

@@ -14,6 +14,7 @@ from maxdl_tf.checkpoints.save_restore import (
     Checkpoints,
     checkpoint_paths,
     load_model_weights,
+    new_checkpoints,
     variables_by_key,
 )
 from maxdl_tf.errors import UserError
@@ -161,14 +162,68 @@ def test_old_checkpoints_go_and_a_restarted_run_counts_them_too(tmp_path):
     assert [os.path.basename(p) for p in checkpoint_paths(str(tmp_path))] == ["ckpt-10", "ckpt-4"]
 
 
+def test_the_list_of_tensorflow_neither_deletes_nor_restores(tmp_path):
+    for folder in ("model", "other"):
+        _Run(tmp_path / folder, seed=1).save(5)
+    (tmp_path / "model" / "checkpoint").write_text(
+        'model_checkpoint_path: "../other/ckpt-5"\n'
+        'all_model_checkpoint_paths: "../other/ckpt-5"\nall_model_checkpoint_paths: "ckpt-4"\n'
+    )
+    run = _Run(tmp_path / "model", seed=2, keep=1)
+    assert next(new_checkpoints(str(tmp_path / "model"), 1)) == str(tmp_path / "model" / "ckpt-5")
+    run.save(6)
+    assert checkpoint_paths(str(tmp_path / "model")) == [str(tmp_path / "model" / "ckpt-6")]
+    assert len(os.listdir(tmp_path / "other")) == 3
+    assert tf.train.latest_checkpoint(str(tmp_path / "model")) == str(tmp_path / "model" / "ckpt-6")
+
+
+def test_a_checkpoint_of_a_higher_step_does_not_cost_the_new_one(tmp_path):
+    run = _Run(tmp_path, seed=1, keep=1)
+    damaged = Path(run.save(9) + ".data-00000-of-00001")
+    damaged.write_bytes(b"")
+    for step in (3, 4):
+        run.save(step)
+    assert [os.path.basename(path) for path in checkpoint_paths(str(tmp_path))] == ["ckpt-9", "ckpt-4"]
+    assert _Run(tmp_path, seed=2).checkpoints.restore_latest().step == 4
+
+
+@pytest.mark.parametrize("folder", ["run [v2]", "a*b", "what?", "a]b", "a\\b", "{a,b}", "50%"])
+def test_folders_whose_names_look_like_patterns(tmp_path, folder):
+    """Either all works, or the folder is refused before anything is written."""
+    try:
+        run = _Run(tmp_path / folder, seed=1, keep=2)
+    except UserError as error:
+        assert "TensorFlow cannot restore weights" in str(error)
+        assert os.listdir(tmp_path) == [] and ("[" in folder or "\\" in folder)
+        return
+    for step in (1, 2, 3):
+        run.save(step)
+    run.checkpoints.remove_leftovers()
+    assert len(list((tmp_path / folder).iterdir())) == 5  # Two files of each checkpoint, and their list.
+    assert _Run(tmp_path / folder, seed=2).checkpoints.restore_latest().step == 3
+
+
+def test_weights_below_a_bracket_are_refused(tmp_path):
+    folder = tmp_path / "run"
+    path = _Run(folder, seed=1).save(1)
+    folder.rename(tmp_path / "run [1]")
+    for path in (str(tmp_path / "run [1]"), str(tmp_path / "run [1]" / "ckpt-1")):
+        with pytest.raises(UserError, match=r"TensorFlow cannot restore weights from a path with \[, .* make a link"):
+            load_model_weights(fakes.FakeModel(), path)
+    folder.symlink_to("run [1]")
+    assert load_model_weights(fakes.FakeModel(), str(folder)).step == 1
+
+
 def test_leftovers_of_a_killed_save_go_and_nothing_else(tmp_path):
     run = _Run(tmp_path, seed=1)
     run.save(3)
     (tmp_path / "ckpt-6_temp").mkdir()
+    (tmp_path / f".{'0f' * 16}.partial").write_bytes(b"x")
+    (tmp_path / "ckpt-3.data-of-mine").write_text("keep me")
     (tmp_path / "ckpt-6_temp" / "part-00000-of-00001.index").write_bytes(b"x")
     (tmp_path / "ckpt-6.data-00000-of-00001").write_bytes(b"x")
     (tmp_path / "ckpt-notes.txt").write_text("keep me")
-    before = {"checkpoint", "ckpt-3.index", "ckpt-3.data-00000-of-00001", "ckpt-notes.txt"}
+    before = {"checkpoint", "ckpt-3.index", "ckpt-3.data-00000-of-00001", "ckpt-notes.txt", "ckpt-3.data-of-mine"}
     run.checkpoints.remove_leftovers()
     assert set(os.listdir(tmp_path)) == before
     assert _Run(tmp_path, seed=2).checkpoints.restore_latest().step == 3

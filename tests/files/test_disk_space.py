@@ -32,7 +32,7 @@ def test_what_may_not_be_written(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", "somewhere")
 
-    monkeypatch.setattr("tempfile.mkstemp", refuse)  # Permission bits do not stop root.
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # Permission bits do not stop root.
     with pytest.raises(UserError, match=r"cannot write to .*Permission denied; check the path and your permissions"):
         disk_space.check_writable(str(tmp_path))
 

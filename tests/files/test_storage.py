@@ -121,3 +121,53 @@ def test_an_absolute_name_is_allowed_below_the_folder(tmp_path):
     """A user who trusts a file with absolute names gives the folder /."""
     assert storage.path_inside("/", "/x/a.jpg") == "/x/a.jpg"
     assert storage.path_inside(tmp_path / "images", str(tmp_path / "images" / "a.jpg")) == f"{tmp_path}/images/a.jpg"
+
+
+def test_what_a_killed_write_left_goes_and_nothing_else(root):
+    for name in (f".{'0f' * 16}.partial", ".notes.partial", "x.partial", f"{'0f' * 16}.partial"):
+        storage.write_file(f"{root}/{name}", b"")
+    storage.remove_partial_files(root)
+    assert storage.list_folder(root) == [".notes.partial", f"{'0f' * 16}.partial", "x.partial"]
+    storage.remove_partial_files(f"{root}/none")
+
+
+def test_of_a_link_to_a_folder_only_the_link_goes(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "precious").write_text("x")
+    (tmp_path / "link").symlink_to("folder")
+    storage.remove_folder(str(tmp_path / "link"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["folder", "precious"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("run [v2]/a[1].png", ["run [v2]/a[1].png"]),
+        ("run [v2]/*.png", ["run [v2]/a1.png", "run [v2]/a[1].png"]),
+        ("run [v2]/a[1]*", ["run [v2]/a1.png"]),  # A pattern: no file has this name.
+        ("run */a1.png", ["run [v2]/a1.png", "run v/a1.png"]),
+        ("run [v2]*/a1.png", ["run v/a1.png"]),
+        ("what?*", ["what?*"]),
+        ("**/what*", ["what now", "what?*"]),
+        ("run [v2]", []),  # A folder is no file.
+        ("none/*", []),
+        ("none/", []),
+        ("", []),
+    ],
+)
+def test_a_path_that_exists_is_no_pattern(tmp_path, monkeypatch, pattern, names):
+    for name in ("run [v2]/a[1].png", "run [v2]/a1.png", "run v/a1.png", "what?*", "what now"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert storage.matching_files(f"{tmp_path}/{pattern}") == [f"{tmp_path}/{name}" for name in names]
+    monkeypatch.chdir(tmp_path)
+    assert storage.matching_files(pattern) == names
+
+
+def test_remote_patterns(tmp_path):
+    for name in ("a[1].png", "a1.png", "folder.png"):
+        (tmp_path / name).write_bytes(b"") if name != "folder.png" else (tmp_path / name).mkdir()
+    root = f"file://{tmp_path}"
+    assert storage.matching_files(f"{root}/a*.png") == [f"{root}/a1.png", f"{root}/a[1].png"]
+    assert storage.matching_files(f"{root}/a[1].png") == [f"{root}/a[1].png"]
+    assert storage.matching_files(f"{root}/folder.png") == []
