@@ -77,6 +77,8 @@ class PanopticLoss:
         (paper section 3.2). "sum" matches by their sum and weights neither, as in the first row of the paper's loss
         ablation.
       negatives: Whether slots without a mask are taught to be void.
+      zeros_count: Whether means over pixels and slots count those whose loss is exactly 0; False follows DeepLab2. See
+        `terms.mean_of_counted`.
       assign: Solver of the assignment of masks to slots; see `assignment.Assign`.
 
     Attributes:
@@ -108,6 +110,7 @@ class PanopticLoss:
         temperature: float = 0.3,
         pq_style: str = "product",
         negatives: bool = True,
+        zeros_count: bool = True,
         assign: Assign = assignment.assign,
     ):
         weights = {
@@ -137,6 +140,7 @@ class PanopticLoss:
         self._temperature = temperature
         self._pq_style = pq_style
         self._negatives = negatives
+        self._zeros_count = zeros_count
         self._assign = assign
         self._ignore_label = dataset_info.ignore_label
         self._num_classes = len(dataset_info.class_order)
@@ -158,11 +162,13 @@ class PanopticLoss:
         if self._pq_style_weight or self._mask_id_weight:
             terms.update(self._matched_terms(outputs, masks))
         if self._instance_discrimination_weight:
-            loss, accuracy = instance_discrimination_loss(masks, _flat(outputs.pixel_feature), self._temperature)
+            loss, accuracy = instance_discrimination_loss(
+                masks, _flat(outputs.pixel_feature), self._temperature, self._zeros_count
+            )
             terms["instance_discrimination"] = self._instance_discrimination_weight * loss
             terms["instance_discrimination_accuracy"] = accuracy
         if self._semantic_weight:
-            loss = semantic_loss(targets, _flat(outputs.semantic_logits), self._ignore_label)
+            loss = semantic_loss(targets, _flat(outputs.semantic_logits), self._ignore_label, self._zeros_count)
             terms["semantic"] = self._semantic_weight * loss
 
         terms["has_masks"] = tf.reduce_max(masks.in_row, axis=1)
@@ -186,10 +192,17 @@ class PanopticLoss:
             dice = dice_loss(masks, matching, overlap, slot_probability, weighted)
             terms["pq_style_dice"] = self._pq_style_weight * self._positive_weight * dice
             terms["pq_style_class"] = self._pq_style_weight * class_loss(
-                masks, matching, slot_probability, class_logits, self._positive_weight, weighted, self._negatives
+                masks,
+                matching,
+                slot_probability,
+                class_logits,
+                self._positive_weight,
+                weighted,
+                self._negatives,
+                self._zeros_count,
             )
         if self._mask_id_weight:
-            loss, terms["mask_id_accuracy"] = mask_id_loss(masks, matching, mask_logits)
+            loss, terms["mask_id_accuracy"] = mask_id_loss(masks, matching, mask_logits, self._zeros_count)
             terms["mask_id"] = self._mask_id_weight * loss
         return terms
 

@@ -50,6 +50,7 @@ def class_loss(
     positive_weight: float,
     weighted: bool = True,
     negatives: bool = True,
+    zeros_count: bool = True,
 ) -> tf.Tensor:
     """Mean over slots of the weighted cross entropy of their classes.
 
@@ -65,6 +66,7 @@ def class_loss(
       positive_weight: The paper's alpha, 0.75.
       weighted: Whether matched slots weigh by their Dice; if not, all weigh 1.
       negatives: Whether slots without a row are taught void; if not, their loss is 0.
+      zeros_count: See `mean_of_counted`.
     """
     matched = matching.is_matched > 0  # [batch, slots]
     quality = tf.maximum(matching.rows_to_slots(matching.dice), _LEAST_WEIGHT) if weighted else matching.is_matched
@@ -76,7 +78,7 @@ def class_loss(
     cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=target, logits=class_logits)
     if not negatives:
         return tf.reduce_mean(weight * cross_entropy, axis=1)
-    return mean_over_nonzeros(weight * cross_entropy)
+    return mean_of_counted(cross_entropy, weight, zeros_count)
 
 
 def _void_share(masks: TargetMasks, slot_probability: tf.Tensor) -> tf.Tensor:
@@ -85,7 +87,9 @@ def _void_share(masks: TargetMasks, slot_probability: tf.Tensor) -> tf.Tensor:
     return tf.maximum(void_mass / (tf.reduce_sum(slot_probability, axis=1) + 1e-5), _LEAST_WEIGHT)
 
 
-def mask_id_loss(masks: TargetMasks, matching: Matching, mask_logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def mask_id_loss(
+    masks: TargetMasks, matching: Matching, mask_logits: tf.Tensor, zeros_count: bool = True
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Cross entropy over slots at the pixels of matched masks: each pixel should select its mask's slot.
 
     Pixels of a mask without a slot (more masks than slots) have no right answer. The loss leaves them out; the accuracy
@@ -95,6 +99,7 @@ def mask_id_loss(masks: TargetMasks, matching: Matching, mask_logits: tf.Tensor)
       masks: Ground truth.
       matching: Matching of `masks` with the slots.
       mask_logits: float32 [batch, pixels, slots].
+      zeros_count: See `mean_of_counted`.
 
     Returns:
       (loss, accuracy). The accuracy is the share of the pixels of masks whose best slot is the matched one; 0 where the
@@ -108,11 +113,12 @@ def mask_id_loss(masks: TargetMasks, matching: Matching, mask_logits: tf.Tensor)
 
     target_logit = tf.gather(mask_logits, slot, batch_dims=2)
     correct = tf.cast(target_logit >= tf.reduce_max(mask_logits, axis=-1), tf.float32) * has_slot
-    return mean_over_nonzeros(has_slot * cross_entropy), weighted_mean(tf.stop_gradient(correct), masks.in_row)
+    loss = mean_of_counted(cross_entropy, has_slot, zeros_count)
+    return loss, weighted_mean(tf.stop_gradient(correct), masks.in_row)
 
 
 def instance_discrimination_loss(
-    masks: TargetMasks, pixel_feature: tf.Tensor, temperature: float
+    masks: TargetMasks, pixel_feature: tf.Tensor, temperature: float, zeros_count: bool = True
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Cross entropy of thing pixels over the mean features of all masks of the image.
 
@@ -122,6 +128,7 @@ def instance_discrimination_loss(
       masks: Ground truth.
       pixel_feature: float32 [batch, pixels, channels], L2-normalized.
       temperature: Divisor of the cosine similarities, 0.3 in the paper.
+      zeros_count: See `mean_of_counted`.
 
     Returns:
       (loss, accuracy). The accuracy is the share of thing pixels that are most similar to their own mask; 0 where the
@@ -137,32 +144,43 @@ def instance_discrimination_loss(
     cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=row, logits=logits)
     own_logit = tf.gather(logits, row, batch_dims=2)  # [batch, pixels]
     correct = tf.cast(own_logit >= tf.reduce_max(logits, axis=-1), tf.float32)
-    return mean_over_nonzeros(masks.is_thing * cross_entropy), weighted_mean(tf.stop_gradient(correct), masks.is_thing)
+    loss = mean_of_counted(cross_entropy, masks.is_thing, zeros_count)
+    return loss, weighted_mean(tf.stop_gradient(correct), masks.is_thing)
 
 
-def semantic_loss(targets: PanopticTargets, semantic_logits: tf.Tensor, ignore_label: int) -> tf.Tensor:
+def semantic_loss(
+    targets: PanopticTargets, semantic_logits: tf.Tensor, ignore_label: int, zeros_count: bool = True
+) -> tf.Tensor:
     """Mean over labeled pixels of the weighted cross entropy of the auxiliary semantic branch.
 
     Args:
       targets: Ground truth.
       semantic_logits: float32 [batch, pixels, semantic channels]; a class's id is its channel.
       ignore_label: Id of pixels without loss.
+      zeros_count: See `mean_of_counted`.
     """
     label = at_output_stride(targets.semantic)  # [batch, pixels]
     weight = at_output_stride(targets.semantic_weight) * tf.cast(label != ignore_label, tf.float32)
     cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=semantic_logits)
-    return mean_over_nonzeros(weight * cross_entropy)
+    return mean_of_counted(cross_entropy, weight, zeros_count)
 
 
-def mean_over_nonzeros(values: tf.Tensor) -> tf.Tensor:
-    """The mean over each image's entries that are not exactly 0; 0 where all are.
+def mean_of_counted(losses: tf.Tensor, weights: tf.Tensor, zeros_count: bool = True) -> tf.Tensor:
+    """The sum of each image's weighted losses, divided by the number of entries with a weight; 0 if there are none.
 
     Entries of weight 0 leave the denominator, so that an image that is mostly void counts as much as any other.
 
     Args:
-      values: float32 [batch, entries], weighted losses.
+      losses: float32 [batch, entries].
+      weights: float32 [batch, entries].
+      zeros_count: Whether the denominator counts entries whose loss is exactly 0. The reference does not count them.
+        Rounding decides which small losses are 0, so its mean and gradient jump on nearly perfect predictions.
+
+    Returns:
+      float32 [batch].
     """
-    count = tf.math.count_nonzero(values, axis=1, dtype=tf.float32)
+    values = weights * losses
+    count = tf.math.count_nonzero(weights if zeros_count else values, axis=1, dtype=tf.float32)
     return tf.reduce_sum(values, axis=1) / tf.maximum(count, 1.0)
 
 

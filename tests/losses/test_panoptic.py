@@ -8,6 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from maxdl_tf.losses.assignment import scipy_assign
 from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.losses.target_masks import TargetMaskBuilder, flatten_pixels
+from maxdl_tf.losses.terms import mean_of_counted
 from maxdl_tf.structs import PanopticOutputs
 from tests.losses.scenes import COCO, ODD, class_table, loss_and_gradients, perfect_outputs, random_scene
 
@@ -322,3 +323,53 @@ def test_negatives_add_to_the_class_term_and_change_nothing_else():
 def test_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match="pq_style 'quotient' must be one of product, sum"):
         PanopticLoss(ODD, pq_style="quotient")
+
+
+def nearly_perfect(margin: float, slots: int = 128):
+    """float32 logits [1, pixels, slots] whose right slot leads by `margin`, and int32 [1, pixels], the right slots."""
+    rng = np.random.default_rng(0)
+    slot = rng.integers(0, slots, 900)
+    logits = rng.normal(0, 0.3, (len(slot), slots))
+    logits[np.arange(len(slot)), slot] = logits.max(axis=1) + margin
+    return tf.constant(logits[np.newaxis], tf.float32), tf.constant(slot[np.newaxis], tf.int32)
+
+
+def test_means_do_not_depend_on_which_losses_are_rounded_to_0():
+    """The better the prediction, the smaller the loss and its gradient, also where float32 rounds losses to 0."""
+    sizes = {True: [], False: []}
+    for margin in np.arange(18.0, 24.1, 0.25):
+        logits, slot = nearly_perfect(margin)
+        for zeros_count, found in sizes.items():
+            with tf.GradientTape() as tape:
+                tape.watch(logits)
+                cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=slot, logits=logits)
+                (loss,) = mean_of_counted(cross_entropy, tf.ones_like(cross_entropy), zeros_count)
+            found.append((float(loss), float(tf.norm(tape.gradient(loss, logits)))))
+    (losses, gradients), (_, reference_gradients) = (np.array(sizes[rule]).T for rule in (True, False))
+    assert losses[0] > 0 and losses[-1] == 0 and (np.diff(losses) <= 0).all() and (np.diff(gradients) < 0).all()
+    # By the reference's rule, the last pixels that are not 0 carry the gradient of all.
+    assert reference_gradients.max() > 5 * reference_gradients[0]
+
+
+@pytest.mark.parametrize("term", ["mask_id", "pq_style_class", "semantic", "instance_discrimination"])
+def test_every_mean_counts_zeros_unless_told_otherwise(term):
+    """One wrong entry among perfect ones: its loss is divided by all entries, but the reference counts it alone."""
+    _, targets = random_scene(COCO)
+    outputs = perfect_outputs(COCO, targets)
+    bad = {
+        "mask_id": ("mask_logits", 0.0),
+        "pq_style_class": ("class_logits", 0.0),
+        "semantic": ("semantic_logits", 0.0),
+        "instance_discrimination": ("pixel_feature", 1.0),
+    }
+    name, value = bad[term]
+    output = getattr(outputs, name).numpy()
+    labeled = np.argwhere(targets.thing_id_mask.numpy()[0, ::4, ::4] >= 0)[0]
+    output[(0, *labeled) if output.ndim == 4 else (0, 0)] = value
+    outputs = outputs._replace(**{name: tf.math.l2_normalize(output, axis=-1) if value else tf.constant(output)})
+    # A low temperature makes the losses of other pixels exactly 0.
+    by_all, by_reference = (
+        getattr(PanopticLoss(COCO, temperature=0.01, zeros_count=rule)(outputs, targets), term).numpy()[0]
+        for rule in (True, False)
+    )
+    assert 0 < 4 * by_all < by_reference
