@@ -17,7 +17,8 @@ All times are medians: one step that another process interrupts does not move th
 train and predict also measure the machine in the same run: `gflops_float32` has the GFLOP/s of a 3x3 convolution and of
 a matrix product, and so does `gflops_bfloat16` or `gflops_float16` if the run computes in it. `utilization` is the
 share of the faster of the two that the model reaches: 2 * multiply-adds / time / GFLOP/s. A training step counts as
-three forward passes, also with `recompute`. Compare machines by utilization, not by seconds.
+three forward passes, also with `recompute`; frozen layers before the first trained one count once. Compare machines by
+utilization, not by seconds.
 
 Examples:
 

@@ -23,6 +23,7 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import os
 import sys
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
+import maxdl_tf
 from maxdl_tf import command_line, processes
 from maxdl_tf.errors import UserError
 from maxdl_tf.progress import Progress
@@ -38,8 +40,11 @@ from maxdl_tf.progress import Progress
 if TYPE_CHECKING:
     import numpy as np
 
+    from maxdl_tf.class_table import DatasetInfo
     from maxdl_tf.evaluation.accuracy import AccuracyResult
     from maxdl_tf.evaluation.comparison import DatasetEvaluation
+    from maxdl_tf.protos import experiment_pb2
+    from maxdl_tf.tasks.panoptic import PanopticTask
 
 FLAGS = flags.FlagValues()
 _CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "evaluation { max_images: 100 }", required=False)
@@ -154,7 +159,13 @@ def _evaluate_predictions() -> None:
         evaluation = comparison.evaluate(comparisons, pairs.dataset_info, with_mask_ap=_MASK_AP.value)
         if _REPORT.value:
             evaluation = coco_pairs.draw_pairs(pairs, evaluation, _PICTURE_COUNT.value)
-        _write_results(evaluation, {}, {"predictions": str(files.json), "truth": _ANNOTATIONS.value})
+        facts = {
+            "predictions": str(files.json),
+            "PNGs of the predictions": str(files.pngs),
+            "truth": _ANNOTATIONS.value,
+            "PNGs of the truth": str(pairs.truth_pngs),
+        }
+        _write_results(evaluation, pairs.dataset_info, {}, facts)
     if _SUBMISSION.value:
         with Progress("writing", None) as progress:
             count = coco_pairs.submit_files(files, _SUBMISSION.value, _SUBMISSION_NAME.value, progress.advance)
@@ -198,6 +209,7 @@ def _evaluate_checkpoint() -> None:
         measure = functools.partial(
             comparison.evaluate_images,
             dataset_info=task.dataset_info,
+            thresholds=task.build_postprocessor().thresholds if is_panoptic else None,
             with_mask_ap=_MASK_AP.value,
             num_pictures=_PICTURE_COUNT.value if _REPORT.value else 0,
             submission=writer,
@@ -212,13 +224,30 @@ def _evaluate_checkpoint() -> None:
         stack.enter_context(task.naming_bad_records(experiment.eval_dataset))
         result = loop.evaluate_with_progress(evaluator)
     weights = f"{_CHECKPOINT.value}, step {step}" if _CHECKPOINT.value else "initial weights"
-    _write_results(result, {"step": step}, {"experiment": experiment.name, "checkpoint": weights})
+    facts = {"checkpoint": weights, **_facts(experiment, task)} if _REPORT.value else {}
+    _write_results(result, task.dataset_info, {"step": step}, facts)
     if _SUBMISSION.value:
         _print_submission(result.quality.num_images)
 
 
+def _facts(experiment: experiment_pb2.Experiment, task: PanopticTask) -> dict[str, str]:
+    """What is measured, for the head of the report."""
+    dataset, most = experiment.eval_dataset, experiment.evaluation.max_images
+    thresholds = task.build_postprocessor().thresholds
+    return {
+        "experiment": f"{experiment.name} ({_CONFIG_FILE.value})",
+        **({"overrides": "  ".join(_OVERRIDE.value)} if _OVERRIDE.value else {}),
+        "data": ", ".join(dataset.file_pattern) + (f", the first {most:,} images" if most else ""),
+        "input of the network": f"{task.crop_size[0]} x {task.crop_size[1]} pixels",
+        "post-processing": ", ".join(f"{name} {value:g}" for name, value in thresholds.items()),
+    }
+
+
 def _write_results(
-    result: DatasetEvaluation | AccuracyResult, step: Mapping[str, int], facts: Mapping[str, str]
+    result: DatasetEvaluation | AccuracyResult,
+    dataset_info: DatasetInfo,
+    step: Mapping[str, int],
+    facts: Mapping[str, str],
 ) -> None:
     """Prints the metrics and writes them to --json, after the step, and to --report, after facts."""
     from maxdl_tf.evaluation import report
@@ -228,7 +257,8 @@ def _write_results(
     if _JSON.value:
         storage.write_json(_JSON.value, {**step, **result.as_dict()})
     if _REPORT.value:
-        report.write_report(_REPORT.value, result, facts=facts, num_pictures=_PICTURE_COUNT.value)
+        facts = {**facts, "measured": f"{datetime.date.today()}, maxdl_tf {maxdl_tf.__version__}"}
+        report.write_report(_REPORT.value, result, dataset_info, facts=facts, num_pictures=_PICTURE_COUNT.value)
         print(f"wrote the report {_REPORT.value}")
 
 

@@ -39,8 +39,8 @@ from maxdl_tf.files.images import MAX_PIXELS
 from maxdl_tf.progress import Progress
 
 if TYPE_CHECKING:
-    from maxdl_tf.inference.diagnosis import Diagnosis
-    from maxdl_tf.inference.predict_files import FileOptions, ImageTask, PredictedFile
+    from maxdl_tf.evaluation.diagnosis import Diagnosis
+    from maxdl_tf.inference.predict_files import FileOptions, ImageTask
     from maxdl_tf.inference.predictor import Predictor
     from maxdl_tf.inference.writer import PredictionWriter
 
@@ -74,7 +74,7 @@ _COCO_INSTANCES = flags.DEFINE_boolean("coco_instances", False, "Whether to writ
 _DIAGNOSE = flags.DEFINE_boolean(
     "diagnose",
     False,
-    "Whether to report how many masks and pixels each threshold removed. The network runs twice on each image.",
+    "Whether to report how many masks and pixels each threshold removed.",
     flag_values=FLAGS,
 )
 beam_pipeline.define_flags(FLAGS, instead_of="this process")
@@ -142,8 +142,8 @@ def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: Predicti
                 progress.say(f"failed: {error}")
             else:
                 writer.add(predicted.record)
-                if _DIAGNOSE.value:
-                    diagnoses[task.image_id] = _diagnose(predictor, predicted)
+                if predicted.diagnosis:
+                    diagnoses[task.image_id] = predicted.diagnosis
             progress.advance()
     writer.finish(_report(diagnoses, predictor, _MIN_SCORE.value) if _DIAGNOSE.value else None)
     return failed
@@ -169,7 +169,12 @@ def _predict_on_beam(tasks: list[ImageTask], writer: PredictionWriter) -> int:
 def _options() -> FileOptions:
     from maxdl_tf.inference.predict_files import FileOptions
 
-    return FileOptions(min_score=_MIN_SCORE.value, max_pixels=FLAGS.max_pixels, features="features" in _VISUALIZE.value)
+    return FileOptions(
+        min_score=_MIN_SCORE.value,
+        max_pixels=FLAGS.max_pixels,
+        features="features" in _VISUALIZE.value,
+        diagnose=_DIAGNOSE.value,
+    )
 
 
 def _check_runner(is_saved_model: bool) -> None:
@@ -208,20 +213,13 @@ def _check_model(model: str, config_file: str | None, overrides: list[str]) -> b
     return False
 
 
-def _diagnose(predictor: Predictor, found: PredictedFile) -> Diagnosis:
-    from maxdl_tf.inference import diagnosis
-
-    outputs = predictor.network_outputs(found.prediction.image)
-    return diagnosis.diagnose(outputs, predictor.postprocessor, found.prediction, found.kept)
-
-
 def _report(diagnoses: dict[int | str, Diagnosis], predictor: Predictor, min_score: float) -> dict:
     """Prints the total; returns the content of diagnosis.json."""
-    from maxdl_tf.inference import diagnosis
+    from maxdl_tf.evaluation import diagnosis
 
     settings = {**predictor.postprocessor.thresholds, "min_score": min_score}
     total = diagnosis.total(list(diagnoses.values()))
-    print(diagnosis.table(total, settings))
+    print(diagnosis.as_table(total, settings))
     images = [{"image_id": image_id, **diagnosis.as_dictionary(found)} for image_id, found in diagnoses.items()]
     return {"settings": settings, "total": diagnosis.as_dictionary(total), "images": images}
 

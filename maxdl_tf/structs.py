@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 Tensor = Any  # A tf.Tensor; importing TensorFlow here would slow down the processes of the converters.
 OUTPUT_STRIDE = 4  # Input pixels per position of the mask logits and pixel features, along height and width.
 
+# The rules of the post-processing that make a pixel void, in the order in which they apply.
+VOID_REASONS = ("no_object", "class_threshold", "pixel_threshold", "thing_area_limit", "stuff_area_limit")
+
 
 class PanopticTargets(NamedTuple):
     """Ground truth of a batch at the size of the crop (architecture section 5).
@@ -67,8 +70,13 @@ class PanopticPrediction(NamedTuple):
         number of its slot, from 1, and that of stuff is 0.
       instance_score: float32 [batch, height, width], confidence of the pixel in its slot; undefined in void pixels.
       semantic_score: float32 [batch, height, width], confidence of the slot in its class; undefined in void pixels.
+      slot: int32 [batch, height, width], number of the slot that wins the pixel, from 0. None if it is not computed.
+      void_reason: int32 [batch, height, width], place in `VOID_REASONS`, from 1, of the rule that made the pixel void;
+        0 in other pixels. None if it is not computed.
     """
 
     panoptic: Tensor
     instance_score: Tensor
     semantic_score: Tensor
+    slot: Tensor | None = None
+    void_reason: Tensor | None = None

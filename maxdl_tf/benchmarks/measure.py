@@ -17,7 +17,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.losses import assignment
 from maxdl_tf.models import complexity
-from maxdl_tf.protos import experiment_pb2
+from maxdl_tf.protos import experiment_pb2, training_pb2
 from maxdl_tf.tasks import checks, run, task_of
 from maxdl_tf.tasks.panoptic import PanopticTask
 from maxdl_tf.training import distribution
@@ -74,7 +74,9 @@ def train(experiment: experiment_pb2.Experiment, *, steps: int) -> dict[str, Any
     matching = training.median_seconds(lambda: assignment.assign(similarity, valid), steps)
     # Counted in float32, as casts are no work, and with the semantic branch, which is trained.
     multiply_adds = complexity.measure(PanopticTask(experiment).build_model, task.crop_size).multiply_adds
-    work = machine.FORWARD_PASSES_OF_A_STEP * multiply_adds * options.batch_size
+    is_frozen = experiment.training.freeze != training_pb2.TrainingOptions.nothing
+    frozen = complexity.frozen_multiply_adds(task.build_model, task.crop_size) if is_frozen else 0
+    work = (frozen + machine.FORWARD_PASSES_OF_A_STEP * (multiply_adds - frozen)) * options.batch_size
     return rounded(
         {
             "crop_size": task.crop_size,

@@ -44,7 +44,7 @@ class TrainBatch(NamedTuple):
 
 
 class EvaluationBatch(NamedTuple):
-    """Whole images, and their ground truth at the original size.
+    """Whole images, and their ground truth at the original size and as targets.
 
     Attributes:
       images: float32 [batch, height, width, 3], 0..255, resized to fit and padded on the right and at the bottom.
@@ -52,6 +52,7 @@ class EvaluationBatch(NamedTuple):
       raw_size: int32 [batch, 2], original (height, width) of the image and the label map.
       label_maps: int32 [batch, largest raw height, largest raw width], void outside the raw size of the image.
       image_ids: string [batch].
+      targets: Targets at the size of `images`; padding is void.
     """
 
     images: Tensor
@@ -59,6 +60,7 @@ class EvaluationBatch(NamedTuple):
     raw_size: Tensor
     label_maps: Tensor
     image_ids: Tensor
+    targets: PanopticTargets
 
 
 def train_batches(
@@ -143,6 +145,7 @@ def evaluation_batches(
     batch_size: int,
     max_images: int | None = None,
     skip_damaged: bool = False,
+    **target_options,
 ) -> tf.data.Dataset:
     """Makes `EvaluationBatch`es of all images once, in the order of the files; the last batch may be smaller.
 
@@ -153,6 +156,7 @@ def evaluation_batches(
       batch_size: Images per batch.
       max_images: Number of images; None for all.
       skip_damaged: Whether to skip damaged records, as in `record_streams.endless_batches`.
+      **target_options: Arguments of `panoptic_targets`.
 
     Raises:
       UserError: A pattern matches no file.
@@ -161,7 +165,10 @@ def evaluation_batches(
     def make_example(serialized: Tensor) -> EvaluationBatch:
         example = read_example(serialized, dataset_info)
         image, resized_size = transforms.evaluation_transform(example.image, crop_size)
-        return EvaluationBatch(image, resized_size, tf.shape(example.label), example.label, example.image_id)
+        label_map = transforms.resize_labels(example.label, resized_size)
+        label_map = transforms.pad_labels(label_map, crop_size, dataset_info.void)
+        targets = panoptic_targets(label_map, dataset_info, **target_options)
+        return EvaluationBatch(image, resized_size, tf.shape(example.label), example.label, example.image_id, targets)
 
     dataset = record_streams.examples_in_order(
         file_pattern, make_example, max_images=max_images, skip_damaged=skip_damaged
@@ -169,7 +176,12 @@ def evaluation_batches(
     dataset = dataset.padded_batch(
         batch_size,
         padding_values=EvaluationBatch(
-            images=0.0, resized_size=0, raw_size=0, label_maps=tf.constant(dataset_info.void, tf.int32), image_ids=""
+            images=0.0,
+            resized_size=0,
+            raw_size=0,
+            label_maps=tf.constant(dataset_info.void, tf.int32),
+            image_ids="",
+            targets=PanopticTargets(0, 0.0, 0, 0),  # All of one size.
         ),
     )
     return dataset.prefetch(tf.data.AUTOTUNE)

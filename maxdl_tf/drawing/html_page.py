@@ -34,6 +34,8 @@ th { border-bottom: 2px solid #888; } .number { text-align: right; font-variant-
 .gallery { display: flex; flex-wrap: wrap; gap: 1em; }
 figure { margin: 0; max-width: 100%; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption { font-size: .9em; color: #444; overflow-wrap: anywhere; }
+.key { white-space: nowrap; margin-right: .8em; }
+.key span { display: inline-block; width: .8em; height: .8em; margin-right: .3em; border: 1px solid #888; }
 .bars { display: grid; grid-template-columns: max-content 1fr max-content; gap: .15em .8em; align-items: center; }
 .bars div { background: #4878a8; height: .9em; min-width: 1px; }
 @media (prefers-color-scheme: dark) {
@@ -47,6 +49,9 @@ _NUMBER = ' class="number"'
 
 class Html(str):
     """Text in HTML."""
+
+
+NOTHING = Html()
 
 
 def write_page(path: str | os.PathLike, title: str, *parts: Html) -> None:
@@ -102,13 +107,24 @@ def bars(values: Mapping[str, float], *, form: str = "{:g}") -> Html:
     return Html(f'<div class="bars">{rows}</div>')
 
 
-def figure(pixels: np.ndarray, caption: str, *, longest_side: int = 480) -> Html:
+def legend(colors: Mapping[str, tuple[int, int, int]]) -> Html:
+    """A line of names, each behind a square of its color, RGB in 0..255."""
+    return Html(
+        "".join(
+            f'<span class="key"><span style="background:rgb({red},{green},{blue})"></span>{_text(name)}</span>'
+            for name, (red, green, blue) in colors.items()
+        )
+    )
+
+
+def figure(pixels: np.ndarray, caption: str, *, longest_side: int = 480, below: Html = NOTHING) -> Html:
     """A picture with a caption below it.
 
     Args:
       pixels: uint8 [height, width, 3], RGB.
       caption: Text of the caption.
       longest_side: Largest height and width in pixels; larger pictures are reduced.
+      below: Follows the caption: a `legend`, or nothing.
     """
     from PIL import Image
 
@@ -120,7 +136,7 @@ def figure(pixels: np.ndarray, caption: str, *, longest_side: int = 480) -> Html
     return Html(
         f'<figure style="width:{max(picture.width, _NARROWEST_CAPTION)}px">'
         f'<img src="data:image/jpeg;base64,{data}" width="{picture.width}" height="{picture.height}" '
-        f'alt="{_text(caption)}"><figcaption>{_text(caption)}</figcaption></figure>'
+        f'alt="{_text(caption)}"><figcaption>{_text(caption)} {below}</figcaption></figure>'
     )
 
 

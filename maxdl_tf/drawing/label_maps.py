@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import colorsys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -20,28 +19,25 @@ LINE_HEIGHT = 18
 _LEGEND_WIDTH = 480  # Largest width of a legend in pixels.
 _LEGEND_TEXT = 40  # Longest name in a legend, in characters.
 
-# Shifts of the class color's (hue, saturation, value), by the rank of the instance. The first instance keeps the color.
-# Consecutive shifts lie far apart, because neighbors in an image often have consecutive instance ids.
-_INSTANCE_SHIFTS = (
-    (0.0, 0.0, 0.0),
-    (0.06, -0.30, 0.18),
-    (-0.06, 0.05, -0.38),
-    (0.03, -0.50, 0.26),
-    (-0.03, 0.25, -0.12),
-    (0.09, 0.10, -0.30),
-    (-0.09, -0.40, 0.16),
-)
+# Largest share of black or white in the color of an instance.
+_LARGEST_SHARE = 0.5
+# An instance's color is at most this many times as far from its class's color as from the others in the legend.
+_NEAREST_CLASS = 0.7
+_LEAST_SIDE = 320  # Pixels of the longer side of a picture in a comparison.
 
 
-def panoptic_picture(image: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
+def panoptic_picture(
+    image: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo, legend: Collection[int] | None = None
+) -> np.ndarray:
     """The image under the colors of its segments, with white boundaries. Void is dark and striped.
 
-    Instances of a class have variations of its color.
+    Instances of a class have shades of its color, see `segment_colors`.
 
     Args:
       image: uint8 [height, width, 3], RGB.
       label_map: int [height, width], `class id * label_divisor + instance`.
       dataset_info: Class table of `label_map`.
+      legend: Ids of the classes that a reader compares with, see `segment_colors`.
 
     Returns:
       uint8 [height, width, 3].
@@ -53,7 +49,7 @@ def panoptic_picture(image: np.ndarray, label_map: np.ndarray, dataset_info: Dat
     if image.shape != (*label_map.shape, 3):
         raise ValueError(f"image {image.shape} and label map {label_map.shape}: want [h, w, 3] and [h, w] of one size")
     labels = np.array(sorted(_areas(label_map)))
-    colors = segment_colors(labels, dataset_info)
+    colors = segment_colors(labels, dataset_info, legend)
     palette = np.array([colors.get(int(label), (0, 0, 0)) for label in labels], np.float32)
     picture = np.empty_like(image)
     for top in range(0, image.shape[0], _BAND_ROWS):
@@ -75,14 +71,22 @@ def _blend(
     return np.clip(blend + 0.5, 0, 255).astype(np.uint8)
 
 
-def segment_colors(labels: Sequence[int] | np.ndarray, dataset_info: DatasetInfo) -> dict[int, tuple[int, int, int]]:
-    """RGB of each label except void: the color of its class, varied by its rank among the instances of the class.
+def segment_colors(
+    labels: Sequence[int] | np.ndarray, dataset_info: DatasetInfo, legend: Collection[int] | None = None
+) -> dict[int, tuple[int, int, int]]:
+    """RGB of each label except void: the class's color for its first instance, darker or brighter shades for others.
+
+    Shades keep the hue. They are nearer to the color of their class than to those of the other classes and of void.
+
+    Args:
+      labels: Labels of the picture.
+      dataset_info: Class table of the labels.
+      legend: Ids of the classes that a reader compares with. Default: those of the labels.
 
     Raises:
       ValueError: The class of a label is not in the table.
     """
-    colors = {}
-    instances_seen: dict[int, int] = {}
+    by_class: dict[int, list[int]] = {}
     for label in sorted(int(label) for label in set(labels)):
         if label == dataset_info.void:
             continue
@@ -92,9 +96,18 @@ def segment_colors(labels: Sequence[int] | np.ndarray, dataset_info: DatasetInfo
                 f"label {label} is of class {class_id}, which data set {dataset_info.name!r} does not have; "
                 "use the class table of the labels"
             )
-        rank = instances_seen.get(class_id, 0)
-        instances_seen[class_id] = rank + 1
-        colors[label] = _vary(dataset_info.by_id[class_id].color, rank)
+        by_class.setdefault(class_id, []).append(label)
+    shown = {tuple(dataset_info.by_id[class_id].color) for class_id in {*by_class, *(legend or ())}} | {(0, 0, 0)}
+    colors = {}
+    for class_id, instances in by_class.items():
+        color = tuple(dataset_info.by_id[class_id].color)
+        colors[instances[0]] = color
+        darkest, brightest = _shades(color, np.array([*(shown - {color})]).reshape(-1, 3))
+        # The second instance gets a shade from the wider side, far from the color of the first.
+        ends = (brightest, darkest) if brightest >= -darkest else (darkest, brightest)
+        for rank, label in enumerate(instances[1:], start=2):
+            share = ends[0] + _spread(rank) * (ends[1] - ends[0])
+            colors[label] = tuple(np.round(_shade(color, share)).astype(int).tolist())
     return colors
 
 
@@ -133,7 +146,7 @@ def side_by_side(pictures: Sequence[np.ndarray], titles: Sequence[str] | None = 
 def comparison_picture(
     image: np.ndarray | None, truth: np.ndarray, prediction: np.ndarray, dataset_info: DatasetInfo
 ) -> np.ndarray:
-    """Draws an image and the label maps of its truth and its prediction side by side.
+    """Draws an image and the label maps of its truth and its prediction side by side. Small ones are enlarged.
 
     Args:
       image: uint8 [height, width, 3]. None: the label maps alone, on gray.
@@ -144,11 +157,22 @@ def comparison_picture(
     Returns:
       uint8 [.., .., 3].
     """
+    if image is not None:
+        image = enlarged(image)
+    truth, prediction = enlarged(truth), enlarged(prediction)
     below = np.full((*truth.shape, 3), 128, np.uint8) if image is None else image
-    pictures = [panoptic_picture(below, label_map, dataset_info) for label_map in (truth, prediction)]
+    present = {label // dataset_info.label_divisor for labels in (truth, prediction) for label in _areas(labels)}
+    legend = present & set(dataset_info.by_id)
+    pictures = [panoptic_picture(below, label_map, dataset_info, legend) for label_map in (truth, prediction)]
     if image is None:
         return side_by_side(pictures, ["truth", "prediction"])
     return side_by_side([image, *pictures], ["image", "truth", "prediction"])
+
+
+def enlarged(picture: np.ndarray) -> np.ndarray:
+    """Enlarges a small picture or label map, [h, w, ...], by a whole factor, so that its pixels stay squares."""
+    factor = max(1, round(_LEAST_SIDE / max(picture.shape[:2])))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def with_legend(picture: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray:
@@ -225,18 +249,27 @@ def _areas(label_map: np.ndarray) -> dict[int, int]:
     return areas
 
 
-def _vary(color: tuple[int, int, int], rank: int) -> tuple[int, int, int]:
-    """The color of an instance with this rank, from 0, in a class with this color."""
-    hue, saturation, value = colorsys.rgb_to_hsv(*(channel / 255.0 for channel in color))
-    shift = _INSTANCE_SHIFTS[rank % len(_INSTANCE_SHIFTS)]
-    # Each round through the table takes another share of the shift, so that colors repeat late.
-    share = 1.0 - 0.1 * (rank // len(_INSTANCE_SHIFTS) % 4)
-    hue = (hue + share * shift[0]) % 1.0
-    saturation = min(max(saturation + share * shift[1], 0.0), 1.0)
-    # A shift that would leave the range is reversed: instances of a black or white class need different grays.
-    value += share * shift[2] * (1.0 if 0.0 <= value + share * shift[2] <= 1.0 else -1.0)
-    red, green, blue = colorsys.hsv_to_rgb(hue, saturation, min(max(value, 0.0), 1.0))
-    return round(red * 255), round(green * 255), round(blue * 255)
+def _shades(color: tuple[int, int, int], others: np.ndarray) -> tuple[float, float]:
+    """Limits of the share in a `_shade` that stays much nearer to the color than to the others, float [n, 3]."""
+    shares = np.linspace(-_LARGEST_SHARE, _LARGEST_SHARE, 51)
+    shades = np.array([_shade(color, share) for share in shares])
+    nearest = np.linalg.norm(shades[:, np.newaxis] - others, axis=-1).min(axis=1, initial=np.inf)
+    allowed = shares[np.linalg.norm(shades - color, axis=1) <= _NEAREST_CLASS * nearest]
+    # A dark color has no visible darker shades, a bright one no brighter ones.
+    darkest = 0.0 if max(color) < 64 else allowed.min(initial=0.0)
+    brightest = 0.0 if min(color) > 191 else allowed.max(initial=0.0)
+    return darkest, brightest
+
+
+def _shade(color: tuple[int, int, int], share: float) -> np.ndarray:
+    """float [3], the color with a share of black (below 0) or white (above 0)."""
+    color = np.array(color, np.float64)
+    return color + abs(share) * ((255.0 if share > 0 else 0.0) - color)
+
+
+def _spread(rank: int) -> float:
+    """Numbers in 0..1 that lie far apart for consecutive ranks and repeat for none (van der Corput's sequence)."""
+    return int(f"{rank:b}"[::-1], 2) / 2 ** rank.bit_length()
 
 
 def _boundaries(label_map: np.ndarray) -> np.ndarray:

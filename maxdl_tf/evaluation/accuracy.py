@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from maxdl_tf.drawing import label_maps
 from maxdl_tf.evaluation.model_images import PredictedBatches, as_uint8
+from maxdl_tf.evaluation.network_summary import losses_curves, losses_in_json, losses_line, mean_losses
 from maxdl_tf.losses.classification import rank_of_label
 
 
@@ -22,11 +23,13 @@ class ClassifiedImage(NamedTuple):
       image_id: Id in the record.
       rank: Number of other classes that are at least as likely as the true class.
       picture: Draws the image with its true and its predicted class, uint8 [height, width, 3].
+      losses: Losses of the image by name; None if they are not computed.
     """
 
     image_id: str
     rank: int
     picture: Callable[[], np.ndarray]
+    losses: dict[str, float] | None = None
 
 
 class ClassifiedImages:
@@ -37,6 +40,7 @@ class ClassifiedImages:
       model: `model(images, training=False)` gives logits, float32 [batch, classes].
       batches: `ClassificationBatch`es, each image once; not distributed.
       class_names: Names of the classes, in the order of the logits.
+      loss: Loss of logits and the targets of a batch, with `total`. None: no loss is computed.
     """
 
     def __init__(
@@ -46,16 +50,24 @@ class ClassifiedImages:
         model: tf.Module,
         batches: tf.data.Dataset,
         class_names: Sequence[str],
+        loss: Callable[[Any, Any], Any] | None = None,
     ):
-        self._predictions = PredictedBatches(strategy, lambda images: model(images, training=False), batches)
+        def predict(images, targets):
+            logits = model(images, training=False)
+            return (logits, loss(logits, targets).total) if loss else (logits,)
+
+        self._predictions = PredictedBatches(
+            strategy, predict, batches, inputs=lambda batch: (batch.images, batch.targets)
+        )
         self._class_names = class_names
 
     def __iter__(self) -> Iterator[ClassifiedImage]:
-        for batch, logits in self._predictions:
+        for batch, (logits, *losses) in self._predictions:
             ranks = rank_of_label(logits, batch.targets).numpy().tolist()
-            for image, label, image_id, rank, row in zip(batch.images, batch.targets, batch.image_ids, ranks, logits):
-                picture = functools.partial(self._picture, image, label, row.argmax())
-                yield ClassifiedImage(image_id.decode(), rank, picture)
+            for index, (image, label, image_id) in enumerate(zip(batch.images, batch.targets, batch.image_ids)):
+                picture = functools.partial(self._picture, image, label, logits[index].argmax())
+                total = {"total": float(losses[0][index])} if losses else None
+                yield ClassifiedImage(image_id.decode(), ranks[index], picture, total)
 
     def _picture(self, image: np.ndarray, label: int, prediction: int) -> np.ndarray:
         title = f"{self._class_names[label]}: {self._class_names[prediction]}"
@@ -70,27 +82,35 @@ class AccuracyResult:
       top1: Share of images whose true class is the most likely one, in 0..1.
       top5: Share of images whose true class is among the five most likely ones; 1 if there are at most five classes.
       num_images: Number of images.
+      losses: Means of the losses over the images by name; empty if none are computed.
     """
 
     top1: float
     top5: float
     num_images: int
+    losses: Mapping[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The attributes in a form that JSON can hold."""
-        return asdict(self)
+        """The metrics in a form that JSON can hold; accuracies in 0..1."""
+        metrics = {"unit": "fraction", **asdict(self)}
+        losses = metrics.pop("losses")
+        return {**metrics, "losses": losses_in_json(losses)} if losses else metrics
 
     def as_table(self) -> str:
-        """A human-readable table, in percent."""
-        return f"accuracy   top-1  top-5  images\n{'':9}{100 * self.top1:7.1f}{100 * self.top5:7.1f}{self.num_images:8}"
+        """A human-readable table, in percent, and a line with the loss."""
+        head = "accuracy   top-1  top-5  images  (top-1, top-5 in %)"
+        lines = [head, f"{'':9}{100 * self.top1:7.1f}{100 * self.top5:7.1f}{self.num_images:8}"]
+        return "\n".join([*lines, losses_line(self.losses)] if self.losses else lines)
 
     def curves(self) -> dict[str, float]:
-        """The accuracies by their tags in TensorBoard."""
-        return {"accuracy/top1": self.top1, "accuracy/top5": self.top5}
+        """The accuracies and losses by their tags in TensorBoard."""
+        return {"accuracy/top1": self.top1, "accuracy/top5": self.top5, **losses_curves(self.losses)}
 
 
 def accuracy(images: Iterable[ClassifiedImage]) -> AccuracyResult:
     """Accuracy over images; 0 if there are none."""
-    ranks = np.array([image.rank for image in images], int)
+    found = [(image.rank, image.losses) for image in images]
+    ranks = np.array([rank for rank, _ in found], int)
     count = max(len(ranks), 1)
-    return AccuracyResult(float(np.sum(ranks < 1) / count), float(np.sum(ranks < 5) / count), len(ranks))
+    top1, top5 = (float(np.sum(ranks < best) / count) for best in (1, 5))
+    return AccuracyResult(top1, top5, len(ranks), mean_losses([losses for _, losses in found if losses]))

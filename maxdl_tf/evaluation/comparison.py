@@ -13,6 +13,7 @@ from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.errors import ErrorCost, ErrorCounts, count_errors, error_costs
 from maxdl_tf.evaluation.mask_ap import ImageThings, MaskApResult, mask_ap, thing_masks
 from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, overlap_of, stack_counts
+from maxdl_tf.evaluation.network_summary import NetworkSummary
 from maxdl_tf.evaluation.quality import (
     Intervals,
     PanopticQualityResult,
@@ -122,13 +123,16 @@ class DatasetEvaluation:
         return self.quality.curves()
 
     def best(self, count: int) -> list[Comparison]:
-        """The images with the largest PQ, best first; images without segments do not count."""
-        return sorted(self._measured(), key=lambda image: -image.quality())[:count]
+        """The images with the largest PQ, best first: at most half of the images that have segments, rounded up."""
+        ranked = sorted(self._measured(), key=lambda image: -image.quality())
+        return ranked[: min(count, (len(ranked) + 1) // 2)]
 
     def worst(self, count: int) -> list[Comparison]:
-        """The images with the smallest PQ, worst first, without those in `best(count)`."""
-        measured = sorted(self._measured(), key=lambda image: image.quality())
-        return measured[: min(count, max(0, len(measured) - count))]
+        """The images with the smallest PQ, worst first: at most half of those that have segments, none of the best."""
+        shown = {id(image) for image in self.best(count)}
+        ranked = sorted(self._measured(), key=lambda image: image.quality())
+        others = [image for image in ranked if id(image) not in shown]
+        return others[: min(count, len(ranked) // 2)]
 
     def _measured(self) -> list[Comparison]:
         return [image for image in self.comparisons if image.quality() is not None]
@@ -164,6 +168,7 @@ def evaluate_images(
     with_mask_ap: bool = False,
     num_pictures: int = 0,
     submission: SubmissionWriter | None = None,
+    thresholds: Mapping[str, float] | None = None,
 ) -> DatasetEvaluation:
     """Compares the images of a model one by one and measures them together.
 
@@ -173,16 +178,20 @@ def evaluate_images(
       with_mask_ap: Whether to measure mask AP.
       num_pictures: Number of pictures to keep of the best images, and of the worst.
       submission: Receives the predictions.
+      thresholds: Thresholds of the post-processing, which the line about lost masks states.
     """
     comparisons = []
     category_of_class = {row.id: row.source_id for row in dataset_info.classes}
-    best, worst = _Pictures(num_pictures), _Pictures(num_pictures)
+    # The worst images that are not among the best are among the worst of twice their number.
+    best, worst = _Pictures(num_pictures), _Pictures(2 * num_pictures)
+    network = NetworkSummary(thresholds or {})
     for image in images:
         truth = from_label_map(image.truth, dataset_info, f"truth of {image.image_id}", has_crowds=True)
         source = f"prediction of {image.image_id}"
         prediction = from_label_map(image.prediction, dataset_info, source, scores=image.scores)
         comparison = compare(image.image_id, truth, prediction, dataset_info, with_masks=with_mask_ap)
         comparisons.append(comparison)
+        network.add(image)
         if submission:
             submission.add(image.image_id, prediction, category_of_class)
         quality = comparison.quality()
@@ -190,7 +199,13 @@ def evaluate_images(
             best.add(quality, image.image_id, image.picture)
             worst.add(-quality, image.image_id, image.picture)
     evaluation = evaluate(comparisons, dataset_info, with_mask_ap=with_mask_ap)
-    return dataclasses.replace(evaluation, pictures={**best.pictures(), **worst.pictures()})
+    shown = {image.image_id for image in evaluation.best(num_pictures) + evaluation.worst(num_pictures)}
+    pictures = {**best.pictures(), **worst.pictures()}
+    return dataclasses.replace(
+        evaluation,
+        quality=network.added_to(evaluation.quality),
+        pictures={image_id: picture for image_id, picture in pictures.items() if image_id in shown},
+    )
 
 
 class _Pictures:

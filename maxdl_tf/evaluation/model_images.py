@@ -6,7 +6,7 @@ Metrics, pictures, reports and submissions consume these images; `Evaluator` con
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,8 +16,11 @@ import tensorflow as tf
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import transforms
 from maxdl_tf.drawing import label_maps
+from maxdl_tf.errors import UserError
+from maxdl_tf.evaluation.diagnosis import Diagnosis, count_masks
+from maxdl_tf.evaluation.network_summary import NetworkSummary
 from maxdl_tf.evaluation.quality import PanopticQuality, PanopticQualityResult
-from maxdl_tf.evaluation.segment_map import compact_ids
+from maxdl_tf.evaluation.segment_map import compact_ids, different_ids
 from maxdl_tf.structs import PanopticOutputs, PanopticPrediction
 
 
@@ -26,37 +29,48 @@ class PredictedBatches:
 
     Args:
       strategy: Strategy in whose scope the model was built. Each replica predicts its part of a batch.
-      predict: Function of images, float32 [images, height, width, 3] in 0..255, that runs in a graph. It returns a
-        tensor or a tuple of tensors whose first axis is that of the images.
-      batches: Batches with `images`, each image once; not distributed.
+      predict: Function of what `inputs` returns, which runs in a graph. It returns tensors in any nesting whose first
+        axis is that of the images.
+      batches: Batches, each image once; not distributed.
+      inputs: Function of a batch that returns the arguments of `predict`: tensors in any nesting whose first axis is
+        that of the images. Default: images, float32 [images, height, width, 3] in 0..255.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, predict: Callable[[tf.Tensor], Any], batches: tf.data.Dataset):
+    def __init__(
+        self,
+        strategy: tf.distribute.Strategy,
+        predict: Callable[..., Any],
+        batches: tf.data.Dataset,
+        inputs: Callable[[Any], tuple] = lambda batch: (batch.images,),
+    ):
         self._strategy = strategy
         self._batches = batches
         self._per_replica = 0
-        self._predict = tf.function(lambda images: strategy.run(predict, args=(images,)), autograph=False)
+        self._inputs = inputs
+        self._predict = tf.function(lambda *inputs: strategy.run(predict, args=inputs), autograph=False)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         """Yields batches and their predictions, both with NumPy arrays."""
         for batch in self._batches:
-            predictions = self._predict_batch(batch.images)
+            predictions = self._predict_batch(self._inputs(batch))
             yield tf.nest.map_structure(lambda tensor: tensor.numpy(), batch), predictions
 
-    def _predict_batch(self, images: tf.Tensor) -> Any:
-        count, replicas = images.shape[0], self._strategy.num_replicas_in_sync
+    def _predict_batch(self, inputs: tuple) -> Any:
+        count, replicas = tf.nest.flatten(inputs)[0].shape[0], self._strategy.num_replicas_in_sync
         # A smaller last batch is filled up: layers fail on no images, and another size would be traced again.
         self._per_replica = max(self._per_replica, -(-count // replicas))
         missing = self._per_replica * replicas - count
-        parts = tf.split(tf.concat([images, tf.repeat(images[-1:], missing, axis=0)], axis=0), replicas)
-        distributed = self._strategy.experimental_distribute_values_from_function(
-            lambda context: parts[context.replica_id_in_sync_group]
-        )
+
+        def distribute(field: tf.Tensor) -> Any:
+            parts = tf.split(tf.concat([field, tf.repeat(field[-1:], missing, axis=0)], axis=0), replicas)
+            return self._strategy.experimental_distribute_values_from_function(
+                lambda context: parts[context.replica_id_in_sync_group]
+            )
 
         def join(value) -> np.ndarray:
             return np.concatenate([part.numpy() for part in self._strategy.experimental_local_results(value)])[:count]
 
-        return tf.nest.map_structure(join, self._predict(distributed))
+        return tf.nest.map_structure(join, self._predict(*tf.nest.map_structure(distribute, inputs)))
 
 
 class EvaluatedImage(NamedTuple):
@@ -71,6 +85,9 @@ class EvaluatedImage(NamedTuple):
         if scores are not computed.
       picture: Draws image, truth and prediction side by side, uint8 [height, width, 3], at the size of the network's
         input.
+      losses: Losses of the image by name; None if they are not computed.
+      diagnosis: What the rules of the post-processing removed, at the size of the network's input; None if it is not
+        counted.
     """
 
     image_id: str
@@ -78,6 +95,8 @@ class EvaluatedImage(NamedTuple):
     prediction: np.ndarray
     scores: dict[int, float] | None
     picture: Callable[[], np.ndarray]
+    losses: dict[str, float] | None = None
+    diagnosis: Diagnosis | None = None
 
 
 class PanopticImages:
@@ -90,6 +109,8 @@ class PanopticImages:
       batches: `EvaluationBatch`es, each image once; not distributed.
       dataset_info: Class table.
       with_scores: Whether to compute the scores of segments.
+      loss: Loss of the model's outputs and the targets of a batch, with `terms`; needs no second forward pass. None: no
+        losses.
     """
 
     def __init__(
@@ -101,30 +122,38 @@ class PanopticImages:
         batches: tf.data.Dataset,
         dataset_info: DatasetInfo,
         with_scores: bool = False,
+        loss: Callable[[Any, Any], Any] | None = None,
     ):
         if isinstance(strategy, tf.distribute.TPUStrategy):
             postprocess = functools.partial(_on_host, postprocess)
 
-        def predict(images):
+        def predict(images, targets=None):
             outputs = model(images, training=False)
             found = postprocess(outputs)
-            return (found.panoptic, found.instance_score, found.semantic_score) if with_scores else (found.panoptic,)
+            names = ("panoptic", "slot", "void_reason", *(("instance_score", "semantic_score") if with_scores else ()))
+            fields = {name: getattr(found, name) for name in names if getattr(found, name) is not None}
+            losses = loss(outputs, targets) if loss else None
+            return fields, {name: getattr(losses, name) for name in loss.terms} if loss else {}
 
-        self._predictions = PredictedBatches(strategy, predict, batches)
+        inputs = {"inputs": lambda batch: (batch.images, batch.targets)} if loss else {}
+        self._predictions = PredictedBatches(strategy, predict, batches, **inputs)
         self._info = dataset_info
 
     def __iter__(self) -> Iterator[EvaluatedImage]:
-        for batch, predictions in self._predictions:
+        for batch, (fields, losses) in self._predictions:
             for index, image_id in enumerate(batch.image_ids):
                 size, raw_size = batch.resized_size[index], batch.raw_size[index]
                 truth = batch.label_maps[index][: raw_size[0], : raw_size[1]]
-                label_map, *confidences = (_crop(field[index], size) for field in predictions)
+                found = {name: _crop(field[index], size) for name, field in fields.items()}
+                label_map = found["panoptic"]
                 yield EvaluatedImage(
                     image_id.decode(),
                     truth,
                     transforms.resize_labels(label_map, raw_size).numpy(),
-                    _scores(label_map, *confidences) if confidences else None,
+                    _scores(found),
                     functools.partial(self._picture, _crop(batch.images[index], size), truth, label_map),
+                    {name: float(values[index]) for name, values in losses.items()} or None,
+                    _diagnosis(found, self._info.void),
                 )
 
     def _picture(self, image: np.ndarray, truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -148,19 +177,40 @@ def _crop(field: np.ndarray, size: np.ndarray) -> np.ndarray:
     return field[: size[0], : size[1]]
 
 
-def _scores(label_map: np.ndarray, *confidences: np.ndarray) -> dict[int, float]:
-    labels, place = compact_ids(label_map.reshape(-1))
+def _scores(found: dict[str, np.ndarray]) -> dict[int, float] | None:
+    if "instance_score" not in found:
+        return None
+    labels, place = compact_ids(found["panoptic"].reshape(-1))
     area = np.bincount(place)
-    mask, semantic = (np.bincount(place, weights=confidence.reshape(-1)) / area for confidence in confidences)
+    mask, semantic = (
+        np.bincount(place, weights=found[name].reshape(-1)) / area for name in ("instance_score", "semantic_score")
+    )
     return dict(zip(labels.tolist(), (mask * semantic).tolist()))
 
 
-def panoptic_quality(images: Iterable[EvaluatedImage], dataset_info: DatasetInfo) -> PanopticQualityResult:
-    """Panoptic quality of evaluated images."""
+def _diagnosis(found: dict[str, np.ndarray], void: int) -> Diagnosis | None:
+    if "void_reason" not in found:
+        return None
+    segments = different_ids(found["panoptic"])
+    return count_masks(found["slot"], found["void_reason"], segments=int((segments != void).sum()))
+
+
+def panoptic_quality(
+    images: Iterable[EvaluatedImage], dataset_info: DatasetInfo, thresholds: Mapping[str, float] | None = None
+) -> PanopticQualityResult:
+    """Panoptic quality of evaluated images.
+
+    Args:
+      images: Images.
+      dataset_info: Class table.
+      thresholds: Thresholds of the post-processing, which the line about lost masks states.
+    """
     metric = PanopticQuality(dataset_info)
+    network = NetworkSummary(thresholds or {})
     for image in images:
         metric.update(image.truth, image.prediction)
-    return metric.result()
+        network.add(image)
+    return network.added_to(metric.result())
 
 
 class Result(Protocol):
@@ -209,7 +259,11 @@ class Evaluator(orbit.AbstractEvaluator):
         self.image_count: int | None = None
 
     def evaluate(self, num_steps: tf.Tensor) -> dict[str, float]:
-        """Evaluates all images, whatever `num_steps` is, and returns the curves of `result`."""
+        """Evaluates all images, whatever `num_steps` is, and returns the curves of `result`.
+
+        Raises:
+          UserError: There are no images.
+        """
         del num_steps
         self.result = self._measure(self._watched_images())
         return self.result.curves()
@@ -222,4 +276,9 @@ class Evaluator(orbit.AbstractEvaluator):
             yield image
             count += 1
             self.on_progress(1)
+        if not count:
+            raise UserError(
+                "the evaluation set has no images: its TFRecords are empty, or all of their records are damaged and "
+                "skipped; convert the data again with maxdl-convert, or fix eval_dataset.file_pattern"
+            )
         self.image_count = count

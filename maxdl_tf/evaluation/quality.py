@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Optional
 
 import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, overlap_of, stack_counts
+from maxdl_tf.evaluation.network_summary import losses_curves, losses_in_json, losses_line
 from maxdl_tf.evaluation.segment_map import segments_of_labels
 
-Intervals = Mapping[str, Mapping[str, tuple[float, float]]]
+Intervals = Mapping[str, Mapping[str, Optional[tuple[float, float]]]]
 
 _GROUPS = ("all", "things", "stuff")
 _METRICS = ("pq", "sq", "rq")
@@ -70,6 +71,8 @@ class PanopticQualityResult:
       stuff: Means over stuff classes.
       classes: Quality of each class; things first, each kind by ascending id.
       num_images: Number of images.
+      losses: Means of the network's losses over the images by name, the total first; empty if none are computed.
+      masks: A line on which rules removed the network's masks; None if no network is evaluated.
     """
 
     all: GroupQuality
@@ -77,27 +80,45 @@ class PanopticQualityResult:
     stuff: GroupQuality
     classes: tuple[ClassQuality, ...]
     num_images: int
+    losses: Mapping[str, float] = field(default_factory=dict)
+    masks: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The attributes in a form that JSON can hold."""
-        return asdict(self)
+        """The metrics in a form that JSON can hold; qualities in 0..1."""
+        metrics = {"unit": "fraction", **asdict(self)}
+        del metrics["masks"]
+        losses = metrics.pop("losses")
+        return {**metrics, "losses": losses_in_json(losses)} if losses else metrics
 
     def curves(self) -> dict[str, float]:
         """The metrics by their tags in TensorBoard, without classes that have no segments."""
         groups = {f"{name}/{group}": getattr(getattr(self, group), name) for name in _METRICS for group in _GROUPS}
-        return {**groups, **{f"pq_of_class/{c.name}": c.pq for c in self.classes if c.has_segments}}
+        classes = {f"pq_of_class/{c.name}": c.pq for c in self.classes if c.has_segments}
+        return {**groups, **classes, **losses_curves(self.losses)}
 
     def as_table(self) -> str:
-        """A human-readable table in percent with a line for each group and each class that has segments."""
+        """A human-readable table in percent with a line for each group and each class that has segments.
+
+        A line with the loss follows, and one on the network's masks if a group has a PQ of 0.
+        """
         classes = [c for c in self.classes if c.has_segments]
         width = max(map(len, ["things", *(c.name for c in classes)]))
-        lines = [f"{'class':<{width}}      PQ     SQ     RQ      TP      FP      FN"]
+        lines = [f"{'class':<{width}}      PQ     SQ     RQ      TP      FP      FN  (PQ, SQ, RQ in %)"]
         for name in _GROUPS:
             group = getattr(self, name)
             lines.append(f"{name:<{width}}  {_percentages(group, group.num_classes > 0)}   {group.num_classes} classes")
         for c in classes:
             lines.append(f"{c.name:<{width}}  {_percentages(c, True)}  {c.tp:6}  {c.fp:6}  {c.fn:6}")
+        if self.losses:
+            lines.append(losses_line(self.losses))
+        if self.masks_line():
+            lines.append(self.masks_line())
         return "\n".join(lines)
+
+    def masks_line(self) -> str | None:
+        """What became of the network's masks, if a group that has classes has a PQ of 0."""
+        groups = [name for name in _GROUPS if getattr(self, name).num_classes and not getattr(self, name).pq]
+        return f"PQ 0 of {', '.join(groups)}: {self.masks}" if groups and self.masks else None
 
 
 def _percentages(quality: GroupQuality | ClassQuality, defined: bool) -> str:
@@ -197,7 +218,8 @@ def quality_intervals(
       seed: Seed of the samples; equal seeds give equal intervals.
 
     Returns:
-      {"all", "things" or "stuff": {"pq", "sq" or "rq": (low, high)}}, in 0..1; (0, 0) if a group has no segments.
+      {"all", "things" or "stuff": {"pq", "sq" or "rq": (low, high)}}, in 0..1; None in place of
+      the pair if the group has no segments.
     """
     group_ids = (dataset_info.class_order, dataset_info.thing_ids, dataset_info.stuff_ids)
     drawn: dict[str, list[np.ndarray]] = {group: [] for group in _GROUPS}
@@ -214,18 +236,22 @@ def quality_intervals(
             present = has_segments[:, ids].sum(axis=1)
             drawn[group].append(np.stack([_divide(metric[:, ids].sum(axis=1), present) for metric in metrics]))
     tails = [50 * (1 - level), 50 * (1 + level)]
+    occurs = np.any([(field > 0).any(axis=0) for field in (counts.tp, counts.fp, counts.fn)], axis=0)  # [class ids]
     intervals = {}
-    for group, parts in drawn.items():
-        ends = np.percentile(np.concatenate(parts, axis=1), tails, axis=1) if parts else np.zeros((2, 3))
-        intervals[group] = {name: tuple(ends[:, row].tolist()) for row, name in enumerate(_METRICS)}
+    for (group, parts), class_ids in zip(drawn.items(), group_ids):
+        if occurs[list(class_ids)].any():
+            ends = np.percentile(np.concatenate(parts, axis=1), tails, axis=1)
+            intervals[group] = {name: tuple(ends[:, row].tolist()) for row, name in enumerate(_METRICS)}
+        else:
+            intervals[group] = dict.fromkeys(_METRICS)
     return intervals
 
 
 def intervals_line(intervals: Intervals) -> str:
-    """The 95 % intervals of PQ in a human-readable line, in percent."""
-    ends = {group: metrics["pq"] for group, metrics in intervals.items()}
+    """The 95 % intervals of PQ in a human-readable line, in percent; without groups that have none."""
+    ends = {group: metrics["pq"] for group, metrics in intervals.items() if metrics["pq"]}
     spans = ", ".join(f"{group} {100 * low:.1f} to {100 * high:.1f}" for group, (low, high) in ends.items())
-    return f"95 % intervals of PQ (bootstrap over images): {spans}"
+    return f"95 % intervals of PQ (bootstrap over images): {spans or 'none'}"
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

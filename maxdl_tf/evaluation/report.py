@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from maxdl_tf.drawing.html_page import Html, bars, figure, gallery, heading, paragraph, table, write_page
+import numpy as np
+
+from maxdl_tf.class_table import DatasetInfo
+from maxdl_tf.drawing.html_page import Html, bars, figure, gallery, heading, legend, paragraph, table, write_page
 from maxdl_tf.evaluation.comparison import Comparison, DatasetEvaluation
 from maxdl_tf.evaluation.errors import KINDS
+from maxdl_tf.evaluation.network_summary import losses_line
 from maxdl_tf.evaluation.quality import ClassQuality
 
 _GROUPS = ("all", "things", "stuff")
@@ -21,12 +25,20 @@ _MEANINGS = {
 }
 
 
-def write_report(path: str, evaluation: DatasetEvaluation, *, facts: Mapping[str, str], num_pictures: int) -> None:
+def write_report(
+    path: str,
+    evaluation: DatasetEvaluation,
+    dataset_info: DatasetInfo,
+    *,
+    facts: Mapping[str, str],
+    num_pictures: int,
+) -> None:
     """Writes the report.
 
     Args:
       path: Path of the HTML file.
       evaluation: Evaluation with the pictures to show.
+      dataset_info: Class table of the pictures.
       facts: Names and values that say what was compared.
       num_pictures: Number of pictures of the best images, and of the worst.
 
@@ -35,16 +47,16 @@ def write_report(path: str, evaluation: DatasetEvaluation, *, facts: Mapping[str
     """
     write_page(
         path,
-        f"Panoptic quality {100 * evaluation.quality.all.pq:.1f}",
+        f"Panoptic quality {100 * evaluation.quality.all.pq:.1f} %",
         table(["", ""], [*facts.items(), ("compared", f"{evaluation.quality.num_images:,} images")]),
         heading("Result"),
         *_result(evaluation),
         heading("Cost of errors"),
         *_errors(evaluation),
         heading("Worst images"),
-        _pictures(evaluation.worst(num_pictures), evaluation),
+        *_pictures(evaluation.worst(num_pictures), evaluation, dataset_info),
         heading("Best images"),
-        _pictures(evaluation.best(num_pictures), evaluation),
+        *_pictures(evaluation.best(num_pictures), evaluation, dataset_info),
         heading("Score threshold"),
         *_sweep(evaluation),
         heading("Classes, lowest PQ first"),
@@ -58,14 +70,17 @@ def _result(evaluation: DatasetEvaluation) -> list[Html]:
         group = getattr(evaluation.quality, name)
         cells = [name, group.num_classes]
         for kind in ("pq", "sq", "rq"):
-            low, high = evaluation.intervals[name][kind]
-            defined = group.num_classes > 0
-            cells += [_percent(getattr(group, kind) if defined else None), _span(low, high) if defined else _NOTHING]
+            value = getattr(group, kind) if group.num_classes else None
+            cells += [_percent(value), _span(evaluation.intervals[name][kind])]
         rows.append(cells)
     parts = [
         table(["", "classes", "PQ", "95 %", "SQ", "95 %", "RQ", "95 %"], rows),
         paragraph("In percent. 95 %: interval of the value in 95 % of the data sets that resampling the images gives."),
     ]
+    if evaluation.quality.losses:
+        parts.append(paragraph(f"On the same images: {losses_line(evaluation.quality.losses)}."))
+    if evaluation.quality.masks_line():
+        parts.append(paragraph(f"{evaluation.quality.masks_line()}."))
     found = evaluation.mask_ap
     if found:
         names = ["AP", "AP50", "AP75", "small", "medium", "large"]
@@ -100,13 +115,32 @@ def _sweep(evaluation: DatasetEvaluation) -> list[Html]:
     ]
 
 
-def _pictures(comparisons: Sequence[Comparison], evaluation: DatasetEvaluation) -> Html:
+def _pictures(
+    comparisons: Sequence[Comparison], evaluation: DatasetEvaluation, dataset_info: DatasetInfo
+) -> list[Html]:
     shown = [
-        figure(evaluation.pictures[image.image_id], _caption(image), longest_side=_PICTURE_SIDE)
+        figure(
+            evaluation.pictures[image.image_id],
+            _caption(image),
+            longest_side=_PICTURE_SIDE,
+            below=_legend(image, dataset_info),
+        )
         for image in comparisons
         if image.image_id in evaluation.pictures
     ]
-    return gallery(shown) if shown else paragraph("No pictures.")
+    if not shown:
+        return [paragraph("No pictures.")]
+    return [
+        paragraph("From left to right: the image if there is one, truth, prediction. Striped: void."),
+        gallery(shown),
+    ]
+
+
+def _legend(image: Comparison, dataset_info: DatasetInfo) -> Html:
+    """The colors of the classes that are in the truth or the prediction of an image."""
+    _, tp, fp, fn = image.counts
+    present = np.flatnonzero(tp + fp + fn).tolist()
+    return legend({row.name: row.color for row in map(dataset_info.by_id.get, present)})
 
 
 def _caption(image: Comparison) -> str:
@@ -140,5 +174,5 @@ def _percent(value: float | None) -> str:
     return _NOTHING if value is None else f"{100 * value:.1f}"
 
 
-def _span(low: float, high: float) -> str:
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+def _span(interval: tuple[float, float] | None) -> str:
+    return _NOTHING if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"

@@ -20,8 +20,9 @@ import tensorflow as tf
 from maxdl_tf import beam_pipeline
 from maxdl_tf.drawing import feature_picture
 from maxdl_tf.errors import UserError
+from maxdl_tf.evaluation.diagnosis import Diagnosis
 from maxdl_tf.files import images, storage
-from maxdl_tf.inference.prediction import Prediction
+from maxdl_tf.inference.diagnosis import diagnose
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.writer import ImageRecord, PictureWriter
 
@@ -52,11 +53,13 @@ class FileOptions:
       min_score: Segments with a lower score become void.
       max_pixels: Images with more pixels are refused.
       features: Whether to draw features.
+      diagnose: Whether to count what each rule of the post-processing removes.
     """
 
     min_score: float
     max_pixels: int
     features: bool
+    diagnose: bool = False
 
 
 class PredictedFile(NamedTuple):
@@ -64,13 +67,11 @@ class PredictedFile(NamedTuple):
 
     Attributes:
       record: Its entries for the JSON files.
-      prediction: The whole prediction.
-      kept: The written prediction, without segments of a low score.
+      diagnosis: What each rule removed; None unless requested.
     """
 
     record: ImageRecord
-    prediction: Prediction
-    kept: Prediction
+    diagnosis: Diagnosis | None
 
 
 def predict_file(predictor: Predictor, task: ImageTask, pictures: PictureWriter, options: FileOptions) -> PredictedFile:
@@ -82,19 +83,21 @@ def predict_file(predictor: Predictor, task: ImageTask, pictures: PictureWriter,
     """
     image = images.read_image(task.path, options.max_pixels, limit_flag="--max_pixels")
     try:
-        prediction = predictor(image)
+        outputs = predictor.network_outputs(image) if options.diagnose else None
+        prediction = predictor(image, outputs)
         kept = prediction.without_unsure_segments(options.min_score)
         record = pictures.write(task.name, task.image_id, os.path.basename(task.path), kept)
         if options.features:
             void = kept.label_map == predictor.dataset_info.void
             pictures.write_features(task.name, feature_picture.feature_picture(image, *predictor.features(image), void))
+        found = diagnose(outputs, predictor.postprocessor, prediction, kept) if outputs else None
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise UserError(f"{task.path}: {image.shape[1]}x{image.shape[0]} pixels do not fit into memory") from error
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:  # Unlike a full disk, the fault of this image alone.
             raise UserError(f"{task.path}: the names of its outputs are too long; rename it") from error
         raise
-    return PredictedFile(record, prediction, kept)
+    return PredictedFile(record, found)
 
 
 class ChunkPredictor:

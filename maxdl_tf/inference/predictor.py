@@ -119,17 +119,22 @@ class Predictor:
         predictor._keep_alive = loaded  # The signature itself holds the weights only weakly.
         return predictor
 
-    def __call__(self, image: ImageLike) -> Prediction:
+    def __call__(self, image: ImageLike, outputs: PanopticOutputs | None = None) -> Prediction:
         """Predicts the segmentation of an image.
 
         Args:
           image: Path, PIL image, or array, uint8 [height, width, 3] of any size in RGB.
+          outputs: Outputs of the network for this image, from `network_outputs`. None: the network runs.
 
         Raises:
           UserError: The file cannot be read, or the array has another shape or type.
         """
         pixels = as_pixels(image)
-        panoptic, table = self._segment(tf.constant(pixels))
+        if outputs is None:
+            panoptic, table = self._segment(tf.constant(pixels))
+        else:
+            segmenter = ImageSegmenter(None, self.postprocessor, input_size(outputs.mask_logits))
+            panoptic, table, _ = segmenter.segment_outputs(outputs, tf.constant(pixels.shape[:2]))
         table = SegmentTable(*(field.numpy() for field in table))
         return Prediction(panoptic.numpy(), segments_of(table, self.dataset_info), pixels, self.dataset_info)
 

@@ -9,6 +9,7 @@ the postprocessing.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -58,23 +59,45 @@ def measure(build_model: Callable[[], Any], image_size: tuple[int, int]) -> Comp
     Raises:
       ValueError: As `multiply_adds`.
     """
-    with tf.Graph().as_default():
-        model = build_model()
-        outputs = model(tf.zeros([1, *image_size, 3]), training=False)
+    with _in_graph(build_model, image_size) as (model, outputs):
         inference_outputs = outputs
         if isinstance(outputs, PanopticOutputs):
             inference_outputs = outputs._replace(semantic_logits=None)
-        complexity = Complexity(
+        return Complexity(
             parameters=_count_values(model.trainable_variables),
             parameters_without_semantic=parameters_without_semantic(model),
             multiply_adds=multiply_adds(outputs),
             multiply_adds_without_semantic=multiply_adds(inference_outputs),
         )
+
+
+def frozen_multiply_adds(build_model: Callable[[], Any], image_size: tuple[int, int]) -> int:
+    """The part of `Complexity.multiply_adds` before the first trainable variable, which needs no gradient.
+
+    Args and errors are those of `measure`.
+    """
+    with _in_graph(build_model, image_size) as (model, outputs):
+        pending = [variable.handle.op for variable in model.trainable_variables]
+        trained = set(pending)
+        while pending:
+            behind = {consumer for tensor in pending.pop().outputs for consumer in tensor.consumers()}
+            pending.extend(behind - trained)
+            trained |= behind
+        return sum(
+            _multiply_adds_of(operation) for operation in _operations_behind(outputs) if operation not in trained
+        )
+
+
+@contextlib.contextmanager
+def _in_graph(build_model: Callable[[], Any], image_size: tuple[int, int]) -> Iterator[tuple[Any, Any]]:
+    """Builds a model and its outputs for an image in a graph of its own."""
+    with tf.Graph().as_default():
+        model = build_model()
+        yield model, model(tf.zeros([1, *image_size, 3]), training=False)
     # In a graph, Keras gives the classes of layers other bases, which break the layers that were made before. Making an
     # instance outside of the graph gives them back.
     for kind in {type(layer) for layer in (model, *model.submodules) if isinstance(layer, keras.layers.Layer)}:
         kind.__new__(kind)
-    return complexity
 
 
 def parameters_without_semantic(model: Any) -> int:
@@ -97,13 +120,12 @@ def multiply_adds(outputs: Any) -> int:
     Raises:
       ValueError: If they depend on an operation of a kind that is not known here, or of unknown shape.
     """
-    tensors = [tensor for tensor in tf.nest.flatten(outputs) if tensor is not None]
-    return sum(_multiply_adds_of(operation) for operation in _operations_behind(tensors))
+    return sum(_multiply_adds_of(operation) for operation in _operations_behind(outputs))
 
 
-def _operations_behind(tensors: Iterable[tf.Tensor]) -> Iterator[tf.Operation]:
-    """Each operation that the tensors depend on, once."""
-    pending, seen = [tensor.op for tensor in tensors], set()
+def _operations_behind(outputs: Any) -> Iterator[tf.Operation]:
+    """Each operation that tensors in any nesting depend on, once."""
+    pending, seen = [tensor.op for tensor in tf.nest.flatten(outputs) if tensor is not None], set()
     while pending:
         operation = pending.pop()
         if operation not in seen:

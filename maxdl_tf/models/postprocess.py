@@ -15,11 +15,9 @@ from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.layers.resize import input_size
 from maxdl_tf.models.mask_competition import MaskCompetition, Winners
-from maxdl_tf.structs import PanopticOutputs, PanopticPrediction
+from maxdl_tf.structs import VOID_REASONS, PanopticOutputs, PanopticPrediction
 
-# The rules that make a pixel void, in the order in which they apply; `SlotMap.void_reason` counts them from 1.
-VOID_REASONS = ("no_object", "class_threshold", "pixel_threshold", "thing_area_limit", "stuff_area_limit")
-_NO_OBJECT, _CLASS, _PIXEL, _THING_AREA, _STUFF_AREA = range(1, 6)
+_NO_OBJECT, _CLASS, _PIXEL, _THING_AREA, _STUFF_AREA = range(1, 1 + len(VOID_REASONS))
 
 
 class SlotMap(NamedTuple):
@@ -109,6 +107,8 @@ class Postprocessor:
                 panoptic=self.label_map(slot_map),
                 instance_score=slot_map.confidence,
                 semantic_score=tf.gather(slot_map.class_confidence, slot_map.slot),
+                slot=slot_map.slot,
+                void_reason=slot_map.void_reason,
             )
 
         size = input_size(outputs.mask_logits)
@@ -116,7 +116,7 @@ class Postprocessor:
             read,
             (outputs.mask_logits, outputs.class_logits),
             fn_output_signature=PanopticPrediction(
-                *(tf.TensorSpec(size, t) for t in (tf.int32, tf.float32, tf.float32))
+                *(tf.TensorSpec(size, t) for t in (tf.int32, tf.float32, tf.float32, tf.int32, tf.int32))
             ),
             parallel_iterations=1,  # Each operation uses all cores.
         )

@@ -46,7 +46,7 @@ class ClassificationTask(base.Task):
         )
 
     def build_evaluation(self, strategy, model, *, show_picture=None, num_pictures=0, measure=None):
-        """Builds the evaluation of the accuracy; see `Task.build_evaluation`."""
+        """Builds the evaluation of the accuracy and of the loss; see `Task.build_evaluation`."""
         info = self.dataset_info
         images = ClassifiedImages(
             strategy=strategy,
@@ -55,6 +55,7 @@ class ClassificationTask(base.Task):
                 list(self.experiment.eval_dataset.file_pattern), info, **self._evaluation_arguments()
             ),
             class_names=[info.by_id[class_id].name for class_id in info.class_order],
+            loss=self.build_loss(),
         )
         return Evaluator(images, measure or accuracy, show=show_picture, num_shown=num_pictures)
 

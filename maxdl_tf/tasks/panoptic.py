@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import tensorflow as tf
 
@@ -17,7 +18,7 @@ from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_max_deeplab
 from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.protos import experiment_pb2, loss_pb2, training_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, training_pb2
 from maxdl_tf.tasks import base
 
 
@@ -44,7 +45,11 @@ class PanopticTask(base.Task):
         return model
 
     def build_loss(self) -> PanopticLoss:
-        """Builds the loss with its four terms (paper sections 3.2 and 3.4)."""
+        """Builds the loss of training with its four terms (paper sections 3.2 and 3.4)."""
+        # XLA cannot call the host.
+        return self._loss(assignment.tensorflow_assign if self.experiment.training.jit_compile else assignment.assign)
+
+    def _loss(self, assign: assignment.Assign) -> PanopticLoss:
         options = self.experiment.loss
         return PanopticLoss(
             self.dataset_info,
@@ -56,8 +61,7 @@ class PanopticTask(base.Task):
             temperature=options.temperature,
             pq_style=loss_pb2.LossOptions.PqStyle.Name(options.pq_style),
             negatives=options.negatives,
-            # XLA cannot call the host.
-            assign=assignment.tensorflow_assign if self.experiment.training.jit_compile else assignment.assign,
+            assign=assign,
         )
 
     def build_postprocessor(self) -> Postprocessor:
@@ -97,34 +101,46 @@ class PanopticTask(base.Task):
             self.dataset_info,
             crop_size=base.crop_size(options),
             augmentation=base.build_augmentation(options.augmentation),
-            small_instance_weight=options.small_instance_weight,
-            small_instance_area=options.small_instance_area,
-            max_things=options.max_things,
+            **_target_options(options),
             **self._stream_arguments(context, seed, service),
         )
 
     def build_evaluation_batches(self) -> tf.data.Dataset:
         """Builds one pass of `EvaluationBatch`es over eval_dataset, or over its first `evaluation.max_images`."""
         return panoptic.evaluation_batches(
-            list(self.experiment.eval_dataset.file_pattern), self.dataset_info, **self._evaluation_arguments()
+            list(self.experiment.eval_dataset.file_pattern),
+            self.dataset_info,
+            # Those of training, so that the losses of both compare.
+            **_target_options(base.training_dataset(self.experiment)),
+            **self._evaluation_arguments(),
         )
 
     def build_evaluation(self, strategy, model, *, show_picture=None, num_pictures=0, measure=None):
-        """Builds the evaluation of panoptic quality; see `Task.build_evaluation`.
+        """Builds the evaluation of panoptic quality and of the loss; see `Task.build_evaluation`.
 
         A picture shows image, truth and prediction side by side. With `measure`, segments have scores.
         """
+        postprocessor = self.build_postprocessor()
         images = PanopticImages(
             strategy=strategy,
             model=model,
-            postprocess=self.build_postprocessor(),
+            postprocess=postprocessor,
             batches=self.build_evaluation_batches(),
             dataset_info=self.dataset_info,
             with_scores=measure is not None,
+            loss=self._loss(assignment.assign),
         )
-        measure = measure or functools.partial(panoptic_quality, dataset_info=self.dataset_info)
+        measure = measure or functools.partial(
+            panoptic_quality, dataset_info=self.dataset_info, thresholds=postprocessor.thresholds
+        )
         return Evaluator(images, measure, show=show_picture, num_shown=num_pictures)
 
     def read_example(self, serialized):
         """Decodes an image with its label map and checks its classes."""
         return panoptic.read_example(serialized, self.dataset_info)
+
+
+def _target_options(options: dataset_pb2.DatasetOptions) -> dict[str, Any]:
+    """Arguments of `panoptic_targets`."""
+    names = ("small_instance_weight", "small_instance_area", "max_things")
+    return {name: getattr(options, name) for name in names}

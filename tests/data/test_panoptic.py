@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import examples, panoptic, record_streams
+from maxdl_tf.data import examples, panoptic, record_streams, transforms
 from maxdl_tf.data.targets import panoptic_targets
 from maxdl_tf.data.transforms import Augmentation
 from maxdl_tf.errors import UserError
@@ -126,8 +126,14 @@ def test_evaluation_sees_every_image_once_and_whole(shards):
     assert [len(batch.images) for batch in batches] == [5, 5, 2]
     seen = []
     for batch in batches:
-        for image, resized, raw, label_map, image_id in zip(*batch):
+        for number, (image, resized, raw, label_map, image_id) in enumerate(zip(*batch[:5])):
             seen.append(image_id)
+            # Targets are those of the resized label map; padding is void.
+            crop = transforms.pad_labels(
+                transforms.resize_labels(label_map[: raw[0], : raw[1]], resized), CROP, INFO.void
+            )
+            for got, want in zip(batch.targets, panoptic_targets(crop, INFO)):
+                np.testing.assert_array_equal(got[number], want)
             truth = panoptic.parse_example(tf.constant(_record(int(image_id.split(b"_")[1]))))
             np.testing.assert_array_equal(raw, truth.label.shape)
             np.testing.assert_array_equal(label_map[: raw[0], : raw[1]], truth.label)

@@ -50,6 +50,13 @@ def test_a_page_loads_nothing_and_shows_text_as_it_is(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
 
 
+def test_a_legend_stands_below_its_picture():
+    keys = html_page.legend({"cat & dog": (200, 10, 0), "sky": (0, 0, 255)})
+    figure = html_page.figure(np.zeros([10, 10, 3], np.uint8), "best", below=keys)
+    assert "best <span" in figure and 'style="background:rgb(200,10,0)"></span>cat &amp; dog</span>' in figure
+    assert figure.index("cat &amp; dog") < figure.index("rgb(0,0,255)") < figure.index("</figcaption>")
+
+
 def test_large_pictures_are_made_smaller():
     figure = html_page.figure(np.zeros([100, 1000, 3], np.uint8), "wide", longest_side=200)
     assert 'width="200" height="20"' in figure

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 
+from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.drawing import label_maps
+from tests.helpers import REPOSITORY
 
 INFO = DatasetInfo(
     "toy",
@@ -40,6 +42,38 @@ def test_consecutive_instances_are_told_apart_even_of_a_black_class(class_id):
         assert np.abs(np.subtract(colors[first], colors[second])).max() >= 20
     for color in colors.values():
         assert min(color) >= 0 and max(color) <= 255
+
+
+@pytest.mark.parametrize("table", ["shapes", "nuclei", "cityscapes", "coco_panoptic"])
+def test_an_instances_color_is_nearest_to_that_of_its_class_in_the_legend(table):
+    info = class_table.load(REPOSITORY / "configs" / "datasets" / f"{table}.textproto")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        legend = rng.choice(info.class_order, min(8, len(info.classes)), replace=False).tolist()
+        (class_id, *_) = (one for one in legend + list(info.thing_ids) if info.by_id[one].is_thing)
+        labels = [class_id * info.label_divisor + instance for instance in range(1, 31)]
+        colors = label_maps.segment_colors(labels, info, legend)
+        assert colors[labels[0]] == info.by_id[class_id].color
+        assert len(set(colors.values())) > 20  # Instances differ.
+        other_colors = {info.by_id[one].color for one in legend} | {(0, 0, 0)}
+        other_colors -= {info.by_id[class_id].color}
+        for color in colors.values():
+            own = np.linalg.norm(np.subtract(color, info.by_id[class_id].color))
+            # Half a level of rounding in each channel.
+            assert own - 1 < 0.7 * min(np.linalg.norm(np.subtract(color, other)) for other in other_colors)
+
+
+def test_small_pictures_are_enlarged_for_a_comparison():
+    labels = np.full((40, 60), SKY)
+    labels[10:20, 10:20] = 257
+    picture = label_maps.comparison_picture(_gray(labels.shape), labels, np.full_like(labels, SKY), INFO)
+    assert picture.shape == (label_maps.LINE_HEIGHT + 40 * 5, 3 * 60 * 5 + 2 * 4, 3)
+    truth = picture[label_maps.LINE_HEIGHT :, 304:604]
+    # A pixel has become a square of its color; lines between segments stay one pixel wide.
+    person, sky = truth[75, 75], truth[150, 150]
+    assert (truth[52:99, 52:99] == person).all() and (truth[105:, 105:] == sky).all() and (person != sky).any()
+    large = np.zeros((400, 500, 3), np.uint8)
+    assert label_maps.enlarged(large).shape == large.shape
 
 
 def test_neighbors_are_separated_by_a_white_line_one_pixel_wide():

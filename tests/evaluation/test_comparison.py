@@ -11,7 +11,8 @@ from PIL import Image
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.comparison import evaluate_images
-from maxdl_tf.evaluation.model_images import EvaluatedImage
+from maxdl_tf.evaluation.diagnosis import count_masks
+from maxdl_tf.evaluation.model_images import EvaluatedImage, panoptic_quality
 from maxdl_tf.evaluation.quality import PanopticQuality
 from maxdl_tf.evaluation.segment_map import SegmentInfo, SegmentMap, from_coco, from_label_map, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
@@ -61,8 +62,43 @@ def test_pictures_of_the_best_and_the_worst():
     qualities = [comparison.quality() for comparison in found.best(12)]
     assert qualities == sorted(qualities, reverse=True) and found.best(1)[0].quality() > found.worst(1)[0].quality()
     assert all((picture == int(image_id[4:])).all() for image_id, picture in found.pictures.items())
-    # No image is shown twice.
-    assert len(found.best(10)) == 10 and len(found.worst(10)) == 2
+
+
+@pytest.mark.parametrize("images", [1, 5, 9, 30])
+def test_no_image_is_both_among_the_best_and_the_worst(images):
+    """Also where many have the same PQ, as those of an untrained model."""
+    rng = np.random.default_rng(5)
+    thing, void = np.full((4, 4), 101), np.full((4, 4), 300)
+    found = evaluate([(thing, thing if rng.random() < 0.2 else void) for _ in range(images)], num_pictures=4)
+    best, worst = ([image.image_id for image in some] for some in (found.best(4), found.worst(4)))
+    assert not set(best) & set(worst) and set(found.pictures) == {*best, *worst}
+    assert len(best) == min(4, (images + 1) // 2) and len(worst) == min(4, images // 2)
+
+
+def test_losses_are_means_and_a_pq_of_0_is_explained():
+    thing, void = np.full((4, 4), 101), np.full((4, 4), 300)
+    slot, reason = np.repeat([[0, 1, 2, 2]], 4, axis=0), np.repeat([[1, 2, 2, 2]], 4, axis=0)
+
+    def images(prediction):
+        for total in (1.0, 4.0):
+            losses = {"total": total, "mask_id": total / 2, "semantic": 0.0}
+            segments = int((prediction == thing).all())
+            found = count_masks(slot, reason * (1 - segments), segments=segments)
+            yield EvaluatedImage("a", thing, prediction, None, lambda: None, losses, found)
+
+    thresholds = {"class_threshold": 0.7}
+    zero, perfect = (evaluate_images(images(p), INFO, thresholds=thresholds) for p in (void, thing))
+    for found in (zero, perfect):
+        assert found.as_dict()["losses"] == {"total": 2.5, "mask_id": 1.25, "semantic": 0.0}
+        assert found.curves()["losses/total"] == 2.5
+        assert "\nloss 2.5 (mask_id 1.25)" in found.as_table()
+    line = (
+        "PQ 0 of all, things: 6 masks of the network, 4 removed by class_threshold 0.7, 2 void by the network itself; "
+        "0 segments left. Train longer or lower model { postprocess { class_threshold } }"
+    )
+    assert line in zero.as_table().splitlines() and "segments left" not in perfect.as_table()
+    assert panoptic_quality(images(void), INFO, thresholds) == zero.quality
+    assert "masks" not in zero.as_dict()
 
 
 def test_images_without_segments_have_no_quality():

@@ -12,11 +12,16 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.data import transforms
+from maxdl_tf.data.panoptic import EvaluationBatch
+from maxdl_tf.data.targets import panoptic_targets
 from maxdl_tf.drawing import label_maps
+from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation import comparison, matching, quality
 from maxdl_tf.evaluation.comparison import evaluate_images
 from maxdl_tf.evaluation.model_images import Evaluator, PanopticImages, panoptic_quality
 from maxdl_tf.evaluation.quality import PanopticQuality
+from maxdl_tf.losses.panoptic import PanopticLoss
+from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticPrediction
 from tests.helpers import REPOSITORY
 from tests.training import fakes
@@ -50,7 +55,11 @@ def build_images(strategy=None, **arguments):
 
 
 def build(images=None, **arguments):
-    return Evaluator(images or build_images(), lambda found: panoptic_quality(found, fakes.DATASET_INFO), **arguments)
+    return Evaluator(
+        build_images() if images is None else images,
+        lambda found: panoptic_quality(found, fakes.DATASET_INFO),
+        **arguments,
+    )
 
 
 def test_every_image_counts_once_and_padding_does_not():
@@ -95,6 +104,71 @@ def test_an_image_is_compared_once_whatever_is_asked(monkeypatch):
     evaluator.evaluate(tf.constant(-1))
     assert evaluator.result.mask_ap.ap > 0 and len(evaluator.result.pictures) == 4
     assert len(compared) == len(RAW_SIZES)
+
+
+def labeled_batches(count: int, batch_size: int) -> tf.data.Dataset:
+    """Images that fill the crop, with targets."""
+    labels = np.stack([fakes.label_map(seed) for seed in range(count)])
+    batch = EvaluationBatch(
+        images=np.stack([fakes.picture(one) for one in labels]),
+        resized_size=np.full((count, 2), fakes.SIZE, np.int32),
+        raw_size=np.full((count, 2), fakes.SIZE, np.int32),
+        label_maps=labels,
+        image_ids=np.array([str(seed) for seed in range(count)]),
+        targets=panoptic_targets(tf.constant(labels), fakes.DATASET_INFO, max_things=4),
+    )
+    return tf.data.Dataset.from_tensor_slices(batch).batch(batch_size)
+
+
+def test_losses_come_from_the_same_forward_pass_and_change_no_map():
+    tf.random.set_seed(3)
+    network, calls = fakes.FakeModel(), []
+
+    def model(images, training):
+        calls.append(training)
+        return network(images, training=training)
+
+    postprocess = Postprocessor(
+        fakes.DATASET_INFO, class_threshold=0.26, pixel_threshold=0.1, thing_area_limit=9, stuff_area_limit=9
+    )
+    loss = PanopticLoss(fakes.DATASET_INFO)
+
+    def images(**arguments):
+        return list(
+            PanopticImages(
+                strategy=tf.distribute.get_strategy(),
+                model=model,
+                postprocess=postprocess,
+                batches=labeled_batches(5, batch_size=3),
+                dataset_info=fakes.DATASET_INFO,
+                **arguments,
+            )
+        )
+
+    without = images()
+    assert calls == [False]  # Traced once: one forward pass, in inference mode.
+    found = images(loss=loss, with_scores=True)
+    assert calls == [False, False]
+    assert len({label for image in found for label in np.unique(image.prediction)}) > 1
+    (batch,) = labeled_batches(5, batch_size=5)
+    expected = loss(network(batch.images, training=False), batch.targets)
+    for index, (image, other) in enumerate(zip(found, without)):
+        np.testing.assert_array_equal(image.prediction, other.prediction)
+        assert image.diagnosis == other.diagnosis and other.losses is None
+        assert set(image.losses) == set(loss.terms)
+        for name, value in image.losses.items():
+            assert value == pytest.approx(float(getattr(expected, name)[index]), rel=1e-5), name
+        # All pixels that are not void are left to segments.
+        void = fakes.DATASET_INFO.void
+        assert image.diagnosis.segment_pixels == (image.prediction != void).sum()
+        assert image.diagnosis.segments == len(set(np.unique(image.prediction)) - {void})
+
+
+def test_an_empty_evaluation_set_is_an_error():
+    with pytest.raises(UserError, match=r"the evaluation set has no images: .* fix eval_dataset.file_pattern"):
+        build([]).evaluate(tf.constant(-1))
+    with pytest.raises(UserError, match="has no images"):
+        Evaluator([], functools.partial(evaluate_images, dataset_info=fakes.DATASET_INFO)).evaluate(tf.constant(-1))
 
 
 _TWO_REPLICAS = """

@@ -181,7 +181,8 @@ def test_result_as_json_and_as_table():
     dog = {"id": 4, "name": "dog", "is_thing": True, "pq": 0.0, "sq": 0.0, "rq": 0.0, "tp": 0, "fp": 1, "fn": 0}
     assert loaded["classes"][1] == dog
     table = result.as_table().splitlines()
-    assert table[0].split() == ["class", "PQ", "SQ", "RQ", "TP", "FP", "FN"]
+    assert table[0].split()[:7] == ["class", "PQ", "SQ", "RQ", "TP", "FP", "FN"] and table[0].endswith("in %)")
+    assert loaded["unit"] == "fraction" and "losses" not in loaded and len(table) == 7
     assert table[2].split() == ["things", "50.0", "50.0", "50.0", "2", "classes"]
     assert table[-2].split() == ["dog", "0.0", "0.0", "0.0", "0", "1", "0"]
 

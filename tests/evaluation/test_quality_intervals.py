@@ -56,4 +56,14 @@ def test_equal_images_give_an_interval_of_one_value():
 
 def test_no_images():
     empty = PanopticCounts(*(np.zeros((0, 5)) for _ in range(4)))
-    assert quality_intervals(empty, INFO)["all"]["pq"] == (0.0, 0.0)
+    intervals = quality_intervals(empty, INFO)
+    assert intervals["all"] == {"pq": None, "sq": None, "rq": None} and intervals_line(intervals).endswith(
+        "images): none"
+    )
+
+
+def test_a_group_without_classes_has_no_interval():
+    only_things = PanopticCounts(*(np.tile([0, 3, 0, 0, 0], (10, 1)) * scale for scale in (0.8, 1, 1, 0)))
+    intervals = quality_intervals(only_things, INFO)
+    assert intervals["all"]["pq"] == intervals["things"]["pq"] is not None and intervals["stuff"]["pq"] is None
+    assert intervals_line(intervals).endswith("images): all 53.3 to 53.3, things 53.3 to 53.3")

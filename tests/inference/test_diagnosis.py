@@ -3,8 +3,9 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.inference import diagnosis
-from maxdl_tf.inference.diagnosis import REASONS, Removed
+from maxdl_tf.evaluation import diagnosis
+from maxdl_tf.evaluation.diagnosis import REASONS, Removed
+from maxdl_tf.inference.diagnosis import diagnose
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticOutputs
@@ -87,7 +88,7 @@ def test_every_mask_and_pixel_is_accounted_for(outputs):
     prediction = predictor(np.zeros((SIDE, SIDE, 3), np.uint8))
     scores = sorted(segment.score for segment in prediction.segments)
     kept = prediction.without_unsure_segments((scores[0] + scores[1]) / 2)
-    found = diagnosis.diagnose(outputs, read, prediction, kept)
+    found = diagnose(outputs, read, prediction, kept)
 
     unsure = {min(prediction.segments, key=lambda segment: segment.score).id}
     masks, removed, left = _expected(outputs, unsure, prediction.label_map)
@@ -109,7 +110,7 @@ def test_pixels_are_those_of_the_image():
     read = postprocessor(thing_area_limit=97 * 30)
     predictor = Predictor.from_model(ColorNetwork(), read, crop_size=CROP_SIZE, dataset_info=INFO)
     prediction = predictor(image)
-    found = diagnosis.diagnose(predictor.network_outputs(image), read, prediction, prediction)
+    found = diagnose(predictor.network_outputs(image), read, prediction, prediction)
     assert (found.masks, found.segments) == (4, 2)
     assert (found.no_object.masks, found.thing_area_limit.masks) == (1, 1)
     assert found.thing_area_limit.pixels == pytest.approx((labels == 1001).sum() * 9, rel=0.2)
@@ -120,6 +121,8 @@ def test_pixels_are_those_of_the_image():
     both = diagnosis.total([found, found])
     assert both.thing_area_limit == Removed(2, 2 * found.thing_area_limit.pixels)
     assert (both.masks, both.segments, both.pixels) == (8, 4, 2 * found.pixels)
-    text = diagnosis.table(both, {**read.thresholds, "min_score": 0.0})
+    text = diagnosis.as_table(both, {**read.thresholds, "min_score": 0.0})
     assert f"thing_area_limit {97 * 30}" in text and text.splitlines()[-1].split()[:2] == ["segments", "4"]
-    assert diagnosis.total([]).masks == 0 and diagnosis.table(diagnosis.total([]), {**read.thresholds, "min_score": 0})
+    assert diagnosis.total([]).masks == 0 and diagnosis.as_table(
+        diagnosis.total([]), {**read.thresholds, "min_score": 0}
+    )

@@ -14,7 +14,7 @@ LOGITS = np.random.default_rng(2).normal(size=(6, 12)).astype(np.float32)
 LABELS = np.array([0, 3, 7, 7, 1, 2], np.int32)
 
 
-def measure(logits, labels, batch_size=4):
+def measure(logits, labels, batch_size=4, loss=None):
     """Accuracy of a model that gives these logits."""
     batch = ClassificationBatch(logits, labels, np.array([f"image{i}" for i in range(len(labels))]))
     images = ClassifiedImages(
@@ -22,6 +22,7 @@ def measure(logits, labels, batch_size=4):
         model=lambda images, training: images,
         batches=tf.data.Dataset.from_tensor_slices(batch).batch(batch_size),
         class_names=[f"class {i}" for i in range(12)],
+        loss=loss,
     )
     return accuracy(images)
 
@@ -47,9 +48,19 @@ def test_accuracies_of_the_loss_and_of_the_metric_agree_with_sorting():
     np.testing.assert_array_equal(losses.top5, top5)
     result = measure(LOGITS, LABELS)
     assert (result.top1, result.top5, result.num_images) == (top1.mean(), top5.mean(), 6)
-    assert result.as_dict() == {"top1": top1.mean(), "top5": top5.mean(), "num_images": 6}
+    assert result.as_dict() == {"unit": "fraction", "top1": top1.mean(), "top5": top5.mean(), "num_images": 6}
     assert result.curves() == {"accuracy/top1": top1.mean(), "accuracy/top5": top5.mean()}
     assert result.as_table().split()[-3:] == [f"{100 * top1.mean():.1f}", f"{100 * top5.mean():.1f}", "6"]
+
+
+def test_an_evaluation_has_the_mean_loss_of_the_images():
+    """Each image counts once, although the last batch is filled up."""
+    loss = ClassificationLoss(label_smoothing=0.1)
+    result = measure(LOGITS, LABELS, loss=loss)
+    mean = float(np.mean(loss(tf.constant(LOGITS), tf.constant(LABELS)).total))
+    assert result.as_dict()["losses"] == {"total": pytest.approx(mean, rel=1e-6)}
+    assert result.as_table().splitlines()[-1] == f"loss {mean:.4g}"
+    assert result.curves()["losses/total"] == result.losses["total"]
 
 
 @pytest.mark.parametrize("logit", [0.0, np.nan])

@@ -5,8 +5,8 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.models.postprocess import VOID_REASONS, Postprocessor
-from maxdl_tf.structs import PanopticOutputs
+from maxdl_tf.models.postprocess import Postprocessor
+from maxdl_tf.structs import VOID_REASONS, PanopticOutputs
 from tests.helpers import any_golden, shared_golden
 
 COCO = DatasetInfo("coco", tuple(SegmentClass(i, str(i), i <= 80, (0, 0, 0), i) for i in range(1, 134)))
