@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from maxdl_tf.class_table import DatasetInfo, SourceClass, from_source_classes
+from maxdl_tf.data import coco_fields, coco_files
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 from maxdl_tf.processes import results_in_order
@@ -118,7 +118,7 @@ def _color(text: str) -> tuple[int, int, int] | None:
 def _text_rows(text: str, path: str) -> list[tuple[int, ClassName]]:
     lines = [(at, line.strip()) for at, line in enumerate(text.splitlines(), start=1)]
     lines = [(at, line) for at, line in lines if line and not line.startswith("#")]
-    numbered = [re.fullmatch(r"(\d+)\s*:\s*([^:]+?)\s*(?::\s*(thing|stuff))?", line) for _, line in lines]
+    numbered = [re.fullmatch(r"(\d{1,9})\s*:\s*([^:]+?)\s*(?::\s*(thing|stuff))?", line, re.ASCII) for _, line in lines]
     if not any(numbered) and not any(":" in line for _, line in lines):
         return [(number, ClassName(line)) for number, (_, line) in enumerate(lines, start=1)]
     for match, (at, line) in zip(numbered, lines):
@@ -131,15 +131,12 @@ def _text_rows(text: str, path: str) -> list[tuple[int, ClassName]]:
 
 
 def _json_rows(text: str, path: str) -> list[tuple[int, ClassName]]:
-    try:
-        content = json.loads(text)
-        rows = content["categories"] if isinstance(content, dict) else content
-        return [
-            (int(row["id"]), ClassName(str(row["name"]), bool(row["isthing"]) if "isthing" in row else None))
-            for row in rows
-        ]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f'{path}: expected a list of {{"id": 1, "name": "sky"}}: {error}') from error
+    content = coco_files.parse_json(text, path)
+    rows = content.get("categories") if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise UserError(f'{path}: expected a list of {{"id": 1, "name": "sky"}}')
+    rows = coco_fields.read_all(rows, coco_fields.CATEGORY, path)
+    return [(row["id"], ClassName(row["name"], row.get("isthing"))) for row in rows]
 
 
 def named_table(

@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data.coco_files import InstanceImage, load_instances, some
+from maxdl_tf.data.coco_files import InstanceImage, load_instances, some, table_of_categories
 from maxdl_tf.data_gen import class_names, converter_flags, shard_writer
 from maxdl_tf.data_gen.annotated_images import AnnotatedImage
-from maxdl_tf.data_gen.label_maps import CONTESTED, OVERLAPS, Numbering, decode_mask, paint, replace_values
+from maxdl_tf.data_gen.coco_masks import decode_mask
+from maxdl_tf.data_gen.label_maps import CONTESTED, OVERLAPS, Numbering, paint, replace_values
 from maxdl_tf.data_gen.source_files import check_size, read_gray_png, read_image
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     stuff_names = {number: row.name for number, row in stuff.items()}
     table = build_table(categories, stuff_names, _BACKGROUND.value, annotation_file)
     name = output.dataset_name(_DATASET_NAME.value)
-    info = class_table.from_categories(table.categories, annotation_file, name, _LABEL_DIVISOR.value)
+    info = table_of_categories(table.categories, annotation_file, name, _LABEL_DIVISOR.value)
     annotator = Annotator(
         image_dir,
         os.path.basename(annotation_file),
@@ -195,8 +195,8 @@ class Annotator:
         self, label: np.ndarray, image: InstanceImage, size: tuple[int, int], numbering: Numbering
     ) -> np.ndarray:
         masks = self._masks(image, size)
-        crowds = [number for number, thing in enumerate(image.objects) if thing.get("iscrowd", 0)]
-        others = [number for number, thing in enumerate(image.objects) if not thing.get("iscrowd", 0)]
+        crowds = [number for number, thing in enumerate(image.objects) if thing.get("iscrowd")]
+        others = [number for number, thing in enumerate(image.objects) if not thing.get("iscrowd")]
         label = label.copy()
         for numbers in (crowds, others):
             painted = paint([masks[number] for number in numbers], size, self.overlap)
@@ -207,7 +207,7 @@ class Annotator:
                     thing = image.objects[number]
                     row = self.dataset_info.by_source_id[thing["category_id"]]
                     try:
-                        value = numbering.label(row, bool(thing.get("iscrowd", 0)))
+                        value = numbering.label(row, bool(thing.get("iscrowd")))
                     except UserError as error:
                         raise UserError(f"{self._name(image)}: annotation {thing['id']}: {error}") from error
                     label[painted == position] = value
@@ -222,7 +222,7 @@ class Annotator:
                     raise UserError("its id occurs twice")
                 if thing["category_id"] not in self.dataset_info.by_source_id:
                     raise UserError(f"unknown category {thing['category_id']}")
-                masks.append(decode_mask(thing["segmentation"], *size))
+                masks.append(decode_mask(thing.get("segmentation"), *size))
             except UserError as error:
                 faults.append(f"annotation {thing['id']}: {error}")
             seen.add(thing["id"])

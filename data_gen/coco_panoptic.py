@@ -18,8 +18,15 @@ import numpy as np
 from absl import flags
 
 from maxdl_tf import class_table
-from maxdl_tf.class_table import DatasetInfo, from_categories
-from maxdl_tf.data.coco_files import ImageEntry, load_annotations, read_panoptic_png, size_mismatch, some
+from maxdl_tf.class_table import DatasetInfo
+from maxdl_tf.data.coco_files import (
+    ImageEntry,
+    load_annotations,
+    read_panoptic_png,
+    size_mismatch,
+    some,
+    table_of_categories,
+)
 from maxdl_tf.data_gen import converter_flags, shard_writer
 from maxdl_tf.data_gen.annotated_images import AnnotatedImage
 from maxdl_tf.data_gen.label_maps import Numbering
@@ -61,11 +68,13 @@ def main(argv: list[str]) -> int:
     if _DATASET_INFO.value:
         info = class_table.load(_DATASET_INFO.value)
     else:
-        info = from_categories(
-            categories, annotation_file, output.dataset_name(_DATASET_NAME.value), _LABEL_DIVISOR.value
-        )
-    name = os.path.basename(annotation_file)
-    annotator = Annotator(image_dir, panoptic_dir, name, info, treat_crowd_as_ignore=_CROWD_AS_IGNORE.value)
+        name = output.dataset_name(_DATASET_NAME.value)
+        try:
+            info = table_of_categories(categories, annotation_file, name, _LABEL_DIVISOR.value)
+        except UserError as error:
+            raise UserError(f"{error}; or pass a class table as --dataset_info") from error
+    json_name = os.path.basename(annotation_file)
+    annotator = Annotator(image_dir, panoptic_dir, json_name, info, treat_crowd_as_ignore=_CROWD_AS_IGNORE.value)
     if _ONLY.value:
         images = only(_ONLY.value, images)
     print(shard_writer.write_shards(images, annotator.annotate, info, output))
@@ -157,7 +166,7 @@ class Annotator:
                     raise UserError("listed twice" if segment_id else "the id 0 stands for void")
                 if row is None:
                     raise UserError(f"unknown category {category}")
-                labels.append(numbering.label(row, bool(segment.get("iscrowd", 0))))
+                labels.append(numbering.label(row, bool(segment.get("iscrowd"))))
             except UserError as error:
                 faults.append(f"segment {segment_id}: {error}")
             seen.add(segment_id)

@@ -64,7 +64,7 @@ def read_output(flag_values: flags.FlagValues) -> Output:
         directory=flag_values.output_dir,
         split=flag_values.split,
         num_shards=flag_values.num_shards,
-        processes=flag_values.processes or available_processes(),
+        processes=available_processes() if flag_values.processes is None else flag_values.processes,
         label_format=flag_values.label_format if "label_format" in flag_values else "png",
         skip_bad_input=flag_values.on_error == "skip",
         overwrite=flag_values.overwrite,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -75,39 +74,6 @@ def replace_values(values: np.ndarray, label_of_value: Callable[[int], int], nam
     if faults:
         raise UserError(f"{name}: {some(faults)}")
     return np.array(labels, np.int32)[position].reshape(values.shape)
-
-
-def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """Decodes a COCO segmentation: a list of polygons, or an RLE, compressed or not.
-
-    Returns:
-      bool [height, width].
-
-    Raises:
-      UserError: The segmentation has another format or another size.
-    """
-    from pycocotools import mask as coco_mask
-
-    try:
-        if isinstance(segmentation, list):
-            if not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-                raise UserError("a polygon needs at least three points, each with an x and a y")
-            rle = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
-        else:
-            if list(segmentation["size"]) != [height, width]:
-                raise UserError(
-                    f"the RLE has the size {segmentation['size']}, the image [{height}, {width}] (height, width)"
-                )
-            rle = segmentation
-            if isinstance(segmentation["counts"], list):
-                if sum(segmentation["counts"]) != height * width:
-                    raise UserError(f"the RLE counts {sum(segmentation['counts'])} pixels; expected {height * width}")
-                rle = coco_mask.frPyObjects(segmentation, height, width)
-        return coco_mask.decode(rle).astype(bool)
-    except UserError:
-        raise
-    except Exception as error:  # pycocotools also raises plain Exceptions.
-        raise UserError(f"the segmentation is neither a list of polygons nor an RLE: {error}") from error
 
 
 def paint(masks: Sequence[np.ndarray], size: tuple[int, int], overlap: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
@@ -72,6 +72,12 @@ class DatasetInfo:
                 f"data set {self.name!r}: ignore_label {self.ignore_label} must be at least 0 and "
                 f"label_divisor {self.label_divisor} at least 2"
             )
+        largest = (max(*ids, self.ignore_label) + 1) * self.label_divisor - 1
+        if largest >= 2**31:
+            raise ValueError(
+                f"data set {self.name!r}: label_divisor {self.label_divisor} makes labels up to {largest}; they must "
+                "be below 2^31, so use a smaller one"
+            )
 
     @cached_property
     def thing_ids(self) -> tuple[int, ...]:
@@ -105,8 +111,20 @@ class DatasetInfo:
 
     @cached_property
     def by_source_id(self) -> dict[int, SegmentClass]:
-        """{source id: class}."""
-        return {c.source_id: c for c in self.classes}
+        """{source id: class}.
+
+        Raises:
+          UserError: Two classes have the same source id.
+        """
+        rows: dict[int, SegmentClass] = {}
+        for row in self.classes:
+            other = rows.setdefault(row.source_id, row)
+            if other is not row:
+                raise UserError(
+                    f"data set {self.name!r}: classes {other.id} and {row.id} have the source_id {row.source_id}; a "
+                    "converter needs a different one for each class"
+                )
+        return rows
 
 
 def load(path: str) -> DatasetInfo:
@@ -136,9 +154,11 @@ def parse(text: str, name: str = "dataset info") -> DatasetInfo:
     message = textproto.parse(text, dataset_pb2.DatasetInfo(), name)
     classes = []
     for entry in message.segment_class:
-        if not entry.id or not entry.name:
+        if not entry.HasField("id") or not entry.name:
             raise UserError(f"{name}: a segment_class has no id or no name: {text_format.MessageToString(entry)!r}")
         color = (entry.color.red, entry.color.green, entry.color.blue)
+        if not all(0 <= part <= 255 for part in color):
+            raise UserError(f"{name}: class {entry.id} has the color {color}; each number must be from 0 to 255")
         source_id = entry.source_id if entry.HasField("source_id") else entry.id
         classes.append(SegmentClass(entry.id, entry.name, entry.is_thing, color, source_id))
     try:
@@ -214,37 +234,6 @@ def from_source_classes(rows: Iterable[SourceClass], name: str, label_divisor: i
         for rank, row in enumerate(sorted(rows, key=lambda row: row.source_id))
     ]
     return DatasetInfo(name, tuple(classes), label_divisor)
-
-
-def from_categories(
-    categories: list[dict[str, Any]], source: str | os.PathLike, name: str, label_divisor: int = 256
-) -> DatasetInfo:
-    """Builds the class table of a COCO category list.
-
-    Args:
-      categories: Dictionaries with id, name, isthing and, optionally, color.
-      source: Path of the file with the categories, for error messages.
-      name: Name of the data set.
-      label_divisor: Label divisor of the table.
-
-    Raises:
-      UserError: The list is empty, or an entry is incomplete.
-    """
-    if not categories:
-        raise UserError(f"{source} lists no categories; pass a class table with --dataset_info")
-    rows = []
-    for category in categories:
-        missing = [key for key in ("id", "name", "isthing") if key not in category]
-        if missing:
-            raise UserError(
-                f"{source}: category {category.get('id')} has no {missing[0]!r}; add it, or pass --dataset_info"
-            )
-        color = tuple(category["color"]) if category.get("color") else None
-        rows.append(SourceClass(category["id"], category["name"], bool(category["isthing"]), color))
-    try:
-        return from_source_classes(rows, name, label_divisor)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from error
 
 
 def _distinct_color(rank: int) -> tuple[int, ...]:

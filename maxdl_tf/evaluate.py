@@ -143,12 +143,8 @@ def _evaluate_predictions() -> None:
     files = coco_pairs.find_predictions(_PREDICTIONS.value)
     if _ANNOTATIONS.value:
         pairs = coco_pairs.open_pairs(files, _ANNOTATIONS.value, _PANOPTIC_DIR.value, _IMAGE_DIR.value)
-        if pairs.extra:
-            print(
-                f"warning: {len(pairs.extra)} predictions, such as {pairs.extra[0]}, are skipped; the annotations do "
-                "not have their images",
-                file=sys.stderr,
-            )
+        for line in pairs.warnings:
+            print(f"warning: {line}", file=sys.stderr)
         with Progress("comparing", len(pairs.images)) as progress:
             comparisons = coco_pairs.compare_pairs(
                 pairs,

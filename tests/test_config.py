@@ -163,11 +163,26 @@ def test_dataset_info_round_trip():
     assert class_table.parse(class_table.to_text(info)) == info
 
 
+def test_source_ids_may_be_0():
+    """Tools number categories from 0, and predictions carry this number."""
+    info = class_table.parse(INFO.replace("source_id: 7", "source_id: 0"))
+    assert (info.by_id[1].source_id, info.by_source_id[0].name, info.by_source_id[2].name) == (0, "disk", "sky")
+    assert class_table.parse(class_table.to_text(info)) == info
+
+
 def test_dataset_info_must_make_sense():
     with pytest.raises(UserError, match=r"table: .*\[1\] occur more than once"):
         class_table.parse(INFO.replace("id: 2", "id: 1"), "table")
     with pytest.raises(UserError, match="has no id or no name"):
         class_table.parse(INFO.replace("id: 2", ""), "table")
+    with pytest.raises(UserError, match="class id 0; class ids start at 1"):
+        class_table.parse(INFO.replace("id: 2", "id: 0"), "table")
+    with pytest.raises(UserError, match=r"class 1 has the color \(999, 0, 0\); each number must be from 0 to 255"):
+        class_table.parse(INFO.replace("255", "999"), "table")
+    with pytest.raises(UserError, match="label_divisor 2000000000 makes labels up to 5999999999; they must be below 2"):
+        class_table.parse(INFO + "label_divisor: 2000000000", "table")
+    with pytest.raises(UserError, match="classes 1 and 2 have the source_id 2"):
+        _ = class_table.parse(INFO.replace("source_id: 7", "source_id: 2"), "table").by_source_id
     with pytest.raises(UserError, match="ignore_label 2 is also"):
         class_table.parse(INFO + "ignore_label: 2", "table")
 

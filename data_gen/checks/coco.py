@@ -14,7 +14,6 @@ Example:
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -24,10 +23,11 @@ import numpy as np
 from absl import flags
 
 from maxdl_tf.class_table import DatasetInfo, SourceClass, from_source_classes
-from maxdl_tf.data import coco_files
+from maxdl_tf.data import coco_fields, coco_files
+from maxdl_tf.data.coco_fields import shown
 from maxdl_tf.data_gen import converter_flags
 from maxdl_tf.data_gen.checks import command
-from maxdl_tf.data_gen.checks.coco_images import CocoImageChecker, ImageTask, is_integer
+from maxdl_tf.data_gen.checks.coco_images import CocoImageChecker, ImageTask
 from maxdl_tf.data_gen.checks.findings import Finding, Loaded, Split
 from maxdl_tf.data_gen.checks.images import inspect_image
 from maxdl_tf.data_gen.label_maps import Numbering, replace_values
@@ -134,13 +134,17 @@ def load_image(source: Source, split: Split, image_name: str, png_name: str | No
 
 def _label_map(source: Source, png_name: str, id_map: np.ndarray, info: DatasetInfo) -> np.ndarray:
     """int32 [height, width], labels of the segments; void where the JSON file is faulty."""
-    entries = (entry for entry in source.content["annotations"] if entry.get("file_name") == png_name)
+    annotations = (
+        coco_fields.split(entry, coco_fields.PANOPTIC_ANNOTATION)[0] for entry in source.content["annotations"]
+    )
+    entries = (entry for entry in annotations if entry.get("file_name") == png_name)
     numbering = Numbering(info, treat_crowd_as_ignore=False)
     labels = {}
-    for segment in next(entries, {}).get("segments_info", []):
+    for entry in next(entries, {}).get("segments_info", []):
+        segment, _ = coco_fields.split(entry, coco_fields.SEGMENT)
         row = info.by_source_id.get(segment.get("category_id"))
         if row is not None:
-            labels[segment.get("id")] = numbering.label(row, segment.get("iscrowd") == 1)
+            labels[segment.get("id")] = numbering.label(row, segment.get("iscrowd", False))
     return replace_values(id_map, lambda value: labels.get(value, info.void), png_name)
 
 
@@ -156,22 +160,19 @@ def check_lists(source: Source) -> tuple[Split, list[ImageTask]]:
         find(kind, json_name, what)
     annotation_of: dict[Any, dict[str, Any]] = {}
     image_of_png: dict[str, Any] = {}
-    for annotation in source.content["annotations"]:
-        missing = [key for key in ("image_id", "file_name", "segments_info") if key not in annotation]
-        name = str(annotation.get("file_name", json_name))
-        if not missing and not isinstance(annotation["segments_info"], list):
-            missing = ["segments_info"]
-            annotation = {key: value for key, value in annotation.items() if key != "segments_info"}
-        if missing:
-            find("annotation-incomplete", name, f"an annotation without {' and '.join(missing)}")
-        if "image_id" in missing:
+    for entry in source.content["annotations"]:
+        annotation, faults = coco_fields.split(entry, coco_fields.PANOPTIC_ANNOTATION)
+        name = annotation.get("file_name", json_name)
+        if faults:
+            find("annotation-incomplete", name, _all(faults, "an annotation"))
+        if "image_id" in faults:
             continue
         image_id = annotation["image_id"]
         if image_id in annotation_of:
             find("annotation-repeated", name, f"image {image_id} has another annotation")
             continue
         annotation_of[image_id] = annotation
-        if "file_name" in missing:
+        if "file_name" in faults:
             continue
         if name in image_of_png:
             find("png-shared", name, f"the PNG of image {image_id} and of image {image_of_png[name]}")
@@ -180,7 +181,7 @@ def check_lists(source: Source) -> tuple[Split, list[ImageTask]]:
     listed = {task.image["id"] for task in tasks}
     for image_id, annotation in annotation_of.items():
         if image_id not in listed:
-            name = str(annotation.get("file_name", json_name))
+            name = annotation.get("file_name", json_name)
             find("annotation-without-image", name, f"image {image_id} is not in the list of images")
     return split, tasks
 
@@ -191,18 +192,21 @@ def _check_categories(
     """Yields (kind, what), and fills {id: (name, is_thing)}."""
     names: Counter[str] = Counter()
     for entry in entries:
-        if not (is_integer(entry.get("id")) and entry.get("name") and entry.get("isthing") in (0, 1)):
-            yield "category-incomplete", f"category {entry.get('id')}: {_shortened(entry)}"
-        if not is_integer(entry.get("id")):
+        found, faults = coco_fields.split(entry, coco_fields.CATEGORY)
+        if "isthing" not in {**found, **faults}:
+            faults["isthing"] = "has no 'isthing'"
+        if faults:
+            yield "category-incomplete", _all(faults, f"category {shown(entry.get('id'))}")
+        if "id" in faults:
             continue
-        name = str(entry.get("name", entry["id"]))
-        if entry["id"] in categories:
-            yield "category-repeated", f"id {entry['id']} of {categories[entry['id']][0]!r} and of {name!r}"
+        number, name = found["id"], found.get("name", str(found["id"]))
+        if number in categories:
+            yield "category-repeated", f"id {number} of {categories[number][0]!r} and of {name!r}"
             continue
         names[name] += 1
         if names[name] == 2:
-            yield "category-name-repeated", f"{name!r} is the name of several categories, such as {entry['id']}"
-        categories[entry["id"]] = (name, bool(entry.get("isthing")))
+            yield "category-name-repeated", f"{name!r} is the name of several categories, such as {number}"
+        categories[number] = (name, found.get("isthing", False))
 
 
 def _match_images(
@@ -213,13 +217,12 @@ def _match_images(
     id_of_file: dict[str, Any] = {}
     file_of_stem: dict[str, str] = {}
     seen_ids = set()
-    for image in images:
-        missing = [key for key in ("id", "file_name", "height", "width") if key not in image]
-        name = str(image.get("file_name", json_name))
-        if missing:
-            find("image-incomplete", name, f"image {image.get('id')} has no {' and no '.join(missing)}")
-            if "id" in image:
-                annotation_of.pop(image["id"], None)
+    for entry in images:
+        image, faults = coco_fields.split(entry, coco_fields.IMAGE)
+        name = image.get("file_name", json_name)
+        if faults:
+            find("image-incomplete", name, _all(faults, f"image {shown(entry.get('id'))}"))
+            annotation_of.pop(image.get("id"), None)
             continue
         image_id, stem = image["id"], os.path.splitext(name)[0]
         if image_id in seen_ids:
@@ -245,7 +248,8 @@ def files_not_listed(sources: Sequence[Source]) -> Iterator[Finding]:
     listed: dict[str, set[str]] = {}  # Images and PNGs may share a folder.
     for source in sources:
         for _, folder_of, key in kinds:
-            names = {os.path.normpath(str(entry.get("file_name"))) for entry in source.content[key]}
+            entries = (coco_fields.split(entry, coco_fields.FILE)[0] for entry in source.content[key])
+            names = {os.path.normpath(entry["file_name"]) for entry in entries if entry}
             listed.setdefault(os.path.normpath(getattr(source, folder_of)), set()).update(names)
     for kind, folder_of, key in kinds:
         suffixes = IMAGE_SUFFIXES if key == "images" else (".png",)
@@ -280,6 +284,6 @@ def _category(row: tuple[str, bool] | None) -> str:
     return "absent" if row is None else f"{row[0]!r}, {'a thing' if row[1] else 'stuff'}"
 
 
-def _shortened(entry: dict[str, Any]) -> str:
-    text = json.dumps(entry)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _all(faults: dict[str, str], entry: str) -> str:
+    """The faults of an entry in one line."""
+    return f"{entry} {' and '.join(dict.fromkeys(faults.values()))}"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.data import coco_fields
 from maxdl_tf.data_gen.checks import images
 from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, SegmentFacts
 from maxdl_tf.data_gen.checks.images import Find
@@ -54,8 +55,8 @@ class CocoImageChecker:
     label_divisor: int
 
     def __call__(self, task: ImageTask) -> ImageReport:
-        name = str(task.image["file_name"])
-        report = ImageReport(name, source=(name, task.annotation and str(task.annotation["file_name"])))
+        name = task.image["file_name"]
+        report = ImageReport(name, source=(name, task.annotation and task.annotation["file_name"]))
         self._check_image(task.image, report)
         if task.annotation is not None:
             self._check_annotation(task.image, task.annotation, report)
@@ -75,7 +76,7 @@ class CocoImageChecker:
             find("image-size", _sizes(report.size, entry))
 
     def _check_annotation(self, image: dict[str, Any], annotation: dict[str, Any], report: ImageReport) -> None:
-        png_name = str(annotation["file_name"])
+        png_name = annotation["file_name"]
 
         def find(kind: str, what: str, segment: int | None = None) -> None:
             report.findings.append(Finding(kind, self.split, png_name, what, segment))
@@ -105,12 +106,11 @@ class CocoImageChecker:
         of_category: Counter[int] = Counter()
         instances: Counter[int] = Counter()
         for entry in entries:
-            if not isinstance(entry, dict) or not (
-                is_integer(entry.get("id")) and is_integer(entry.get("category_id"))
-            ):
-                find("segment-incomplete", f"an entry without integers id and category_id: {str(entry)[:80]}")
+            segment, faults = coco_fields.split(entry, coco_fields.SEGMENT)
+            if not {"id", "category_id"} <= segment.keys():
+                find("segment-incomplete", f"an entry {' and '.join(dict.fromkeys(faults.values()))}")
                 continue
-            segment_id, category = entry["id"], entry["category_id"]
+            segment_id, category = segment["id"], segment["category_id"]
             if not 1 <= segment_id <= panoptic_ids.MAX_SEGMENT_ID:
                 find("segment-id", f"a PNG cannot store the id {segment_id}", segment_id)
                 continue
@@ -118,10 +118,11 @@ class CocoImageChecker:
                 what = f"listed twice, as category {segments[segment_id]['category_id']} and {category}"
                 find("segment-repeated", what, segment_id)
                 continue
-            segments[segment_id] = entry
-            crowd = entry.get("iscrowd", 0)
-            if crowd not in (0, 1):
-                find("crowd-value", f"iscrowd is {crowd!r}", segment_id)
+            segments[segment_id] = {**segment, "bbox": entry.get("bbox")}
+            for field, kind in (("iscrowd", "crowd-value"), ("area", "area")):
+                if field in faults:
+                    find(kind, faults[field], segment_id)
+            crowd = segment.get("iscrowd", False)
             if category not in self.categories:
                 find("category-unknown", f"category {category} is not in the list of categories", segment_id)
                 continue
@@ -159,21 +160,18 @@ class CocoImageChecker:
                 continue
             if entry.get("area", areas[segment_id]) != areas[segment_id]:
                 find("area", f"{entry['area']} in the JSON file, {areas[segment_id]} in the PNG", segment_id)
-            if "bbox" in entry and not _same_box(entry["bbox"], boxes[segment_id]):
+            if entry["bbox"] is not None and not _same_box(entry["bbox"], boxes[segment_id]):
                 box = f"{list(boxes[segment_id])} (left, top, width, height)"
-                find("box", f"{entry['bbox']} in the JSON file, {box} in the PNG", segment_id)
+                find("box", f"{coco_fields.shown(entry['bbox'])} in the JSON file, {box} in the PNG", segment_id)
             if entry["category_id"] in self.categories:
-                report.segments.append(SegmentFacts(entry["category_id"], areas[segment_id], entry.get("iscrowd") == 1))
-        total = sum(entry["area"] for entry in segments.values() if is_integer(entry.get("area")))
+                report.segments.append(
+                    SegmentFacts(entry["category_id"], areas[segment_id], entry.get("iscrowd", False))
+                )
+        total = sum(entry.get("area", 0) for entry in segments.values())
         if total > ids.size:
             find("overlap", f"the areas of the segments add up to {total}, but the PNG has {ids.size} pixels")
         listed = {segment_id: area for segment_id, area in areas.items() if segment_id in segments}
         images.check_segments(ids, 0, listed, self.num_slots, find, report)
-
-
-def is_integer(value: Any) -> bool:
-    """Whether a JSON value is an integer; true and false are not."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _sizes(got: tuple[int, int], entry: dict[str, Any]) -> str:
@@ -184,5 +182,5 @@ def _same_box(given: Any, drawn: tuple[int, int, int, int]) -> bool:
     """Whether two boxes agree within half a pixel."""
     try:
         return len(given) == 4 and all(abs(one - other) <= 0.5 for one, other in zip(given, drawn))
-    except TypeError:
+    except (TypeError, OverflowError):
         return False

@@ -78,7 +78,7 @@ KINDS = {
     "box": Kind(WARNING, _RECOMPUTE),
     "stuff-split": Kind(WARNING, "merge the segments: stuff has one segment per class and image"),
     "crowd-of-stuff": Kind(WARNING, "set iscrowd to 0: crowds are groups of things"),
-    "crowd-value": Kind(WARNING, "set iscrowd to 0 or 1"),
+    "crowd-value": Kind(ERROR, "set iscrowd to 0 or 1"),
     "all-void": Kind(WARNING, "annotate the image, or remove it: training learns nothing from it"),
     "too-many-segments": Kind(WARNING, "train with more slots (model.num_slots), or split the image"),
     "too-many-instances": Kind(ERROR, "convert with a larger --label_divisor"),

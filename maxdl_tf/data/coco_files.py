@@ -1,28 +1,30 @@
 """COCO files: JSON files of panoptic annotations, of instances and of predictions, and the PNGs of segment ids.
 
-All readers of COCO JSON files start with `read_json`, which checks that the lists of the format are there. The
-converters and the evaluation need correct files, so `load_annotations`, `load_instances` and `load_results` raise an
-error at the first fault. The checks of maxdl-check-data read the lists themselves and report every fault.
+All readers of COCO JSON files start with `read_json`, which checks that the lists of the format are there, and read the
+entries by `coco_fields`. The converters and the evaluation need correct files: `load_annotations`, `load_instances` and
+`load_results` raise an error at the first fault. The checks of maxdl-check-data read the lists themselves and report
+every fault.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.class_table import DatasetInfo, SourceClass, from_source_classes
+from maxdl_tf.data import coco_fields
+from maxdl_tf.data.coco_fields import shown
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 from maxdl_tf.files.images import open_image
 
 _NAMED = 3  # Faults in one message.
-_NEEDED_OF_OBJECT = ("id", "category_id", "segmentation")
 
 
 class ImageAnnotation(NamedTuple):
@@ -58,7 +60,7 @@ class ImageEntry(NamedTuple):
 
 
 class Annotations(NamedTuple):
-    """A panoptic JSON file: its images in the order of the file, and its categories."""
+    """A panoptic JSON file: its images in the order of the file, and its categories as they are in the file."""
 
     images: list[ImageEntry]
     categories: list[dict[str, Any]]
@@ -80,6 +82,20 @@ class InstanceImage(NamedTuple):
     objects: list[dict[str, Any]]
 
 
+class Results(NamedTuple):
+    """A JSON file of panoptic predictions.
+
+    Attributes:
+      annotations: {image id: prediction}.
+      file_names: {image id: file name of the image, or of the PNG if the file lists no such image}.
+      categories: Categories with id and name; none if the file lists none.
+    """
+
+    annotations: dict[Any, ImageAnnotation]
+    file_names: dict[Any, str]
+    categories: list[dict[str, Any]]
+
+
 def read_json(path: str | os.PathLike, lists: Iterable[str], kind: str) -> dict[str, Any]:
     """Reads a COCO JSON file.
 
@@ -92,21 +108,44 @@ def read_json(path: str | os.PathLike, lists: Iterable[str], kind: str) -> dict[
       The JSON object; the values of `lists` are lists of dictionaries.
 
     Raises:
-      UserError: The file cannot be read, is not JSON, or lacks one of the lists.
+      UserError: The file cannot be read, is not JSON, lacks one of the lists, or an object in it has a key twice.
     """
-    try:
-        content = json.loads(storage.read_file(path))
-    except UserError as error:
-        raise UserError(f"cannot read {error}; check the path") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not a JSON file: {error}") from error
+    content = parse_json(storage.read_file(path), path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object; expected a file like {kind}")
     for key in lists:
-        entries = content.get(key)
-        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            raise UserError(f"{path} has no list {key!r} of objects; expected a file like {kind}")
+        _check_list(content.get(key), key, path, kind)
     return content
+
+
+def parse_json(content: bytes | str, path: str | os.PathLike) -> Any:
+    """Parses the content of a JSON file.
+
+    Raises:
+      UserError: It is not JSON, is nested too deeply, or an object has a key twice.
+    """
+    try:
+        return json.loads(content, object_pairs_hook=_without_repeated_keys)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not a JSON file: {error}") from error
+    except RecursionError:
+        raise UserError(f"{path}: lists or objects are nested too deeply; expected a COCO file") from None
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise UserError(f"an object has the key {shown(repeated)} twice: {shown(found)}; keep one of them")
+    return found
+
+
+def _check_list(entries: Any, key: str, path: str | os.PathLike, kind: str) -> None:
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path} has no list {key!r} of objects; expected a file like {kind}")
 
 
 def load_annotations(path: str | os.PathLike) -> Annotations:
@@ -115,16 +154,12 @@ def load_annotations(path: str | os.PathLike) -> Annotations:
     Raises:
       UserError: The file cannot be read, or is not a panoptic JSON file.
     """
-    kind = "panoptic_*.json"
-    content = read_json(path, ("images", "annotations", "categories"), kind)
-    with _missing_keys(path, kind):
-        annotations = _annotations_by_image(content["annotations"], path)
-        images = []
-        for image in content["images"]:
-            png_name, segments = annotations.pop(image["id"], (None, []))
-            images.append(
-                ImageEntry(image["file_name"], image["height"], image["width"], png_name, segments, image["id"])
-            )
+    content = read_json(path, ("images", "annotations", "categories"), "panoptic_*.json")
+    annotations = _annotations_by_image(content["annotations"], path)
+    images = []
+    for image_id, image in _images_by_id(content["images"], path).items():
+        png_name, segments = annotations.pop(image_id, (None, []))
+        images.append(ImageEntry(image["file_name"], image["height"], image["width"], png_name, segments, image_id))
     _check_strangers(annotations, path)
     return Annotations(images, content["categories"])
 
@@ -135,41 +170,89 @@ def load_instances(path: str | os.PathLike) -> tuple[list[InstanceImage], list[d
     Raises:
       UserError: The file cannot be read, or is not an instances JSON file.
     """
-    kind = "instances_*.json"
-    content = read_json(path, ("images", "annotations", "categories"), kind)
-    images: dict[Any, InstanceImage] = {}
+    content = read_json(path, ("images", "annotations", "categories"), "instances_*.json")
+    images = {
+        image_id: InstanceImage(image["file_name"], image["height"], image["width"], [])
+        for image_id, image in _images_by_id(content["images"], path).items()
+    }
     strangers = set()
-    with _missing_keys(path, kind):
-        for image in content["images"]:
-            if image["id"] in images:
-                raise UserError(f"{path}: two images have the id {image['id']}")
-            images[image["id"]] = InstanceImage(image["file_name"], image["height"], image["width"], [])
-        for annotation in content["annotations"]:
-            missing = [key for key in _NEEDED_OF_OBJECT if key not in annotation]
-            if missing:
-                raise UserError(
-                    f"{path}: annotation {annotation.get('id')} has no {missing[0]!r}; expected a file like {kind}"
-                )
-            if annotation["image_id"] not in images:
-                strangers.add(annotation["image_id"])
-                continue
-            # Other entries, such as boxes, need not be sent to the processes.
-            kept = {key: annotation[key] for key in (*_NEEDED_OF_OBJECT, "iscrowd") if key in annotation}
-            images[annotation["image_id"]].objects.append(kept)
+    for annotation in coco_fields.read_all(content["annotations"], coco_fields.OBJECT, str(path)):
+        image = images.get(annotation["image_id"])
+        if image is None:
+            strangers.add(annotation["image_id"])
+        else:
+            image.objects.append(annotation)
     _check_strangers(strangers, path)
-    return list(images.values()), content["categories"]
+    return list(images.values()), read_categories(content["categories"], path)
 
 
-def load_results(path: str | os.PathLike) -> dict[Any, ImageAnnotation]:
-    """Reads {image id: prediction} of a JSON file of panoptic predictions, which needs only `annotations`.
+def load_results(path: str | os.PathLike) -> Results:
+    """Reads a JSON file of panoptic predictions, which needs only `annotations`.
 
     Raises:
       UserError: The file cannot be read, or does not have the format.
     """
     kind = "panoptic.json of maxdl-predict"
     content = read_json(path, ("annotations",), kind)
-    with _missing_keys(path, kind):
-        return _annotations_by_image(content["annotations"], path)
+    for key in ("images", "categories"):
+        _check_list(content.setdefault(key, []), key, path, kind)
+    annotations = _annotations_by_image(content["annotations"], path)
+    file_names = {image_id: annotation.png_name for image_id, annotation in annotations.items()}
+    images = coco_fields.read_all(content["images"], coco_fields.IMAGE_NAME, str(path))
+    file_names.update({image["id"]: image["file_name"] for image in images if image["id"] in annotations})
+    return Results(annotations, file_names, read_categories(content["categories"], path))
+
+
+def read_categories(categories: Iterable[Any], source: str | os.PathLike) -> list[dict[str, Any]]:
+    """Reads a list of categories.
+
+    Args:
+      categories: JSON values.
+      source: Path of the file with the categories, for error messages.
+
+    Returns:
+      Dictionaries with id, name and, where the list has them, isthing and color.
+
+    Raises:
+      UserError: An entry is incomplete or invalid, or two have the same id.
+    """
+    rows = coco_fields.read_all(categories, coco_fields.CATEGORY, str(source))
+    names: dict[int, str] = {}
+    for row in rows:
+        if row["id"] in names:
+            raise UserError(
+                f"{source}: two categories have the id {row['id']}, {names[row['id']]!r} and {row['name']!r}; give "
+                "each its own id"
+            )
+        names[row["id"]] = row["name"]
+    return rows
+
+
+def table_of_categories(
+    categories: Sequence[Any], source: str | os.PathLike, name: str, label_divisor: int = 256
+) -> DatasetInfo:
+    """Builds the class table of a category list.
+
+    Args:
+      categories: JSON values with id, name, isthing and, optionally, color.
+      source: Path of the file with the categories, for error messages.
+      name: Name of the data set.
+      label_divisor: Label divisor of the table.
+
+    Raises:
+      UserError: The list is empty, or an entry is incomplete or invalid.
+    """
+    if not categories:
+        raise UserError(f"{source} lists no categories; add them")
+    rows = []
+    for row in read_categories(categories, source):
+        if "isthing" not in row:
+            raise UserError(f"{source}: category {row['id']} has no 'isthing'; add 1 for things and 0 for stuff")
+        rows.append(SourceClass(row["id"], row["name"], row["isthing"], row.get("color")))
+    try:
+        return from_source_classes(rows, name, label_divisor)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
 
 
 def read_panoptic_png(path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -205,14 +288,28 @@ def some(faults: Sequence[Any]) -> str:
     return named if len(faults) <= _NAMED else f"{named}; and {len(faults) - _NAMED} more"
 
 
-def _annotations_by_image(
-    annotations: Iterable[Mapping[str, Any]], path: str | os.PathLike
-) -> dict[Any, ImageAnnotation]:
+def _images_by_id(images: Iterable[Any], path: str | os.PathLike) -> dict[Any, dict[str, Any]]:
+    found: dict[Any, dict[str, Any]] = {}
+    for image in coco_fields.read_all(images, coco_fields.IMAGE, str(path)):
+        other = found.setdefault(image["id"], image)
+        if other is not image:
+            raise UserError(
+                f"{path}: two images have the id {image['id']}, {other['file_name']} and {image['file_name']}; give "
+                "each its own id"
+            )
+    return found
+
+
+def _annotations_by_image(annotations: Iterable[Any], path: str | os.PathLike) -> dict[Any, ImageAnnotation]:
     found: dict[Any, ImageAnnotation] = {}
-    for annotation in annotations:
-        if annotation["image_id"] in found:
-            raise UserError(f"{path}: image {annotation['image_id']} has more than one annotation")
-        found[annotation["image_id"]] = ImageAnnotation(annotation["file_name"], annotation["segments_info"])
+    for annotation in coco_fields.read_all(annotations, coco_fields.PANOPTIC_ANNOTATION, str(path)):
+        image_id, png_name = annotation["image_id"], annotation["file_name"]
+        if image_id in found:
+            raise UserError(f"{path}: image {image_id} has more than one annotation")
+        source = f"{path}: image {shown(image_id)}"
+        found[image_id] = ImageAnnotation(
+            png_name, coco_fields.read_all(annotation["segments_info"], coco_fields.SEGMENT, source)
+        )
     return found
 
 
@@ -220,11 +317,3 @@ def _check_strangers(image_ids: Iterable[Any], path: str | os.PathLike) -> None:
     strangers = sorted(image_ids, key=str)
     if strangers:
         raise UserError(f"{path}: annotations refer to images that the file does not list: {some(strangers)}")
-
-
-@contextlib.contextmanager
-def _missing_keys(path: str | os.PathLike, kind: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyError as error:
-        raise UserError(f"{path}: an entry has no {error}; expected a file like {kind}") from error

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from maxdl_tf.class_table import DatasetInfo, from_categories
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.coco_files import (
     ImageAnnotation,
     ImageEntry,
@@ -17,9 +17,11 @@ from maxdl_tf.data.coco_files import (
     read_panoptic_png,
     size_mismatch,
     some,
+    table_of_categories,
 )
 from maxdl_tf.drawing import label_maps
 from maxdl_tf.errors import UserError
+from maxdl_tf.evaluation import pairing
 from maxdl_tf.evaluation.comparison import Comparison, DatasetEvaluation, compare
 from maxdl_tf.evaluation.segment_map import SegmentMap, from_coco, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
@@ -80,11 +82,11 @@ class CocoPairs:
 
     Attributes:
       images: Images of the truth.
-      results: Prediction of each image by its id.
+      results: Prediction of each image by its id in the truth.
       truth_pngs: Folder of the truth's PNGs.
       result_pngs: Folder of the predictions' PNGs.
       dataset_info: Class table of the truth's categories.
-      extra: Ids of predicted images that the truth does not have.
+      warnings: Lines about differences between the two files that do not prevent a comparison.
       image_dir: Folder of the images, for pictures; None draws label maps alone.
     """
 
@@ -93,7 +95,7 @@ class CocoPairs:
     truth_pngs: Path
     result_pngs: Path
     dataset_info: DatasetInfo
-    extra: list[Any]
+    warnings: list[str]
     image_dir: str | None = None
 
     def read(self, entry: ImageEntry) -> tuple[SegmentMap, SegmentMap]:
@@ -133,36 +135,29 @@ def open_pairs(
     if not truth_pngs.is_dir():
         raise UserError(f"{truth_pngs} is not a folder; give the folder of the PNGs of {annotations} as --panoptic_dir")
     results = load_results(files.json)
-    results = _by_true_id(results, truth.images)
     annotated = [entry for entry in truth.images if entry.png_name is not None]
     if not annotated:
         raise UserError(f"{annotations} has no annotated image; expected at least one to compare with")
     if image_dir and not os.path.isfile(os.path.join(image_dir, annotated[0].file_name)):
         raise UserError(f"--image_dir {image_dir} has no {annotated[0].file_name}; check the path")
-    missing = [f"{entry.image_id} ({entry.file_name})" for entry in annotated if entry.image_id not in results]
+    prediction_of, disagreement = pairing.prediction_of(truth.images, results, files.json)
+    missing = [f"{entry.image_id} ({entry.file_name})" for entry in annotated if entry.image_id not in prediction_of]
     if missing:
         raise UserError(
             f"{files.json} has no prediction of {len(missing)} of {len(annotated)} images: {some(missing)}; predict "
             "all images of the annotations"
         )
-    info = from_categories(truth.categories, annotations, Path(annotations).stem)
-    known = {entry.image_id for entry in truth.images}
-    extra = [image_id for image_id in results if image_id not in known]
-    return CocoPairs(annotated, results, truth_pngs, files.pngs, info, extra, image_dir)
-
-
-def _by_true_id(results: dict[Any, ImageAnnotation], entries: Sequence[ImageEntry]) -> dict[Any, ImageAnnotation]:
-    """The results by the ids of the truth.
-
-    maxdl-predict takes names of files as ids if a name is not a number; the ids of the truth may differ from them.
-    """
-    if any(entry.image_id in results for entry in entries):
-        return results
-    id_of_name = {os.path.splitext(os.path.basename(entry.file_name))[0]: entry.image_id for entry in entries}
-    by_name = {os.path.splitext(os.path.basename(found.png_name))[0]: found for found in results.values()}
-    if not set(by_name) & set(id_of_name):
-        return results
-    return {id_of_name.get(name, name): found for name, found in by_name.items()}
+    info = table_of_categories(truth.categories, annotations, Path(annotations).stem)
+    other_names = pairing.other_names(results.categories, info, files.json)
+    warnings = [line for line in (disagreement, other_names) if line]
+    extra = results.annotations.keys() - prediction_of.values()
+    if extra:
+        warnings.append(
+            f"{len(extra)} predictions, such as {min(extra, key=str)}, are skipped; the annotations do not have their "
+            "images"
+        )
+    predictions = {entry.image_id: results.annotations[prediction_of[entry.image_id]] for entry in annotated}
+    return CocoPairs(annotated, predictions, truth_pngs, files.pngs, info, warnings, image_dir)
 
 
 def compare_pairs(
@@ -251,11 +246,11 @@ def submit_files(
     Raises:
       UserError: A file cannot be read or contradicts its JSON, or the submission cannot be written.
     """
-    results = load_results(files.json)
+    results = load_results(files.json).annotations
     with open_submission(path, name) as writer:
         for image_id, result in results.items():
             png = files.pngs / result.png_name
-            categories = {info.get("category_id"): info.get("category_id") for info in result.segments}
+            categories = {info["category_id"]: info["category_id"] for info in result.segments}
             writer.add(image_id, from_coco(read_panoptic_png(png), result.segments, categories, str(png)), categories)
             on_progress(1)
     return len(results)

@@ -55,20 +55,17 @@ def from_coco(
       source: Name of the file in errors.
 
     Raises:
-      UserError: A segment is incomplete, its category is unknown, or PNG and list have different ids.
+      UserError: The category of a segment is unknown, or PNG and list have different ids.
     """
     segments = []
     for info in segments_info:
-        try:
-            segment_id, category = info["id"], info["category_id"]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{source}: a segment in segments_info has no {error}") from error
+        segment_id, category = info["id"], info["category_id"]
         if category not in class_of_category:
             raise UserError(
                 f"{source}: segment {segment_id} has category {category}, which the annotations do not list"
             )
         segments.append(
-            SegmentInfo(segment_id, class_of_category[category], bool(info.get("iscrowd", 0)), info.get("score"))
+            SegmentInfo(segment_id, class_of_category[category], bool(info.get("iscrowd")), info.get("score"))
         )
     listed = {segment.id for segment in segments}
     drawn = set(different_ids(ids).tolist()) - {_COCO_VOID}

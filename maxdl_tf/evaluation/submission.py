@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -122,4 +123,4 @@ class SubmissionWriter:
 def _coco_image_id(image_id: Any) -> Any:
     """The number in an image's name, such as "val2017/000000000139"; other ids as they are."""
     name = os.path.basename(str(image_id))
-    return int(name) if name.isascii() and name.isdigit() else image_id
+    return int(name) if re.fullmatch(r"\d{1,18}", name, re.ASCII) else image_id

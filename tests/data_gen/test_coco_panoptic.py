@@ -14,7 +14,7 @@ from PIL import Image
 
 from maxdl_tf import class_table, panoptic_ids
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import examples, panoptic
+from maxdl_tf.data import coco_files, examples, panoptic
 from maxdl_tf.data_gen import coco_panoptic, convert, shapes
 from maxdl_tf.errors import UserError
 from tests.helpers import REPOSITORY, shared_golden, shared_path
@@ -56,7 +56,7 @@ class Dataset:
 
     def annotate(self, **options):
         annotations = coco_panoptic.load_annotations(self.annotation_file)
-        info = class_table.from_categories(annotations.categories, self.annotation_file, "test", **options)
+        info = coco_files.table_of_categories(annotations.categories, self.annotation_file, "test", **options)
         annotator = coco_panoptic.Annotator(self.images, self.pngs, self.annotation_file.name, info)
         return [annotator.annotate(entry) for entry in annotations.images]
 
@@ -122,7 +122,7 @@ def test_real_data_survives_conversion(tmp_path, name, images, split):
 
 
 def test_class_ids_are_ranks_of_category_ids_and_missing_colors_are_generated(dataset):
-    info = class_table.from_categories(CATEGORIES, dataset.annotation_file, "test")
+    info = coco_files.table_of_categories(CATEGORIES, dataset.annotation_file, "test")
     assert [(row.id, row.name, row.is_thing, row.source_id) for row in info.classes] == [
         (1, "dog", True, 7),
         (2, "cat", True, 9),
@@ -180,6 +180,7 @@ BEFORE_WRITING = [
     ("size of the image", _break("content", "images", 0, "width", 23), r"a\.jpg: 2 x 24 .*states 2 x 23"),
     ("size of the PNG", lambda d: setattr(d, "ids", d.ids[:1]), r"a\.png: 1 x 24 .*states 2 x 24"),
     ("no annotation", _break("content", "annotations", []), r"a\.jpg: panoptic_val\.json has no annotation"),
+    ("two images", lambda d: d.content.update(images=d.content["images"] * 2), "two images have the id 5, a.jpg and"),
     ("no image", _break("content", "images", []), "annotations refer to images that the file does not list: 5"),
     (
         "two annotations",
@@ -189,7 +190,7 @@ BEFORE_WRITING = [
     ("no segments_info", lambda d: d.content["annotations"][0].pop("segments_info"), "has no 'segments_info'"),
     ("not a dictionary", lambda d: setattr(d, "content", [1]), "holds a JSON list"),
     ("no isthing", _break("content", "categories", [{"id": 1, "name": "a"}]), "category 1 has no 'isthing'"),
-    ("no categories", _break("content", "categories", []), "lists no categories.*--dataset_info"),
+    ("no categories", _break("content", "categories", []), "lists no categories; add them"),
 ]
 AFTER_WRITING = [
     ("image missing", _remove("images/a.jpg"), r"images/a\.jpg: there is no such file"),
@@ -200,7 +201,7 @@ AFTER_WRITING = [
     ("gray PNG", lambda d: Image.new("L", (24, 2)).save(d.pngs / "a.png"), r"a\.png: a PNG of mode L; expected RGB"),
     ("GIF", lambda d: d.image.save(d.images / "a.jpg", format="GIF"), r"a\.jpg: a GIF file"),
     ("no JSON", lambda d: d.annotation_file.write_text("{"), r"panoptic_val\.json is not a JSON file"),
-    ("JSON missing", _remove("panoptic_val.json"), r"cannot read .*panoptic_val\.json"),
+    ("JSON missing", _remove("panoptic_val.json"), r"panoptic_val\.json: there is no such file"),
 ]
 
 
@@ -238,6 +239,36 @@ def test_only_some_images(dataset, tmp_path, capsys):
     assert len(list(tf.data.TFRecordDataset(str(shard)))) == 1
     assert _convert("coco_panoptic", *flags, f"--output_dir={tmp_path / 'other'}", "--only=a.jpg,c.jpg") == 2
     assert "no image c.jpg" in capsys.readouterr().err
+
+
+def test_categories_from_0_and_numbers_as_text(dataset, tmp_path):
+    """Both splits of such an export are converted, with the labels that plain numbers give."""
+    plain = dataset.write().annotate()[0].label
+    number_of = {7: 0, 9: 1, 30: 2}
+    dataset.content["categories"] = [
+        {"id": str(number_of[row["id"]]), "name": row["name"], "isthing": str(row["isthing"])} for row in CATEGORIES
+    ]
+    for segment in dataset.segments:
+        segment.update(
+            category_id=number_of[segment["category_id"]], id=str(segment["id"]), area=float(segment["area"])
+        )
+        segment["iscrowd"] = str(segment["iscrowd"])
+    dataset.content["images"][0].update(height="2", width=24.0, id="5", file_name="images\\a.jpg")
+    dataset.content["annotations"][0]["file_name"] = "panoptic_val\\a.png"
+    dataset.write()
+    flags = [f"--image_dir={tmp_path}", f"--panoptic_dir={tmp_path}", f"--annotation_file={dataset.annotation_file}"]
+    for split in ("train", "val"):
+        flags_of_output = [f"--output_dir={tmp_path / 'out'}", f"--split={split}", "--processes=1"]
+        assert _convert("coco_panoptic", *flags, *flags_of_output) == 0
+        (shard,) = (tmp_path / "out").glob(f"{split}-*.tfrecord")
+        (record,) = tf.data.TFRecordDataset(str(shard))
+        np.testing.assert_array_equal(panoptic.parse_example(record).label, plain)
+    info = class_table.load(str(tmp_path / "out" / "dataset_info.textproto"))
+    assert [(row.name, row.is_thing, row.source_id) for row in info.classes] == [
+        ("dog", True, 0),
+        ("cat", True, 1),
+        ("grass", False, 2),
+    ]
 
 
 def test_gray_images_become_rgb(dataset):
@@ -295,7 +326,7 @@ def test_drawn_shapes_survive_a_round_trip_through_coco_files(tmp_path):
         content["annotations"].append({"image_id": index, "file_name": f"{index}.png", "segments_info": segments})
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     annotations = coco_panoptic.load_annotations(tmp_path / "panoptic.json")
-    info = class_table.from_categories(annotations.categories, tmp_path, "shapes")
+    info = coco_files.table_of_categories(annotations.categories, tmp_path, "shapes")
     assert isinstance(info, DatasetInfo) and info.classes[0] == SegmentClass(1, "disk", True, info.classes[0].color, 10)
     annotator = coco_panoptic.Annotator(folders["images"], folders["panoptic"], "panoptic.json", info)
     for entry, (image, label) in zip(annotations.images, drawings):

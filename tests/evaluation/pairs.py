@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 
-from maxdl_tf.class_table import DatasetInfo, SegmentClass, from_categories
-from maxdl_tf.data.coco_files import read_panoptic_png
+from maxdl_tf.class_table import DatasetInfo, SegmentClass
+from maxdl_tf.data.coco_files import read_panoptic_png, table_of_categories
 from maxdl_tf.evaluation.segment_map import different_ids
 from tests.helpers import shared_path
 
@@ -83,7 +83,7 @@ def real_truth(data_set, split):
         (read_panoptic_png(annotations / f"panoptic_{split}" / found["file_name"]), found["segments_info"], found)
         for found in content["annotations"]
     ]
-    return from_categories(content["categories"], path, data_set), images
+    return table_of_categories(content["categories"], path, data_set), images
 
 
 def perturbed(rng, ids, segments, categories):

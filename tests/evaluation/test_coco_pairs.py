@@ -54,7 +54,7 @@ def change_results(files, change):
 
 def test_a_perfect_prediction(files):
     pairs = open_pairs(files)
-    assert [row.name for row in pairs.dataset_info.classes] == ["cat", "sky"] and pairs.extra == []
+    assert [row.name for row in pairs.dataset_info.classes] == ["cat", "sky"] and pairs.warnings == []
     done = []
     comparisons = compare_all(files, with_masks=True, on_progress=done.append)
     assert [found.quality() for found in comparisons] == [1.0, 1.0] and done == [1, 1]
@@ -91,7 +91,10 @@ def test_images_without_prediction_are_named(files):
 
 def test_predictions_of_other_images_are_counted(files):
     change_results(files, lambda rows: rows.append({**rows[0], "image_id": 77}))
-    assert open_pairs(files).extra == [77] and len(compare_all(files)) == 2
+    assert open_pairs(files).warnings == [
+        "1 predictions, such as 77, are skipped; the annotations do not have their images"
+    ]
+    assert len(compare_all(files)) == 2
 
 
 FAULTS = [
@@ -110,9 +113,12 @@ FAULTS = [
         "lists a segment id twice",
     ),
     (lambda rows: rows[0]["segments_info"][0].update(category_id=3), "segment 70000 has category 3, which"),
-    (lambda rows: rows[0]["segments_info"][0].pop("category_id"), "a segment in segments_info has no 'category_id'"),
+    (
+        lambda rows: rows[0]["segments_info"][0].pop("category_id"),
+        "results.json: image 1: segment 70000 has no 'category_id'; expected an integer",
+    ),
     (lambda rows: rows.append(rows[0]), "image 1 has more than one annotation"),
-    (lambda rows: rows[0].pop("segments_info"), "has no 'segments_info'; expected a file like panoptic.json"),
+    (lambda rows: rows[0].pop("segments_info"), "annotation of image 1 has no 'segments_info'; expected a list"),
 ]
 
 
