@@ -1,21 +1,27 @@
 """The output folder of a conversion: names of shards, checks of existing files, and publication of all shards at once.
 
-Shards grow in a hidden folder inside the output folder and leave it when the last one is complete. A killed run leaves
-no file that a reader would find, and the next run removes its hidden folder.
+Shards grow in a hidden folder inside the output folder, which one process at a time uses. When the last one is complete,
+the shards of an earlier conversion move into the hidden folder, and then the new ones move out. Readers refuse a split
+with missing shards (`maxdl_tf.data.shards`), so at each moment they find the earlier split, the new one, or an error. If
+the process is killed between two moves, the next conversion of the split moves all files back before it starts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
+from maxdl_tf.data.shards import shard_name
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import storage
+from maxdl_tf.files import folder_lock, storage
 
 EXAMPLES_PER_SHARD = 256
 _LARGEST_SHARD_COUNT = 99999
@@ -59,9 +65,24 @@ class Output:
         return self.directory.rstrip("/") or "/"
 
     @property
-    def staging(self) -> str:
-        """Folder in which shards grow; the leading dot hides it from globs."""
+    def hidden(self) -> str:
+        """Folder for all files of an unfinished conversion; the leading dot hides it from globs."""
         return f"{self.folder}/.incomplete-{self.split}"
+
+    @property
+    def staging(self) -> str:
+        """Folder in which shards grow."""
+        return f"{self.hidden}/new"
+
+    @property
+    def replaced(self) -> str:
+        """Folder of the earlier shards while the new ones take their place."""
+        return f"{self.hidden}/replaced"
+
+    @property
+    def journal(self) -> str:
+        """File with the names of the shards that move, while they move."""
+        return f"{self.hidden}/moving.json"
 
     @property
     def dataset_info_file(self) -> str:
@@ -90,12 +111,15 @@ class Output:
         largest = min(num_tasks, _LARGEST_SHARD_COUNT)
         if not 1 <= num_shards <= largest:
             raise UserError(f"--num_shards={num_shards} for {num_tasks} images: must be between 1 and {largest}")
-        return [f"{self.split}-{shard:05d}-of-{num_shards:05d}.tfrecord" for shard in range(num_shards)]
+        return [shard_name(self.split, shard, num_shards) for shard in range(num_shards)]
 
     def existing_shards(self) -> list[str]:
         """Names of the split's shards in the folder."""
-        pattern = re.compile(re.escape(self.split) + r"-\d{5}-of-\d{5}\.tfrecord")
-        return [name for name in storage.list_folder(self.folder) if pattern.fullmatch(name)]
+        return [name for name in storage.list_folder(self.folder) if self.is_shard(name)]
+
+    def is_shard(self, name: str) -> bool:
+        """Whether a file name is that of a shard of the split."""
+        return bool(re.fullmatch(re.escape(self.split) + r"-\d{5}-of-\d{5}\.tfrecord", name))
 
 
 class Report(NamedTuple):
@@ -131,21 +155,90 @@ def shard_bounds(num_tasks: int, num_shards: int) -> list[tuple[int, int]]:
     return list(zip(starts, starts[1:]))
 
 
-def prepare(dataset_info: DatasetInfo, output: Output) -> None:
-    """Creates the folders and checks that existing shards and class tables do not conflict with the new ones.
+@contextlib.contextmanager
+def prepared(dataset_info: DatasetInfo, output: Output) -> Iterator[None]:
+    """Creates and locks the folders, and removes the hidden one at the end.
 
     Raises:
-      UserError: Existing files conflict.
+      UserError: Existing shards or the class table conflict with the new ones, or another process converts this split.
       OSError: A folder cannot be created.
     """
     if storage.exists(output.folder) and not storage.is_folder(output.folder):
         raise UserError(f"--output_dir={output.folder} is a file; name a folder")
-    existing = output.existing_shards()
-    if existing and not output.overwrite:
-        raise UserError(
-            f"{output.folder} already has {len(existing)} shards of split {output.split!r}; choose another "
-            "--output_dir or --split, or pass --overwrite"
-        )
+    with folder_lock.FolderLock(output.hidden, f"split {output.split!r} of --output_dir={output.folder}"):
+        try:
+            _move_back(output)
+            existing = output.existing_shards()
+            if existing and not output.overwrite:
+                raise UserError(
+                    f"{output.folder} already has {len(existing)} shards of split {output.split!r}; choose another "
+                    "--output_dir or --split, or pass --overwrite"
+                )
+            _check_class_table(dataset_info, output)
+            for folder in (output.staging, output.replaced):
+                storage.remove_folder(folder)
+                storage.make_folder(folder)
+            yield
+        finally:
+            _move_back(output)
+            storage.remove_folder(output.hidden)
+
+
+def publish(dataset_info: DatasetInfo, names: list[str], output: Output) -> None:
+    """Moves the class table and then the shards out of the hidden folder.
+
+    Raises:
+      UserError: Another split brought another class table meanwhile.
+      OSError: A file cannot be moved. All files are back in their places after `prepared`, which must surround this.
+    """
+    _check_class_table(dataset_info, output)
+    new = list(names)
+    if not storage.exists(output.dataset_info_file):
+        text = class_table.to_text(dataset_info)
+        storage.write_file(f"{output.staging}/{class_table.FILE_NAME}", text.encode())
+        new.insert(0, class_table.FILE_NAME)
+    earlier = output.existing_shards()
+    storage.write_whole(output.journal, json.dumps({"earlier": earlier, "new": new}).encode())
+    for name in earlier:
+        storage.rename(f"{output.folder}/{name}", f"{output.replaced}/{name}")
+    for name in new:
+        storage.rename(f"{output.staging}/{name}", f"{output.folder}/{name}")
+
+
+def _move_back(output: Output) -> None:
+    """Undoes a publication that did not end. This may be killed at any move and start again."""
+    if not storage.exists(output.journal):
+        return
+    earlier, new = _read_journal(output)
+    published, replaced = storage.list_folder(output.folder), storage.list_folder(output.replaced)
+    if set(new) & set(storage.list_folder(output.staging)):
+        splits_share_table = any(name.endswith(".tfrecord") and name not in new + earlier for name in published)
+        for name in new:
+            is_shared = name == class_table.FILE_NAME and splits_share_table
+            if name in published and (name in replaced or name not in earlier) and not is_shared:
+                storage.rename(f"{output.folder}/{name}", f"{output.staging}/{name}")
+        for name in replaced:
+            storage.rename(f"{output.replaced}/{name}", f"{output.folder}/{name}")
+    storage.remove_file(output.journal)
+
+
+def _read_journal(output: Output) -> tuple[list[str], list[str]]:
+    """The names of the earlier shards and of the new files."""
+    try:
+        journal = json.loads(storage.read_file(output.journal))
+        names = journal["earlier"], journal["new"]
+        if all(output.is_shard(name) or name == class_table.FILE_NAME for name in names[0] + names[1]):
+            return names
+    except (ValueError, TypeError, KeyError):
+        pass
+    raise UserError(
+        f"{output.journal} is damaged; check whether shards are missing in {output.folder} and {output.replaced}, and "
+        f"remove {output.hidden}"
+    )
+
+
+def _check_class_table(dataset_info: DatasetInfo, output: Output) -> None:
+    """Raises UserError if the folder has another class table."""
     table = output.dataset_info_file
     if storage.exists(table):
         difference = _difference(class_table.load(table), dataset_info)
@@ -154,24 +247,6 @@ def prepare(dataset_info: DatasetInfo, output: Output) -> None:
                 f"{table} differs from the class table of this split: {difference}; choose another --output_dir, or "
                 f"pass --dataset_info={table} if the converter has this flag"
             )
-    storage.remove_folder(output.staging)
-    storage.make_folder(output.staging)
-
-
-def publish(dataset_info: DatasetInfo, names: list[str], output: Output) -> None:
-    """Moves the class table and then the shards out of the hidden folder.
-
-    Raises:
-      OSError: A file cannot be moved.
-    """
-    if not storage.exists(output.dataset_info_file):
-        staged = f"{output.staging}/{class_table.FILE_NAME}"
-        storage.write_file(staged, class_table.to_text(dataset_info).encode())
-        storage.rename(staged, output.dataset_info_file)
-    for outdated in output.existing_shards():
-        storage.remove_file(f"{output.folder}/{outdated}")
-    for name in names:
-        storage.rename(f"{output.staging}/{name}", f"{output.folder}/{name}")
 
 
 def _difference(there: DatasetInfo, new: DatasetInfo) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 from maxdl_tf import beam_pipeline, command_line
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen.annotated_images import Annotated, make_record
-from maxdl_tf.data_gen.shard_output import Output, Report, prepare, publish, shard_bounds
+from maxdl_tf.data_gen.shard_output import Output, Report, prepared, publish, shard_bounds
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 from maxdl_tf.processes import results_in_order
@@ -42,33 +41,18 @@ def write_shards(
     """
     names = output.shard_names(len(tasks))
     write_staged = _write_with_beam if output.runner else _write_locally
-    new_folders = _missing_folders(output.folder)
     try:
-        prepare(dataset_info, output)
-        make = functools.partial(make_record, annotate, output.label_format)
-        written, skipped = write_staged(tasks, make, names, output)
-        if not written:
-            raise UserError(f"all {len(tasks)} images were skipped, nothing is written; the first: {skipped[0]}")
-        publish(dataset_info, names, output)
+        with prepared(dataset_info, output):
+            make = functools.partial(make_record, annotate, output.label_format)
+            written, skipped = write_staged(tasks, make, names, output)
+            if not written:
+                raise UserError(f"all {len(tasks)} images were skipped, nothing is written; the first: {skipped[0]}")
+            publish(dataset_info, names, output)
     except OSError as error:
         raise UserError(
             f"cannot write to {output.folder}: {error.strerror or error}; free space or choose another --output_dir"
         ) from error
-    finally:
-        storage.remove_folder(output.staging)
-        for folder in new_folders:
-            if os.path.isdir(folder) and not os.listdir(folder):
-                os.rmdir(folder)
     return Report(written, len(names), skipped, output)
-
-
-def _missing_folders(folder: str) -> list[str]:
-    """Local folders that must be created, from the innermost outward."""
-    missing = []
-    while not storage.is_remote(folder) and folder and not os.path.exists(folder):
-        missing.append(folder)
-        folder = os.path.dirname(folder)
-    return missing
 
 
 def _write_locally(

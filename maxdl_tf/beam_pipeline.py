@@ -5,21 +5,27 @@ holds all tasks, and no result passes through the pipeline. Runners may process 
 worker is lost, so the work must be repeatable. Bad input must not raise, because runners would try again; the answer
 reports it.
 
+Chunks are pickles, which can run code, and others may write to their folder. So the pipeline carries the hash of each
+chunk, and a worker reads no other content.
+
 Workers need this package and access to all paths.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
 
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import storage
+from maxdl_tf.files import disk_space, storage
 
 RUNNERS = ("DirectRunner", "DataflowRunner", "FlinkRunner", "SparkRunner")
 
@@ -67,8 +73,8 @@ def run_chunks(
       The answers, in the order of the chunks.
 
     Raises:
-      UserError: Beam is not installed, or its options are invalid.
-      OSError: An answer is missing.
+      UserError: Beam is not installed, its options are invalid, or a worker cannot write.
+      OSError: A chunk cannot be written, or an answer is missing.
     """
     beam = import_beam()
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -82,12 +88,15 @@ def run_chunks(
         pipeline = beam.Pipeline(options=PipelineOptions(arguments))
     except ValueError as error:
         raise UserError(f"--runner={runner} --beam_options={' '.join(options)}: {error}") from error
+    digests = {}
     for name, chunk in chunks.items():
-        storage.write_file(f"{folder}/{name}.chunk", pickle.dumps(chunk))
-    with pipeline:
+        content = pickle.dumps(chunk)
+        storage.write_file(f"{folder}/{name}.chunk", content)
+        digests[name] = _digest(content)
+    with _worker_errors(), _on_loopback(runner), pipeline:
         _ = (
             pipeline
-            | "chunks" >> beam.Create(list(chunks))
+            | "chunks" >> beam.Create(list(digests.items()))
             | "spread" >> beam.Reshuffle()
             | "work" >> beam.Map(_Worker(work, folder))
         )
@@ -120,7 +129,50 @@ class _Worker:
         self._work = work
         self._folder = folder
 
-    def __call__(self, name: str) -> None:
-        chunk = pickle.loads(storage.read_file(f"{self._folder}/{name}.chunk"))
-        answer = json.dumps(self._work(name, chunk)).encode()
-        storage.write_whole(f"{self._folder}/{name}.answer", answer)
+    def __call__(self, chunk: tuple[str, str]) -> None:
+        name, digest = chunk
+        with disk_space.full_disk_errors(self._folder):
+            content = storage.read_file(f"{self._folder}/{name}.chunk")
+            if _digest(content) != digest:
+                raise UserError(f"{self._folder}/{name}.chunk was changed by another program; run the command again")
+            answer = json.dumps(self._work(name, pickle.loads(content))).encode()
+            storage.write_whole(f"{self._folder}/{name}.answer", answer)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextlib.contextmanager
+def _worker_errors() -> Iterator[None]:
+    """Restores a UserError of a worker: Beam adds the name of the step, and keeps only the text from other processes."""
+    try:
+        yield
+    except Exception as error:
+        found = re.search(r"UserError: (.*)", f"{type(error).__name__}: {error}")
+        if found is None:
+            raise
+        raise UserError(found.group(1).split(" [while running ")[0]) from error
+
+
+@contextlib.contextmanager
+def _on_loopback(runner: str) -> Iterator[None]:
+    """Lets the DirectRunner open its ports on this machine only. It opens them on all interfaces, without a password."""
+    if runner != "DirectRunner":
+        yield
+        return
+    import grpc
+
+    make_server = grpc.server
+
+    def make_local_server(*arguments, **options):
+        server = make_server(*arguments, **options)
+        open_port = server.add_insecure_port
+        server.add_insecure_port = lambda address: open_port(address.replace("[::]", "localhost"))
+        return server
+
+    grpc.server = make_local_server
+    try:
+        yield
+    finally:
+        grpc.server = make_server

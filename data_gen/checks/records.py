@@ -22,7 +22,7 @@ from absl import flags
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import examples, records
+from maxdl_tf.data import examples, records, shards
 from maxdl_tf.data_gen.checks import command, images
 from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, Loaded, Split
 from maxdl_tf.data_gen.checks.images import Find
@@ -40,8 +40,6 @@ _DATASET_INFO = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 command.define_flags(FLAGS)
-
-_SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<ending>\..+)?")
 
 
 def main(argv: list[str]) -> int:
@@ -200,19 +198,13 @@ def load_record(path: str, number: int, dataset_info: DatasetInfo) -> Loaded:
 
 def check_shard_names(split: str, paths: Sequence[str]) -> Iterator[Finding]:
     """Finds missing shards of NAME-00000-of-00008, and patterns that match the shards of two conversions."""
-    numbers: dict[tuple[str, str], dict[int, set[int]]] = {}
-    for path in paths:
-        match = _SHARD.fullmatch(path)
-        if match:
-            sets = numbers.setdefault((match["name"], match["ending"] or ""), {})
-            sets.setdefault(int(match["count"]), set()).add(int(match["number"]))
-    for (name, ending), sets in numbers.items():
-        if len(sets) > 1:
-            counts = " and ".join(f"-of-{count:05d}" for count in sorted(sets))
-            yield Finding("shards-mixed", split, f"{name}-*{ending}", f"shards {counts}")
-        for count, present in sets.items():
-            for number in sorted(set(range(count)) - present):
-                yield Finding("shard-missing", split, f"{name}-{number:05d}-of-{count:05d}{ending}", "does not exist")
+    sets = shards.sets_of(paths)
+    for same in shards.mixed(sets):
+        counts = " and ".join(f"-of-{found.count:05d}" for found in same)
+        pattern = os.path.join(same[0].folder, f"{same[0].split}-*{same[0].ending}")
+        yield Finding("shards-mixed", split, pattern, f"shards {counts}")
+    for path in (path for found in sets for path in found.missing):
+        yield Finding("shard-missing", split, path, "does not exist")
 
 
 def repeated_ids(split: Split) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import classification_transforms, examples, record_streams, transforms
+from maxdl_tf.data import classification_transforms, decoding, examples, record_streams, transforms
 from maxdl_tf.structs import Tensor
 
 
@@ -44,7 +44,7 @@ def train_batches(
       **stream_options: Arguments of `record_streams.endless_batches`: batch size, shuffling, seed, sharding.
 
     Raises:
-      UserError: A pattern matches no file.
+      UserError: As in `record_streams.endless_batches`.
     """
     augmentation = augmentation or transforms.Augmentation()
 
@@ -78,7 +78,7 @@ def evaluation_batches(
       skip_damaged: Whether to skip damaged records, as in `record_streams.endless_batches`.
 
     Raises:
-      UserError: A pattern matches no file.
+      UserError: As in `record_streams.endless_batches`.
     """
 
     def make_example(serialized: Tensor) -> ClassificationBatch:
@@ -114,9 +114,8 @@ def read_example(serialized: Tensor, dataset_info: DatasetInfo) -> tuple[Tensor,
             examples.IMAGE_FILENAME: tf.io.FixedLenFeature([], tf.string, default_value=""),
         },
     )
-    image = tf.io.decode_image(features[examples.IMAGE_ENCODED], channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
     class_id, image_id = features[examples.CLASS_LABEL], features[examples.IMAGE_FILENAME]
+    image = decoding.decode_image(features[examples.IMAGE_ENCODED], image_id)
     is_class = tf.equal(class_id, tf.constant(dataset_info.class_order, tf.int64))
     check = tf.debugging.Assert(
         tf.reduce_any(is_class),

@@ -8,11 +8,9 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import examples, record_streams, transforms
+from maxdl_tf.data import decoding, examples, record_streams, transforms
 from maxdl_tf.data.targets import panoptic_targets
 from maxdl_tf.structs import PanopticTargets, Tensor
-
-_PNG_BIT_DEPTH_AT = 24  # Offset of the bit depth in a PNG file.
 
 
 class PanopticExample(NamedTuple):
@@ -87,7 +85,7 @@ def train_batches(
       **stream_options: Arguments of `record_streams.endless_batches`: batch size, shuffling, seed, sharding.
 
     Raises:
-      UserError: A pattern matches no file.
+      UserError: As in `record_streams.endless_batches`.
     """
     augmentation = augmentation or transforms.Augmentation()
 
@@ -159,7 +157,7 @@ def evaluation_batches(
       **target_options: Arguments of `panoptic_targets`.
 
     Raises:
-      UserError: A pattern matches no file.
+      UserError: As in `record_streams.endless_batches`.
     """
 
     def make_example(serialized: Tensor) -> EvaluationBatch:
@@ -233,10 +231,9 @@ def parse_example(serialized: Tensor) -> PanopticExample:
             examples.LABEL_FORMAT: tf.io.FixedLenFeature([], tf.string, default_value="raw"),
         },
     )
-    image = tf.io.decode_image(features[examples.IMAGE_ENCODED], channels=3, expand_animations=False)
-    image.set_shape([None, None, 3])
-    size = tf.stack([features[examples.IMAGE_HEIGHT], features[examples.IMAGE_WIDTH]])
     image_id = features[examples.IMAGE_FILENAME]
+    image = decoding.decode_image(features[examples.IMAGE_ENCODED], image_id)
+    size = tf.stack([features[examples.IMAGE_HEIGHT], features[examples.IMAGE_WIDTH]])
     label_format = features[examples.LABEL_FORMAT]
     is_png = tf.equal(label_format, "png")
     tf.debugging.Assert(
@@ -245,7 +242,7 @@ def parse_example(serialized: Tensor) -> PanopticExample:
     )
     label = tf.cond(
         is_png,
-        lambda: _decode_png_label(features[examples.LABEL_ENCODED]),
+        lambda: decoding.decode_png_label(features[examples.LABEL_ENCODED], image_id),
         lambda: tf.reshape(tf.io.decode_raw(features[examples.LABEL_ENCODED], tf.int32), size),
     )
     label.set_shape([None, None])
@@ -256,16 +253,3 @@ def parse_example(serialized: Tensor) -> PanopticExample:
             ["image", image_id, "has a", name, "of size", got, "but the record states", size, "; convert it again"],
         )
     return PanopticExample(image, label, image_id)
-
-
-def _decode_png_label(png: Tensor) -> Tensor:
-    """int32 [height, width] of a PNG of `examples.encode_label_map`, or of an 8-bit gray PNG."""
-    pixels = tf.cast(tf.io.decode_png(png, dtype=tf.uint16), tf.int32)  # [height, width, 1 or 3]
-    # Decoded to 16 bits, a value v of 8 bits becomes v * 257.
-    bit_depth = tf.io.decode_raw(tf.strings.substr(png, _PNG_BIT_DEPTH_AT, 1), tf.uint8)[0]
-    pixels = tf.cond(tf.equal(bit_depth, 16), lambda: pixels, lambda: pixels // 257)
-    return tf.cond(
-        tf.equal(tf.shape(pixels)[-1], 1),
-        lambda: pixels[..., 0],
-        lambda: pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2],
-    )

@@ -2,12 +2,15 @@
 
 TensorFlow's own reader stops at the first damaged record of a file. If it is set to ignore errors, it drops the rest of
 the file silently. The streams here either stop with the file and the record, or skip the damaged records only.
+
+TensorFlow's reader also believes the length that a record announces: 2^60 bytes end the process. So the lengths of all
+records are compared with the size of the file before TensorFlow reads it. This takes a read of a few bytes for each
+record. Remote files, for which each read is a request, are checked only if damaged records are skipped.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import sys
 import zlib
@@ -17,7 +20,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.data import records
+from maxdl_tf.data import records, shards
 from maxdl_tf.data.records import Damage, Run
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
@@ -58,7 +61,7 @@ def endless_batches(
     """Makes endless shuffled batches.
 
     Args:
-      file_pattern: One or more globs of TFRecord shards.
+      file_pattern: One or more globs of TFRecord shards; see `shards.find_shards`.
       make_example: Function of a record, scalar string, and a seed, int64 [2]: the seed of the run and the number of
         the example in the run.
       batch_size: Examples per batch. The end of an epoch and the start of the next may share a batch.
@@ -68,12 +71,13 @@ def endless_batches(
       shard_count: Number of input pipelines that share the data, one per worker.
       shard_index: Index of this input pipeline. Workers take whole files if there are enough, else every n-th example.
       skip_damaged: Whether to skip damaged records. The files are then read once before the first batch, and the
-        damaged records are listed on stderr. Otherwise the first one raises `tf.errors.DataLossError`.
+        damaged records are listed on stderr. Otherwise the first one whose data are damaged raises
+        `tf.errors.DataLossError`.
       service: Machines that make the batches. They share the files, and each of the `shard_count` pipelines takes
         whatever comes first, so two such runs differ, whatever the seed.
 
     Raises:
-      UserError: A pattern matches no file.
+      UserError: A pattern matches no file, shards are missing, or a file is cut off or has a record of a wrong length.
     """
     deterministic = seed is not None and service is None
     if service is not None:
@@ -83,7 +87,7 @@ def endless_batches(
     elif seed is None:
         seed = random.SystemRandom().getrandbits(31)
 
-    files = _checked_files(file_pattern, skip_damaged)
+    files = shards.find_shards(file_pattern)
     if len(files) < shard_count:
         # Workers can share examples without gaps only in an order that all of them know: the order of the files.
         dataset = _records_in_order(files, skip_damaged).shard(shard_count, shard_index)
@@ -138,9 +142,9 @@ def examples_in_order(
       skip_damaged: Whether to skip damaged records, as in `endless_batches`.
 
     Raises:
-      UserError: A pattern matches no file.
+      UserError: As in `endless_batches`.
     """
-    dataset = _records_in_order(_checked_files(file_pattern, skip_damaged), skip_damaged)
+    dataset = _records_in_order(shards.find_shards(file_pattern), skip_damaged)
     if max_images is not None:
         dataset = dataset.take(max_images)
     make_example = tf.autograph.experimental.do_not_convert(make_example)
@@ -148,41 +152,9 @@ def examples_in_order(
     return _already_sharded(dataset)
 
 
-def matching_files(file_pattern: str | Sequence[str]) -> list[str]:
-    """Returns the sorted files that match any of the patterns.
-
-    Raises:
-      UserError: A pattern matches no file.
-    """
-    patterns = [file_pattern] if isinstance(file_pattern, str) else list(file_pattern)
-    files = set()
-    for pattern in patterns:
-        matches = storage.matching_files(pattern)
-        if not matches:
-            raise UserError(
-                f"file_pattern {pattern!r} matches no file; expected TFRecord shards such as those of maxdl-convert "
-                "(train-00000-of-00008.tfrecord): convert the data first, or correct the path"
-            )
-        files.update(matches)
-    if not files:
-        raise UserError("file_pattern is empty; name the TFRecord shards, such as 'data/train-*.tfrecord'")
-    return sorted(files)
-
-
-def _checked_files(file_pattern: str | Sequence[str], skip_damaged: bool) -> list[str]:
-    """The matching files; TensorFlow reads an empty file without an error, so it is refused here."""
-    files = matching_files(file_pattern)
-    for path in files if not skip_damaged else ():
-        if not storage.is_remote(path) and os.path.getsize(path) == 0:
-            raise UserError(
-                f"{path} is empty, perhaps because the disk was full; convert the data again, or set "
-                "on_damaged_record: SKIP"
-            )
-    return files
-
-
 def _records_in_order(files: list[str], skip_damaged: bool) -> tf.data.Dataset:
     if not skip_damaged:
+        _check_lengths(files)
         return tf.data.TFRecordDataset(files)
     dataset, read = _file_dataset(files, skip_damaged)
     return dataset.flat_map(read)
@@ -191,6 +163,7 @@ def _records_in_order(files: list[str], skip_damaged: bool) -> tf.data.Dataset:
 def _file_dataset(files: list[str], skip_damaged: bool) -> tuple[tf.data.Dataset, Callable[..., tf.data.Dataset]]:
     """A dataset of files, or of their runs of intact records, and the function that reads an element."""
     if not skip_damaged:
+        _check_lengths(files)
         return tf.data.Dataset.from_tensor_slices(files), tf.data.TFRecordDataset
     paths, offsets, counts = zip(*_intact_runs(files))
     runs = (list(paths), tf.constant(offsets, tf.int64), tf.constant(counts, tf.int64))
@@ -207,6 +180,23 @@ def _already_sharded(dataset: tf.data.Dataset) -> tf.data.Dataset:
 # --- damaged records ---
 
 
+def _check_lengths(files: Sequence[str]) -> None:
+    """Raises UserError if a local file is empty or cut off, or the length of a record is wrong."""
+    local = [path for path in files if not storage.is_remote(path)]
+    if any(_in_threads(records.first_wrong_length, local)):
+        raise _damaged([damage for _, damages in _in_threads(records.scan, files) for damage in damages])
+
+
+def _damaged(damages: Sequence[Damage]) -> UserError:
+    more = f", and {len(damages) - 1} more are damaged" if len(damages) > 1 else ""
+    return UserError(f"{damages[0]}{more}; convert the data again, or set on_damaged_record: SKIP to read the others")
+
+
+def _in_threads(function: Callable[[str], Any], files: Sequence[str]) -> list[Any]:
+    with ThreadPoolExecutor(_FILES_SCANNED_AT_ONCE) as threads:
+        return list(threads.map(function, files))
+
+
 def _intact_runs(files: Sequence[str]) -> list[Run]:
     """Reads the files once and lists the damaged records on stderr.
 
@@ -216,8 +206,7 @@ def _intact_runs(files: Sequence[str]) -> list[Run]:
     Raises:
       UserError: No record is intact.
     """
-    with ThreadPoolExecutor(_FILES_SCANNED_AT_ONCE) as threads:
-        scans = list(threads.map(_scan, files))
+    scans = _in_threads(_scan, files)
     runs = [run for found, _ in scans for run in found]
     damages = [damage for _, found in scans for damage in found]
     if not runs:
@@ -234,13 +223,13 @@ def _intact_runs(files: Sequence[str]) -> list[Run]:
 
 
 def _scan(path: str) -> tuple[list[Run], list[Damage]]:
-    """`records.scan`, but TensorFlow's reader, which is faster, checks first whether anything is damaged."""
-    try:
-        count = tf.data.TFRecordDataset(path).reduce(tf.constant(0, tf.int64), lambda count, record: count + 1)
-        if int(count):
+    """`records.scan`, but TensorFlow's reader, which is faster, checks first whether any data are damaged."""
+    if records.first_wrong_length(path) is None:
+        try:
+            tf.data.TFRecordDataset(path).reduce(tf.constant(0, tf.int64), lambda count, record: count + 1)
             return [Run(path, 0, _WHOLE_FILE)], []
-    except tf.errors.DataLossError:
-        pass
+        except tf.errors.DataLossError:
+            pass
     return records.scan(path)
 
 
@@ -265,13 +254,10 @@ def naming_bad_records(files: Callable[[], Sequence[str]], parse: Callable[[Tens
     try:
         yield
     except tf.errors.DataLossError as error:
-        damages = [damage for path in files() for damage in records.scan(path)[1]]
+        damages = [damage for _, found in _in_threads(records.scan, files()) for damage in found]
         if not damages:
             raise
-        more = f", and {len(damages) - 1} more are damaged" if len(damages) > 1 else ""
-        raise UserError(
-            f"{damages[0]}{more}; convert the data again, or set on_damaged_record: SKIP to read the others"
-        ) from error
+        raise _damaged(damages) from error
     except tf.errors.InvalidArgumentError as error:
         fault = _first_unusable(files(), parse) if "Iterator" in str(error) else None
         if fault is None:

@@ -21,6 +21,7 @@ import numpy as np
 from maxdl_tf.files import storage
 
 _HEADER, _FOOTER = 12, 4
+_EMPTY = "the file is empty, perhaps because the disk was full"
 _WRONG_LENGTH = "the length of the record does not match its checksum"
 _BLOCK = 1 << 20  # Bytes per step of the search for a header.
 _MASK_DELTA = 0xA282EAD8
@@ -97,6 +98,28 @@ def scan(path: str) -> tuple[list[Run], list[Damage]]:
     return runs, damages
 
 
+def first_wrong_length(path: str) -> Damage | None:
+    """Compares the lengths of the records with the size of the file. Reads their headers only, not their data.
+
+    Returns:
+      The first record with a wrong length or without its end; None if all lengths fit.
+
+    Raises:
+      OSError, tf.errors.OpError: The file cannot be read.
+    """
+    with _opened(path) as (file, size):
+        if size == 0:
+            return Damage(path, 0, 0, _EMPTY)
+        offset = number = 0
+        while offset < size:
+            length, fault = _checked_length(file, offset, size)
+            if fault is not None:
+                return Damage(path, number, offset, fault)
+            offset += _HEADER + length + _FOOTER
+            number += 1
+    return None
+
+
 def read_records(path: str) -> Iterator[Record | Damage]:
     """Yields all records of a file in order, intact or damaged.
 
@@ -105,7 +128,7 @@ def read_records(path: str) -> Iterator[Record | Damage]:
     """
     with _opened(path) as (file, size):
         if size == 0:
-            yield Damage(path, 0, 0, "the file is empty")
+            yield Damage(path, 0, 0, _EMPTY)
             return
         offset = number = 0
         while offset < size:
@@ -130,20 +153,28 @@ def masked_checksum(data: bytes) -> int:
 
 def _read_frame(file: BinaryIO, offset: int, size: int) -> tuple[bytes, str | None, int | None]:
     """Returns the data, the fault or None, and the end of the frame; None if the end is unknown."""
-    length = _read_length(file, offset, size)
-    if length is None:
-        if size - offset < _HEADER + _FOOTER:
-            return b"", f"cut off: the file ends after {size - offset} bytes of the record", size
-        return b"", _WRONG_LENGTH, None
+    length, fault = _checked_length(file, offset, size)
+    if fault is not None:
+        return b"", fault, size if size - offset < _HEADER + _FOOTER else None
     end = offset + _HEADER + length + _FOOTER
-    if end > size:
-        present = min(max(0, size - offset - _HEADER), length)
-        return b"", f"cut off: the header announces {length} bytes of data, the file has {present}", None
     file.seek(offset + _HEADER)
     data, stored = file.read(length), file.read(_FOOTER)
     if struct.unpack("<I", stored)[0] != masked_checksum(data):
         return b"", f"the data ({length} bytes) do not match their checksum", end
     return data, None, end
+
+
+def _checked_length(file: BinaryIO, offset: int, size: int) -> tuple[int, str | None]:
+    """Returns the length of the record at `offset`, and the fault or None; the record ends inside the file."""
+    length = _read_length(file, offset, size)
+    if length is None:
+        if size - offset < _HEADER + _FOOTER:
+            return 0, f"cut off: the file ends after {size - offset} bytes of the record"
+        return 0, _WRONG_LENGTH
+    if offset + _HEADER + length + _FOOTER > size:
+        present = min(max(0, size - offset - _HEADER), length)
+        return 0, f"cut off: the header announces {length} bytes of data, the file has {present}"
+    return length, None
 
 
 def _read_length(file: BinaryIO, offset: int, size: int) -> int | None:

@@ -7,10 +7,12 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
 
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CURVES = 20_000_000  # Bytes reserved for TensorBoard's files.
 
 
@@ -60,7 +62,7 @@ def check_space(directory: str, size: int, count: int) -> None:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(probe.fileno(), 0, size)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in _FULL:
             return  # The file system cannot reserve space.
         raise UserError(
             f"{directory} cannot take a checkpoint of {_readable(size)}: {error.strerror}; make room, or choose "
@@ -79,6 +81,32 @@ def _check_remote(directory: str) -> None:
         tf.io.gfile.remove(path)
     except tf.errors.OpError as error:
         raise UserError(f"cannot write to {directory}: {error.message}; check the path and your permissions") from error
+
+
+@contextlib.contextmanager
+def full_disk_errors(path: str) -> Iterator[None]:
+    """Turns the error of a full disk, a reached quota or a read-only file system into UserError.
+
+    Args:
+      path: Path that is written to, for errors that do not name a file. Most do not.
+    """
+    try:
+        yield
+    except Exception as error:
+        complaint = full_disk(error, path)
+        if complaint is None:
+            raise
+        raise UserError(complaint) from error
+
+
+def full_disk(error: Exception, path: str = "a file") -> str | None:
+    """Describes the error of a full disk, a reached quota or a read-only file system; None for other errors."""
+    if isinstance(error, OSError):
+        reason = error.strerror if error.errno in (*_FULL, errno.EROFS) else None
+        path = error.filename or path
+    else:  # TensorFlow reports a full disk and a full memory by one class.
+        reason = next((text for text in map(os.strerror, _FULL) if text in getattr(error, "message", "")), None)
+    return f"cannot write {path}: {reason}; make room, or choose another path" if reason else None
 
 
 def _complaint(directory: str, error: OSError) -> str:

@@ -6,6 +6,7 @@ TensorFlow is imported only for remote paths, so that processes which convert lo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import functools
 import glob
@@ -20,6 +21,7 @@ from typing import IO, Any
 
 from maxdl_tf.errors import UserError
 
+_RESOURCE_EXHAUSTED = 8  # TensorFlow's error code of a full disk.
 
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether the path has a scheme, such as gs://."""
@@ -153,15 +155,20 @@ def check_folder(path: str, name: str) -> str:
 
 
 def _raises_os_error(function: Callable) -> Callable:
-    """Turns the errors of tf.io.gfile into OSError, which local files raise."""
+    """Turns the errors of tf.io.gfile into OSError, which local files raise. Each names the path."""
 
     @functools.wraps(function)
     def call(*arguments):
         try:
             return function(*arguments)
+        except OSError as error:
+            if error.errno and error.filename is None:  # Errors of writes have none.
+                error.filename = arguments[0]
+            raise
         except Exception as error:
             if hasattr(error, "error_code"):
-                raise OSError(_reason(error)) from error
+                code = errno.ENOSPC if error.error_code == _RESOURCE_EXHAUSTED else errno.EIO
+                raise OSError(code, _reason(error), arguments[0]) from error
             raise
 
     return call
@@ -252,9 +259,11 @@ def write_whole(path: str, content: bytes) -> None:
     try:
         write_file(partial, content)
         rename(partial, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             remove_file(partial)
+        if isinstance(error, OSError) and error.errno:
+            error.filename, error.filename2 = path, None
         raise
 
 

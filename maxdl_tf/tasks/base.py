@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import record_streams, transforms
+from maxdl_tf.data import record_streams, shards, transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.model_images import Evaluator, Result
 from maxdl_tf.models.variants import VARIANTS, Variant
@@ -160,7 +160,7 @@ class Task(abc.ABC):
             self.read_example(serialized)
 
         patterns = [pattern for options in datasets for pattern in options.file_pattern]
-        return record_streams.naming_bad_records(lambda: record_streams.matching_files(patterns), parse)
+        return record_streams.naming_bad_records(lambda: shards.find_shards(patterns), parse)
 
     def _stream_arguments(
         self,

@@ -6,6 +6,7 @@ import os
 
 from maxdl_tf import class_table
 from maxdl_tf.checkpoints.source import check_no_pattern
+from maxdl_tf.data import shards
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space, storage
 from maxdl_tf.protos import experiment_pb2, training_pb2
@@ -59,7 +60,7 @@ def _check_data_service(experiment: experiment_pb2.Experiment, address: str) -> 
 
 
 def check_shards(experiment: experiment_pb2.Experiment, name: str) -> None:
-    """Raises UserError unless the experiment has this data set and each of its patterns matches files.
+    """Raises UserError unless the experiment has this data set, and its patterns match whole sets of shards.
 
     Args:
       experiment: The experiment.
@@ -67,11 +68,9 @@ def check_shards(experiment: experiment_pb2.Experiment, name: str) -> None:
     """
     if not experiment.HasField(name):
         raise UserError(f"experiment {experiment.name!r} has no {name}, which this command needs; add it to the config")
-    for pattern in getattr(experiment, name).file_pattern:
-        if not storage.is_remote(pattern) and not storage.matching_files(pattern):
-            raise UserError(
-                f"{name}.file_pattern {pattern!r} matches no file; convert the data with maxdl-convert, or fix the path"
-            )
+    local = [pattern for pattern in getattr(experiment, name).file_pattern if not storage.is_remote(pattern)]
+    if local:
+        shards.find_shards(local, f"{name}.file_pattern")
 
 
 def check_checkpoint_exists(checkpoint: str) -> None:

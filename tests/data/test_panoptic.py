@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import examples, panoptic, record_streams, transforms
+from maxdl_tf.data import examples, panoptic, transforms
 from maxdl_tf.data.targets import panoptic_targets
 from maxdl_tf.data.transforms import Augmentation
 from maxdl_tf.errors import UserError
@@ -176,10 +176,6 @@ def test_a_pattern_without_files_is_an_error_that_names_it(tmp_path, shards):
             _train_batches(patterns)
         with pytest.raises(UserError, match=r"val-.*matches no file"):
             panoptic.evaluation_batches(patterns, INFO, crop_size=CROP, batch_size=1)
-
-
-def test_a_file_matched_by_two_patterns_is_read_once(shards):
-    assert len(record_streams.matching_files([shards, shards])) == 3
 
 
 def test_a_class_that_the_table_lacks_is_named_with_the_image(tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.data import record_streams
+from maxdl_tf.data import record_streams, records
+from maxdl_tf.data.shards import find_shards
 from maxdl_tf.errors import UserError
 from tests.data import damaged_files
 from tests.data.data_servers import data_servers
@@ -88,7 +91,7 @@ def test_the_graph_contains_no_python(shards):
 
 def _parse_all(files, parse=lambda record: None, **options):
     dataset = record_streams.examples_in_order(files, _number, **options)
-    with record_streams.naming_bad_records(lambda: record_streams.matching_files(files), parse):
+    with record_streams.naming_bad_records(lambda: find_shards(files), parse):
         return list(dataset.as_numpy_iterator())
 
 
@@ -125,7 +128,7 @@ def test_other_errors_pass_unchanged(shards):
 def test_an_empty_file_is_refused_or_named(tmp_path, capfd):
     _write(tmp_path / "a.tfrecord", range(3))
     (tmp_path / "b.tfrecord").write_bytes(b"")
-    with pytest.raises(UserError, match=r"b\.tfrecord is empty"):
+    with pytest.raises(UserError, match=r"b\.tfrecord: record 0 at byte 0: the file is empty.*SKIP"):
         record_streams.examples_in_order(str(tmp_path / "*"), _number)
     dataset = record_streams.examples_in_order(str(tmp_path / "*"), _number, skip_damaged=True)
     assert len(list(dataset)) == 3
@@ -133,6 +136,38 @@ def test_an_empty_file_is_refused_or_named(tmp_path, capfd):
     (tmp_path / "a.tfrecord").unlink()
     with pytest.raises(UserError, match="none of 1 files has an intact record"):
         record_streams.examples_in_order(str(tmp_path / "*"), _number, skip_damaged=True)
+
+
+@pytest.mark.parametrize("kept", [1, 7, 8, 11, 12, 13, 70])
+def test_a_file_that_ends_within_a_record(tmp_path, capfd, kept):
+    """TensorFlow takes a file that ends within the header of a record for a whole one."""
+    path = tmp_path / "a.tfrecord"
+    _write(path, range(3))
+    start = damaged_files.frame_offsets(path)[2]
+    path.write_bytes(path.read_bytes()[: start + kept])
+    with pytest.raises(UserError, match=rf"a\.tfrecord: record 2 at byte {start}: cut off"):
+        record_streams.examples_in_order(str(path), _number)
+    dataset = record_streams.examples_in_order(str(path), _number, skip_damaged=True)
+    assert list(dataset.as_numpy_iterator()) == [0, 1]
+    assert f"record 2 at byte {start}: cut off" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("length", [2**20, 2**60, 2**63, 2**64 - 16])
+@pytest.mark.parametrize("skip_damaged", [False, True])
+def test_a_length_beyond_the_file_never_reaches_tensorflow(tmp_path, length, skip_damaged):
+    """The length has the right checksum. TensorFlow reserves that much memory, and the process ends."""
+    _write(tmp_path / "a.tfrecord", range(2))
+    header = struct.pack("<Q", length)
+    frame = header + struct.pack("<I", records.masked_checksum(header)) + bytes(64)
+    (tmp_path / "b.tfrecord").write_bytes(frame)
+    if skip_damaged:
+        dataset = record_streams.examples_in_order(str(tmp_path / "*"), _number, skip_damaged=True)
+        assert list(dataset.as_numpy_iterator()) == [0, 1]
+    else:
+        for make in (record_streams.examples_in_order, record_streams.endless_batches):
+            options = {"batch_size": 1} if make is record_streams.endless_batches else {}
+            with pytest.raises(UserError, match=rf"b\.tfrecord: record 0 at byte 0: .*{length} bytes.*the file has 64"):
+                make(str(tmp_path / "*"), _number, **options)
 
 
 def test_other_file_systems(capfd):

@@ -157,7 +157,7 @@ def test_a_killed_run_leaves_no_shard_and_does_not_disturb_the_next(tmp_path):
         [*command, "--count=100000", "--num_shards=50000", "--processes=2"], stderr=subprocess.DEVNULL
     )
     try:
-        staging = output / ".incomplete-train"
+        staging = output / ".incomplete-train" / "new"
         deadline = time.monotonic() + 240
         while not (staging.is_dir() and len(list(staging.iterdir())) > 3):
             assert process.poll() is None and time.monotonic() < deadline

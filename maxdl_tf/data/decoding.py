@@ -1,0 +1,73 @@
+"""Images and label maps of records, decoded by operations of TensorFlow.
+
+The format and the size are read from the header first: a PNG of some kilobytes may announce so many pixels that its
+decoder takes all memory.
+"""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from maxdl_tf.data import examples
+from maxdl_tf.structs import Tensor
+
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_SIZE_AT, _BIT_DEPTH_AT, _HEADER = 16, 24, 25  # Offsets in a PNG file: width and height, 4 bytes each; then a byte.
+
+
+def decode_image(encoded: Tensor, image_id: Tensor) -> Tensor:
+    """uint8 [height, width, 3] of a JPEG or PNG file, scalar string.
+
+    Args:
+      encoded: Content of the file.
+      image_id: scalar string, the name of the record in errors.
+
+    Raises:
+      tf.errors.InvalidArgumentError: It is no JPEG or PNG, has too many pixels, or cannot be decoded.
+    """
+    image = tf.io.decode_image(_checked(encoded, "an image", image_id), channels=3, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def decode_png_label(png: Tensor, image_id: Tensor) -> Tensor:
+    """int32 [height, width] of a PNG of `examples.encode_label_map`, or of an 8-bit gray PNG.
+
+    Args:
+      png: scalar string.
+      image_id: scalar string, the name of the record in errors.
+
+    Raises:
+      tf.errors.InvalidArgumentError: As in `decode_image`.
+    """
+    png = _checked(png, "a label map", image_id)
+    pixels = tf.cast(tf.io.decode_png(png, dtype=tf.uint16), tf.int32)  # [height, width, 1 or 3]
+    # Decoded to 16 bits, a value v of 8 bits becomes v * 257.
+    bit_depth = tf.io.decode_raw(tf.strings.substr(png, _BIT_DEPTH_AT, 1), tf.uint8)[0]
+    pixels = tf.cond(tf.equal(bit_depth, 16), lambda: pixels, lambda: pixels // 257)
+    return tf.cond(
+        tf.equal(tf.shape(pixels)[-1], 1),
+        lambda: pixels[..., 0],
+        lambda: pixels[..., 0] + 256 * pixels[..., 1] + 65536 * pixels[..., 2],
+    )
+
+
+def _checked(encoded: Tensor, what: str, image_id: Tensor) -> Tensor:
+    """Returns the file itself, after a check of its header."""
+    # Zeros follow the header of a file that is shorter.
+    header = tf.strings.join([tf.strings.substr(encoded, 0, _HEADER), bytes(_HEADER)])
+    is_jpeg, is_png = (tf.equal(tf.strings.substr(header, 0, len(magic)), magic) for magic in (_JPEG, _PNG))
+    width_height = tf.io.decode_raw(tf.strings.substr(header, _SIZE_AT, 8), tf.int32, little_endian=False)
+    size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: width_height[::-1])
+    small = tf.reduce_prod(tf.cast(size, tf.int64)) <= examples.MAX_PIXELS
+    checks = [
+        tf.debugging.Assert(
+            is_jpeg | is_png, ["image", image_id, f"has {what} that is no JPEG or PNG; convert it again"]
+        ),
+        tf.debugging.Assert(
+            tf.reduce_all(size > 0) & small,
+            ["image", image_id, f"has {what} of size", size, f"; a record holds at most {examples.MAX_PIXELS} pixels"],
+        ),
+    ]
+    # Eagerly, the checks are None.
+    with tf.control_dependencies([check for check in checks if check is not None]):
+        return tf.identity(encoded)
