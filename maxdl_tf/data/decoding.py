@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from maxdl_tf.data import examples
+from maxdl_tf.files.images import MAX_DATA_PIXELS
 from maxdl_tf.structs import Tensor
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -58,14 +58,14 @@ def _checked(encoded: Tensor, what: str, image_id: Tensor) -> Tensor:
     is_jpeg, is_png = (tf.equal(tf.strings.substr(header, 0, len(magic)), magic) for magic in (_JPEG, _PNG))
     width_height = tf.io.decode_raw(tf.strings.substr(header, _SIZE_AT, 8), tf.int32, little_endian=False)
     size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: width_height[::-1])
-    small = tf.reduce_prod(tf.cast(size, tf.int64)) <= examples.MAX_PIXELS
+    small = tf.reduce_prod(tf.cast(size, tf.int64)) <= MAX_DATA_PIXELS
     checks = [
         tf.debugging.Assert(
             is_jpeg | is_png, ["image", image_id, f"has {what} that is no JPEG or PNG; convert it again"]
         ),
         tf.debugging.Assert(
             tf.reduce_all(size > 0) & small,
-            ["image", image_id, f"has {what} of size", size, f"; a record holds at most {examples.MAX_PIXELS} pixels"],
+            ["image", image_id, f"has {what} of size", size, f"; a record holds at most {MAX_DATA_PIXELS} pixels"],
         ),
     ]
     # Eagerly, the checks are None.

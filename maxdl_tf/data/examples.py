@@ -34,7 +34,6 @@ CLASS_TEXT = "image/class/text"
 
 LABEL_FORMATS = ("png", "raw")
 IMAGE_FORMATS = ("jpeg", "png")
-MAX_PIXELS = 178_956_970  # Of an image in a record, which takes up to 3 GB when it is decoded. Pillow has the same limit.
 
 _LARGEST_16_BIT = 2**16 - 1
 
