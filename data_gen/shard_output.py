@@ -1,9 +1,9 @@
 """The output folder of a conversion: names of shards, checks of existing files, and publication of all shards at once.
 
-Shards grow in a hidden folder inside the output folder, which one process at a time uses. When the last one is complete,
-the shards of an earlier conversion move into the hidden folder, and then the new ones move out. Readers refuse a split
-with missing shards (`maxdl_tf.data.shards`), so at each moment they find the earlier split, the new one, or an error. If
-the process is killed between two moves, the next conversion of the split moves all files back before it starts.
+Shards grow in a hidden folder inside the output folder, which one process at a time uses. When the last one is
+complete, the shards of an earlier conversion move into the hidden folder, and then the new ones move out. Readers
+refuse a split with missing shards (`maxdl_tf.data.shards`), so at each moment they find the earlier split, the new one,
+or an error. After a kill between two moves, the next conversion of the split moves all files back before it starts.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def _digest(content: bytes) -> str:
 
 @contextlib.contextmanager
 def _worker_errors() -> Iterator[None]:
-    """Restores a UserError of a worker: Beam adds the name of the step, and keeps only the text from other processes."""
+    """Restores the UserError of a worker. Beam adds the name of the step, and keeps only the text of other workers."""
     try:
         yield
     except Exception as error:
@@ -157,7 +157,7 @@ def _worker_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _on_loopback(runner: str) -> Iterator[None]:
-    """Lets the DirectRunner open its ports on this machine only. It opens them on all interfaces, without a password."""
+    """Lets the DirectRunner open its ports on the loopback interface only; by itself it opens them on all."""
     if runner != "DirectRunner":
         yield
         return

@@ -76,7 +76,7 @@ def find_shards(file_pattern: str | Sequence[str], option: str = "file_pattern")
     """Finds the files of one or more patterns.
 
     Args:
-      file_pattern: Paths or globs of TFRecord shards. A path of a single file is taken as it is. A glob may match a part
+      file_pattern: Paths or globs of TFRecord shards. The path of a file is taken as it is. A glob may match a part
         of a set, but the whole set must be in the folder.
       option: Name of the patterns in errors.
 

@@ -23,6 +23,7 @@ from maxdl_tf.errors import UserError
 
 _RESOURCE_EXHAUSTED = 8  # TensorFlow's error code of a full disk.
 
+
 def is_remote(path: str | os.PathLike) -> bool:
     """Whether the path has a scheme, such as gs://."""
     return "://" in os.fspath(path)

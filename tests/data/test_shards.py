@@ -32,9 +32,13 @@ def test_whole_sets_are_found_once_and_in_order(folder):
 
 def test_missing_shards_are_counted_and_named(folder):
     tf.io.gfile.remove(f"{folder}/{shard_name('train', 1, 3)}")
-    with pytest.raises(UserError, match=r"train-\*-of-00003\.tfrecord: 1 of 3 shards .*train-00001-of-00003\.tfrecord;"):
+    with pytest.raises(
+        UserError, match=r"train-\*-of-00003\.tfrecord: 1 of 3 shards .*train-00001-of-00003\.tfrecord;"
+    ):
         find_shards(f"{folder}/train-*.tfrecord")
-    assert _names(find_shards(f"{folder}/train-small-*")) == [shard_name("train-small", number, 2) for number in range(2)]
+    assert _names(find_shards(f"{folder}/train-small-*")) == [
+        shard_name("train-small", number, 2) for number in range(2)
+    ]
 
 
 def test_a_part_may_be_read_if_the_whole_is_there_or_if_its_files_are_named(folder):

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -65,7 +66,7 @@ def _read(folder) -> str:
         files = find_shards(f"{folder}/train-*.tfrecord")
     except UserError:
         return "refused"
-    (content,) = {open(path).read() for path in files}
+    (content,) = {Path(path).read_text() for path in files}
     return content
 
 
@@ -116,7 +117,7 @@ def _check_rerun(output: Output, earlier: str | None) -> str:
     if kept is None:
         _convert(output, "rerun")
     else:
-        with pytest.raises(UserError, match="already has . shards"):
+        with pytest.raises(UserError, match=r"already has . shards"):
             _convert(replace(output, overwrite=False), "rerun")
         assert _read(output.folder) == kept
         _convert(replace(output, overwrite=True), "rerun")
@@ -169,7 +170,10 @@ def test_a_killed_conversion_does_not_take_the_class_table_of_another_split(tmp_
         if table.exists():
             break
     _convert(replace(train, split="val"), "val")
-    with pytest.raises(UserError, match="label_divisor"), shard_output.prepared(replace(INFO, label_divisor=512), train):
+    with (
+        pytest.raises(UserError, match="label_divisor"),
+        shard_output.prepared(replace(INFO, label_divisor=512), train),
+    ):
         pass
     assert class_table.load(str(table)) == INFO
 
