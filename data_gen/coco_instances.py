@@ -163,7 +163,7 @@ class Annotator:
           UserError: The image or an annotation is faulty; the message has the file and the annotation id.
         """
         size = (image.height, image.width)
-        path = os.path.join(self.image_dir, image.file_name)
+        path = storage.path_inside(self.image_dir, image.file_name)
         file = read_image(path)
         check_size(path, file.size, size, f"its entry in {self.annotation_name}")
         numbering = Numbering(self.dataset_info, self.treat_crowd_as_ignore)
@@ -177,7 +177,7 @@ class Annotator:
         if self.semantic_dir is None:
             label = void if self.background_id is None else numbering.label(rows[self.background_id])
             return np.full(size, label, np.int32)
-        path = os.path.join(self.semantic_dir, os.path.splitext(image.file_name)[0] + ".png")
+        path = storage.path_inside(self.semantic_dir, os.path.splitext(image.file_name)[0] + ".png")
         semantic = read_gray_png(path)
         check_size(path, semantic.shape, size, "its image")
 

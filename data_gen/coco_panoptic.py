@@ -121,11 +121,11 @@ class Annotator:
         if entry.png_name is None:
             raise UserError(f"{entry.file_name}: {self.annotation_name} has no annotation of this image")
         size = (entry.height, entry.width)
-        path = os.path.join(self.image_dir, entry.file_name)
+        path = storage.path_inside(self.image_dir, entry.file_name)
         image = read_image(path)
         if image.size != size:
             raise UserError(size_mismatch(path, image.size, size))
-        segment_ids = read_panoptic_png(os.path.join(self.panoptic_dir, entry.png_name), size)
+        segment_ids = read_panoptic_png(storage.path_inside(self.panoptic_dir, entry.png_name), size)
         label = self._label_map(entry, segment_ids)
         return AnnotatedImage(image.content, image.format, label, os.path.splitext(entry.file_name)[0])
 

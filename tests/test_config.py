@@ -1,5 +1,6 @@
 """What a person gets for a good and for a bad experiment file."""
 
+import os
 import re
 
 import pytest
@@ -168,6 +169,18 @@ def test_source_ids_may_be_0():
     info = class_table.parse(INFO.replace("source_id: 7", "source_id: 0"))
     assert (info.by_id[1].source_id, info.by_source_id[0].name, info.by_source_id[2].name) == (0, "disk", "sky")
     assert class_table.parse(class_table.to_text(info)) == info
+
+
+def test_text_files_may_start_with_a_byte_order_mark(write):
+    table = write("\ufeff" + INFO, "table.textproto")
+    assert class_table.load(table) == class_table.parse(INFO)
+    assert config.load_experiment(write("\ufeff" + GOOD)) == config.load_experiment(write(GOOD))
+
+
+def test_a_base_must_be_a_regular_file(write, tmp_path):
+    os.mkfifo(tmp_path / "pipe.textproto")  # Opening it would wait forever.
+    with pytest.raises(UserError, match=r"pipe.textproto: .*expected a regular file"):
+        config.load_experiment(write('base: "pipe.textproto"'))
 
 
 def test_dataset_info_must_make_sense():

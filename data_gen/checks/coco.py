@@ -121,10 +121,10 @@ def load_image(source: Source, split: Split, image_name: str, png_name: str | No
     """Reads an image and its segments."""
     pixels = id_map = None
     with contextlib.suppress(UserError):
-        pixels = inspect_image(storage.read_file(os.path.join(source.image_dir, image_name))).pixels
+        pixels = inspect_image(storage.read_file(storage.path_inside(source.image_dir, image_name))).pixels
     if png_name is not None:
         with contextlib.suppress(Exception):  # Pillow raises many kinds for broken files; the check has reported it.
-            id_map = coco_files.read_panoptic_png(os.path.join(source.panoptic_dir, png_name))
+            id_map = coco_files.read_panoptic_png(storage.path_inside(source.panoptic_dir, png_name))
     if id_map is None or not split.categories:
         return Loaded(pixels, id_map)
     rows = [SourceClass(number, *row) for number, row in split.categories.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -67,7 +66,7 @@ class CocoImageChecker:
             report.findings.append(Finding(kind, self.split, report.name, what))
 
         try:
-            content = storage.read_file(os.path.join(self.image_dir, report.name))
+            content = storage.read_file(storage.path_inside(self.image_dir, report.name))
         except UserError as error:
             find("image-missing", str(error).split(": ", 1)[-1])
             return
@@ -83,7 +82,7 @@ class CocoImageChecker:
 
         segments = self._check_list(annotation["segments_info"], find)
         try:
-            content = storage.read_file(os.path.join(self.panoptic_dir, png_name))
+            content = storage.read_file(storage.path_inside(self.panoptic_dir, png_name))
         except UserError as error:
             find("png-missing", str(error).split(": ", 1)[-1])
             return

@@ -25,7 +25,7 @@ from maxdl_tf.evaluation import pairing
 from maxdl_tf.evaluation.comparison import Comparison, DatasetEvaluation, compare
 from maxdl_tf.evaluation.segment_map import SegmentMap, from_coco, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
-from maxdl_tf.files import images
+from maxdl_tf.files import images, storage
 from maxdl_tf.processes import results_in_order
 
 _IMAGES_PER_PROCESS = 100  # Starting a process costs more than comparing fewer images.
@@ -108,11 +108,11 @@ class CocoPairs:
         result = self.results[entry.image_id]
         maps = []
         for path, segments in (
-            (self.truth_pngs / entry.png_name, entry.segments),
-            (self.result_pngs / result.png_name, result.segments),
+            (storage.path_inside(self.truth_pngs, entry.png_name), entry.segments),
+            (storage.path_inside(self.result_pngs, result.png_name), result.segments),
         ):
             ids = read_panoptic_png(path, (entry.height, entry.width))
-            maps.append(from_coco(ids, segments, class_of_category, str(path)))
+            maps.append(from_coco(ids, segments, class_of_category, path))
         return maps[0], maps[1]
 
 
@@ -138,7 +138,7 @@ def open_pairs(
     annotated = [entry for entry in truth.images if entry.png_name is not None]
     if not annotated:
         raise UserError(f"{annotations} has no annotated image; expected at least one to compare with")
-    if image_dir and not os.path.isfile(os.path.join(image_dir, annotated[0].file_name)):
+    if image_dir and not os.path.isfile(storage.path_inside(image_dir, annotated[0].file_name)):
         raise UserError(f"--image_dir {image_dir} has no {annotated[0].file_name}; check the path")
     prediction_of, disagreement = pairing.prediction_of(truth.images, results, files.json)
     missing = [f"{entry.image_id} ({entry.file_name})" for entry in annotated if entry.image_id not in prediction_of]
@@ -222,7 +222,7 @@ def draw_pairs(pairs: CocoPairs, evaluation: DatasetEvaluation, num_pictures: in
             *maps, table = to_label_maps(*pairs.read(entry), pairs.dataset_info)
             image = None
             if pairs.image_dir:
-                image = images.read_image(os.path.join(pairs.image_dir, entry.file_name))
+                image = images.read_image(storage.path_inside(pairs.image_dir, entry.file_name))
                 if image.shape[:2] != (entry.height, entry.width):
                     raise UserError(size_mismatch(entry.file_name, image.shape[:2], (entry.height, entry.width)))
             pictures[entry.image_id] = label_maps.comparison_picture(image, *maps, table)
@@ -249,8 +249,8 @@ def submit_files(
     results = load_results(files.json).annotations
     with open_submission(path, name) as writer:
         for image_id, result in results.items():
-            png = files.pngs / result.png_name
+            png = storage.path_inside(files.pngs, result.png_name)
             categories = {info["category_id"]: info["category_id"] for info in result.segments}
-            writer.add(image_id, from_coco(read_panoptic_png(png), result.segments, categories, str(png)), categories)
+            writer.add(image_id, from_coco(read_panoptic_png(png), result.segments, categories, png), categories)
             on_progress(1)
     return len(results)

@@ -180,6 +180,12 @@ BEFORE_WRITING = [
     ("size of the image", _break("content", "images", 0, "width", 23), r"a\.jpg: 2 x 24 .*states 2 x 23"),
     ("size of the PNG", lambda d: setattr(d, "ids", d.ids[:1]), r"a\.png: 1 x 24 .*states 2 x 24"),
     ("no annotation", _break("content", "annotations", []), r"a\.jpg: panoptic_val\.json has no annotation"),
+    ("image elsewhere", _break("content", "images", 0, "file_name", "../a.jpg"), "../a.jpg' leads out of the folder"),
+    (
+        "PNG elsewhere",
+        _break("content", "annotations", 0, "file_name", "/etc/a.png"),
+        "/etc/a.png' leads out of the folder",
+    ),
     ("two images", lambda d: d.content.update(images=d.content["images"] * 2), "two images have the id 5, a.jpg and"),
     ("no image", _break("content", "images", []), "annotations refer to images that the file does not list: 5"),
     (

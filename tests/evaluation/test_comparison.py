@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
+from maxdl_tf.evaluation import coco_pairs, comparison
 from maxdl_tf.evaluation.comparison import evaluate_images
 from maxdl_tf.evaluation.diagnosis import count_masks
 from maxdl_tf.evaluation.model_images import EvaluatedImage, panoptic_quality
 from maxdl_tf.evaluation.quality import PanopticQuality
 from maxdl_tf.evaluation.segment_map import SegmentInfo, SegmentMap, from_coco, from_label_map, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
-from maxdl_tf.panoptic_ids import color_to_id
+from maxdl_tf.panoptic_ids import color_to_id, id_to_color
 from tests.evaluation import pairs
 
 # Void is 6 here, so that 0 is no class.
@@ -30,14 +33,14 @@ def draw(rng):
     return truth, np.where(rng.random(truth.shape) < rng.uniform(0, 0.4), noise, truth)
 
 
-def evaluate(images, **options):
+def evaluate(images, info=INFO, **options):
     def evaluated():
         for number, (truth, prediction) in enumerate(images):
             scores = {label: label / 1000 for label in np.unique(prediction).tolist()}
             picture = np.full((2, 2, 3), number, np.uint8)
             yield EvaluatedImage(f"val/{number:03d}", truth, prediction, scores, lambda picture=picture: picture)
 
-    return evaluate_images(evaluated(), INFO, **options)
+    return evaluate_images(evaluated(), info, **options)
 
 
 def test_quality_is_that_of_the_metric():
@@ -122,6 +125,31 @@ def test_submission(tmp_path):
         np.testing.assert_array_equal(ids, np.where(prediction == 300, 0, prediction))
         listed = {segment["id"]: class_of[segment["category_id"]] for segment in row["segments_info"]}
         assert listed == {label: label // 50 for label in np.unique(prediction).tolist() if label != 300}
+
+
+def test_a_submission_with_category_0_has_the_quality_of_the_evaluation(tmp_path):
+    rows = [dataclasses.replace(row, source_id=row.id - 1) for row in INFO.classes]
+    info = class_table.parse(class_table.to_text(dataclasses.replace(INFO, classes=tuple(rows))))
+    images = [draw(np.random.default_rng(seed)) for seed in range(3)]
+    with open_submission(str(tmp_path / "new"), "val") as writer:
+        found = evaluate(images, info=info, submission=writer)
+    content = {"images": [], "annotations": []}
+    content["categories"] = [{"id": row.source_id, "name": row.name, "isthing": row.is_thing} for row in rows]
+    (tmp_path / "truth").mkdir()
+    for number, (truth, _) in enumerate(images):
+        ids = np.where(truth == INFO.void, 0, truth)
+        Image.fromarray(id_to_color(ids)).save(tmp_path / "truth" / f"{number:03d}.png")
+        segments = [
+            {"id": label, "category_id": label // 50 - 1, "iscrowd": int(label == 50)}
+            for label in np.unique(ids[ids > 0]).tolist()
+        ]
+        content["images"].append({"id": number, "file_name": f"{number:03d}.jpg", "height": 12, "width": 15})
+        content["annotations"].append({"image_id": number, "file_name": f"{number:03d}.png", "segments_info": segments})
+    (tmp_path / "truth.json").write_text(json.dumps(content))
+    files = coco_pairs.find_predictions(str(tmp_path / "new"))
+    pairs_of_files = coco_pairs.open_pairs(files, str(tmp_path / "truth.json"))
+    quality = comparison.evaluate(coco_pairs.compare_pairs(pairs_of_files), pairs_of_files.dataset_info).quality
+    assert quality.all == found.quality.all and 0.1 < quality.all.pq < 0.9
 
 
 def test_a_submission_that_fails_leaves_nothing(tmp_path):
