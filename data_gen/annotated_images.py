@@ -84,12 +84,29 @@ class Conversion(NamedTuple):
     image_path: Callable[[Any], str | None]
 
 
-def make_record(annotate: Callable[[Any], Annotated], label_format: str, task: Any) -> bytes | UserError:
-    """Returns the serialized example of a task, or the error if its input is bad."""
+class Record(NamedTuple):
+    """A serialized example.
+
+    Attributes:
+      content: The `tf.train.Example`.
+      pixels: Number of pixels of the label map; 0 if there is none.
+      void: Number of void ones among them.
+    """
+
+    content: bytes
+    pixels: int = 0
+    void: int = 0
+
+
+def make_record(annotate: Callable[[Any], Annotated], label_format: str, void: int, task: Any) -> Record | UserError:
+    """Returns the record of a task, or the error if its input is bad; `void` is the label of void."""
     try:
         annotated = annotate(task)
         try:
-            return annotated.encode(label_format)
+            content = annotated.encode(label_format)
+            if not isinstance(annotated, AnnotatedImage):
+                return Record(content)
+            return Record(content, annotated.label.size, int(np.count_nonzero(annotated.label == void)))
         except ValueError as error:
             raise UserError(f"{annotated.image_id}: {error}") from error
     except UserError as error:

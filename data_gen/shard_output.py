@@ -9,6 +9,7 @@ or an error. After a kill between two moves, the next conversion of the split mo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -20,6 +21,7 @@ from typing import NamedTuple
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.shards import shard_name
+from maxdl_tf.data_gen.annotated_images import Record
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import folder_lock, storage
 
@@ -122,6 +124,34 @@ class Output:
         return bool(re.fullmatch(re.escape(self.split) + r"-\d{5}-of-\d{5}\.tfrecord", name))
 
 
+@dataclass
+class Tally:
+    """Counts of a conversion.
+
+    Attributes:
+      written: Number of examples in the shards.
+      skipped: Message of each skipped task.
+      pixels: Number of pixels of the label maps.
+      void: Number of void ones among them.
+    """
+
+    written: int = 0
+    skipped: list[str] = dataclasses.field(default_factory=list)
+    pixels: int = 0
+    void: int = 0
+
+    def add(self, record: Record) -> None:
+        self.written += 1
+        self.pixels += record.pixels
+        self.void += record.void
+
+    def merge(self, other: Tally) -> None:
+        self.written += other.written
+        self.skipped += other.skipped
+        self.pixels += other.pixels
+        self.void += other.void
+
+
 class Report(NamedTuple):
     """Result of a conversion; `str` gives the report for the user.
 
@@ -130,22 +160,28 @@ class Report(NamedTuple):
       num_shards: Number of shards.
       skipped: Message of each skipped task.
       output: Output options.
+      void: Share of void among all pixels.
     """
 
     written: int
     num_shards: int
     skipped: list[str]
     output: Output
+    void: float = 0.0
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.written} images in {self.num_shards} shards: {self.output.folder}/{self.output.split}-*.tfrecord"
-        ]
+        shards = f"{self.output.folder}/{self.output.split}-*.tfrecord"
+        lines = [f"{self.written} images in {self.num_shards} shards: {shards}"]
         if self.skipped:
             lines.append(f"{len(self.skipped)} images skipped:")
             lines += [f"  {message}" for message in self.skipped[:_LISTED_AT_THE_END]]
             if len(self.skipped) > _LISTED_AT_THE_END:
                 lines.append(f"  and {len(self.skipped) - _LISTED_AT_THE_END} more")
+        if self.void > 0.5:
+            lines.append(
+                f"warning: {self.void:.0%} of all pixels are void, from which training learns nothing; to see them: "
+                f"maxdl-check-data tfrecords --file_pattern '{shards}' --html check.html"
+            )
         return "\n".join(lines)
 
 

@@ -11,12 +11,13 @@ import functools
 import itertools
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from maxdl_tf import beam_pipeline, command_line
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data_gen.annotated_images import Annotated, make_record
-from maxdl_tf.data_gen.shard_output import Output, Report, prepared, publish, shard_bounds
+from maxdl_tf.data_gen.annotated_images import Annotated, Record, make_record
+from maxdl_tf.data_gen.shard_output import Output, Report, Tally, prepared, publish, shard_bounds
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 from maxdl_tf.processes import results_in_order
@@ -43,24 +44,25 @@ def write_shards(
     write_staged = _write_with_beam if output.runner else _write_locally
     try:
         with prepared(dataset_info, output):
-            make = functools.partial(make_record, annotate, output.label_format)
-            written, skipped = write_staged(tasks, make, names, output)
-            if not written:
-                raise UserError(f"all {len(tasks)} images were skipped, nothing is written; the first: {skipped[0]}")
+            make = functools.partial(make_record, annotate, output.label_format, dataset_info.void)
+            tally = write_staged(tasks, make, names, output)
+            if not tally.written:
+                raise UserError(
+                    f"all {len(tasks)} images were skipped, nothing is written; the first: {tally.skipped[0]}"
+                )
             publish(dataset_info, names, output)
     except OSError as error:
         raise UserError(
             f"cannot write to {output.folder}: {error.strerror or error}; free space or choose another --output_dir"
         ) from error
-    return Report(written, len(names), skipped, output)
+    return Report(tally.written, len(names), tally.skipped, output, tally.void / max(tally.pixels, 1))
 
 
 def _write_locally(
-    tasks: Sequence[Any], make: Callable[[Any], bytes | UserError], names: Sequence[str], output: Output
-) -> tuple[int, list[str]]:
-    """Writes the shards with local processes; returns the number of examples and the messages of skipped tasks."""
-    skipped: list[str] = []
-    written = 0
+    tasks: Sequence[Any], make: Callable[[Any], Record | UserError], names: Sequence[str], output: Output
+) -> Tally:
+    """Writes the shards with local processes."""
+    tally = Tally()
     with results_in_order(make, tasks, output.processes) as records:
         progress = Progress(f"converting {output.split}", total=len(tasks))
         with command_line.quiet_imports():  # After the start of the processes, which need not wait for it.
@@ -70,33 +72,35 @@ def _write_locally(
                 for name, (start, end) in zip(names, shard_bounds(len(tasks), len(names))):
                     with tf.io.TFRecordWriter(f"{output.staging}/{name}") as writer:
                         for record in itertools.islice(records, end - start):
-                            if isinstance(record, bytes):
-                                writer.write(record)
-                                written += 1
+                            if isinstance(record, Record):
+                                writer.write(record.content)
+                                tally.add(record)
                             elif output.skip_bad_input:
-                                skipped.append(str(record))
+                                tally.skipped.append(str(record))
                             else:
                                 raise record
-                            progress.advance(note=f"{len(skipped)} skipped" if skipped else None)
+                            progress.advance(note=f"{len(tally.skipped)} skipped" if tally.skipped else None)
         except tf.errors.OpError as error:
             raise OSError(error.message) from error
-    return written, skipped
+    return tally
 
 
 def _write_with_beam(
-    tasks: Sequence[Any], make: Callable[[Any], bytes | UserError], names: Sequence[str], output: Output
-) -> tuple[int, list[str]]:
-    """Writes the shards with Apache Beam; returns the number of examples and the messages of skipped tasks."""
+    tasks: Sequence[Any], make: Callable[[Any], Record | UserError], names: Sequence[str], output: Output
+) -> Tally:
+    """Writes the shards with Apache Beam."""
     bounds = shard_bounds(len(tasks), len(names))
     shards = {name: tasks[start:end] for name, (start, end) in zip(names, bounds)}
     beam_pipeline.import_beam()  # A missing Beam is an error before the next line announces the conversion.
     print(f"converting {output.split}: {len(tasks)} images in {len(names)} shards on Beam's {output.runner}")
     write = BeamShardWriter(make, output.staging, output.skip_bad_input)
     answers = beam_pipeline.run_chunks(write, shards, output.staging, output.runner, output.beam_options)
+    total = Tally()
     for answer in answers:
         if answer["fault"]:
             raise UserError(answer["fault"])
-    return sum(answer["written"] for answer in answers), [line for answer in answers for line in answer["skipped"]]
+        total.merge(Tally(**answer["tally"]))
+    return total
 
 
 class BeamShardWriter:
@@ -108,30 +112,30 @@ class BeamShardWriter:
       skip_bad_input: Whether to skip bad input; otherwise the first bad task stops the conversion.
     """
 
-    def __init__(self, make: Callable[[Any], bytes | UserError], staging: str, skip_bad_input: bool):
+    def __init__(self, make: Callable[[Any], Record | UserError], staging: str, skip_bad_input: bool):
         self._make = make
         self._staging = staging
         self._skip_bad_input = skip_bad_input
 
     def __call__(self, name: str, tasks: Sequence[Any]) -> dict[str, Any]:
-        """Writes the shard; returns the number of examples, the messages of skipped tasks, and the fault or None."""
+        """Writes the shard; returns the fields of its `Tally`, and the fault or None."""
         with command_line.quiet_imports():
             import tensorflow as tf
 
-        written, skipped = 0, []
+        tally = Tally()
         if storage.exists(f"{self._staging}/{_STOP}"):
-            return {"written": 0, "skipped": [], "fault": None}
+            return {"tally": asdict(tally), "fault": None}
         partial = f"{self._staging}/{name}.{uuid.uuid4().hex}.partial"  # Two workers may get the same shard.
         with tf.io.TFRecordWriter(partial) as writer:
             for task in tasks:
                 record = self._make(task)
-                if isinstance(record, bytes):
-                    writer.write(record)
-                    written += 1
+                if isinstance(record, Record):
+                    writer.write(record.content)
+                    tally.add(record)
                 elif self._skip_bad_input:
-                    skipped.append(str(record))
+                    tally.skipped.append(str(record))
                 else:
                     storage.write_file(f"{self._staging}/{_STOP}", b"")
-                    return {"written": written, "skipped": [], "fault": str(record)}
+                    return {"tally": asdict(tally), "fault": str(record)}
         storage.rename(partial, f"{self._staging}/{name}")
-        return {"written": written, "skipped": skipped, "fault": None}
+        return {"tally": asdict(tally), "fault": None}

@@ -108,6 +108,16 @@ def test_invented_classes_are_warned_of(folders, capsys, values, flags, words):
     assert (words is None and not warned) or (len(warned) == 1 and words in warned[0])
 
 
+def test_void_on_most_pixels_is_warned_of(folders, capsys):
+    folders.add("a", [[0, 0, 256]])
+    folders.add("b", [[256, 256, 0]])
+    assert folders.convert() == 0
+    assert "warning" not in capsys.readouterr().out  # On half of them.
+    folders.add("b", [[256, 0, 0]])
+    assert folders.convert("--overwrite") == 0
+    assert "warning: 67% of all pixels are void" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("layout", ["one folder", "labels below the images"])
 def test_images_and_label_pngs_in_one_folder(tmp_path, layout):
     folder = tmp_path / "data"
