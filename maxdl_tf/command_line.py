@@ -43,7 +43,9 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from maxdl_tf import terminal
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import disk_space
 
 _HELP_FLAGS = ("--help", "-help", "-h", "-?", "--helpshort", "--helpfull")
 _START_UP_NOISE = re.compile(
@@ -143,8 +145,8 @@ def run(
 ) -> None:
     """Parses the flags, calls `main` with the remaining arguments, and ends the process.
 
-    Exit status: the value that `main` returns (None is 0); 2 after a `UserError` or a bad flag, reported in one line on
-    stderr; 130 after Ctrl-C. Other exceptions are bugs and keep their traceback.
+    Exit status: the value that `main` returns (None is 0); 2 after a `UserError`, a bad flag or a full disk, reported
+    in one line on stderr; 130 after Ctrl-C. Other exceptions are bugs and keep their traceback.
 
     Args:
       main: Takes `[program, *positional arguments]`, as with `absl.app.run`.
@@ -159,15 +161,18 @@ def run(
         _print_help(help_text(program, inspect.getmodule(main).__doc__ or "", flag_values))
         sys.exit(0)
     _silence_tensorflow()
-    try:
-        app.run(main, argv, flags_parser=lambda args: _parse(args, flag_values, max_positional))
-    except UserError as error:
-        message = " ".join(line.strip() for line in str(error).splitlines())
-        print(f"{program}: {message}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print(f"\n{program}: interrupted", file=sys.stderr)
-        sys.exit(130)
+    with terminal.visible_output():
+        try:
+            app.run(main, argv, flags_parser=lambda args: _parse(args, flag_values, max_positional))
+        except KeyboardInterrupt:
+            print(f"\n{program}: interrupted", file=sys.stderr)
+            sys.exit(130)
+        except Exception as error:
+            message = str(error) if isinstance(error, UserError) else disk_space.full_disk(error)
+            if message is None:
+                raise
+            print(f"{program}: {' '.join(line.strip() for line in message.splitlines())}", file=sys.stderr)
+            sys.exit(2)
 
 
 def run_one_of(
@@ -214,9 +219,10 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     except UserError:
         raise
     except kinds as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise UserError(f"{error.filename}: {error.strerror}") from error
-        raise UserError(str(error)) from error
+        message = disk_space.full_disk(error)
+        if message is None and isinstance(error, OSError) and error.filename is not None:
+            message = f"{error.filename}: {error.strerror}"
+        raise UserError(message or str(error)) from error
 
 
 @contextlib.contextmanager

@@ -90,7 +90,8 @@ class Progress:
     def say(self, text: str) -> None:
         """Prints a separate line above the bar."""
         if self._on_terminal:
-            self._stream.write("\r" + " " * self._line_width + "\r")
+            self._stream.write("\r" + " " * self._line_width)
+            self._stream.write("\r")
             self._line_width = 0
         self._stream.write(text + "\n")
         self._stream.flush()

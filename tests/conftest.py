@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 
 import numpy as np
@@ -28,3 +29,15 @@ def free_keras_memory():
     yield
     if "maxdl_tf.keras_api" in sys.modules:
         sys.modules["maxdl_tf.keras_api"].keras.backend.clear_session()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of its own with 200 KB; skips where this user may not mount one."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(directory)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("may not mount a tmpfs")
+    yield directory
+    subprocess.run(["umount", str(directory)], check=True)

@@ -299,18 +299,6 @@ def test_a_file_in_the_way_of_model_dir(config_file, tmp_path, below):
     assert len(process.stderr.splitlines()) == 1
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of its own with 200 KB; skips where this user may not mount one."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(directory)], capture_output=True)
-    if mount.returncode:
-        pytest.skip("may not mount a tmpfs")
-    yield directory
-    subprocess.run(["umount", str(directory)], check=True)
-
-
 def test_a_disk_that_is_full_or_too_small_for_the_checkpoints(config_file, small_disk):
     process = run(config_file, small_disk / "model")
     assert_refused(process, r"KB free; 4 checkpoints of .* KB and 20 MB of curves will be written; make room")

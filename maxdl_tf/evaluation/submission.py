@@ -18,12 +18,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from maxdl_tf import panoptic_ids
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.segment_map import SegmentMap
-from maxdl_tf.files import new_folder
+from maxdl_tf.files import disk_space, images, new_folder, storage
 
 
 def results_name(name: str) -> str:
@@ -53,7 +52,7 @@ def open_submission(path: str, name: str) -> Iterator[SubmissionWriter]:
     """
     results = results_name(name)
     new_folder.check_new_folder(path, "--submission")
-    with new_folder.appears_when_complete(path) as folder:
+    with disk_space.full_disk_errors(path), new_folder.appears_when_complete(path) as folder:
         writer = SubmissionWriter(folder, results)
         yield writer
         writer.finish()
@@ -103,15 +102,15 @@ class SubmissionWriter:
         path = os.path.join(self._folder, self._results, file_name)
         if os.path.exists(path):
             raise UserError(f"image {image_id}: {file_name} exists already; ids of images must differ")
-        Image.fromarray(panoptic_ids.id_to_color(ids)).save(path, compress_level=3)
+        images.write_image(path, panoptic_ids.id_to_color(ids))
         segments = [{"id": segment_id, "category_id": category} for segment_id, category in category_of.items()]
         self._annotations.append({"image_id": image_id, "file_name": file_name, "segments_info": segments})
 
     def finish(self) -> None:
         """Writes the JSON file and the zip."""
         json_name = f"{self._results}.json"
-        with open(os.path.join(self._folder, json_name), "w", encoding="utf-8") as file:
-            json.dump({"annotations": self._annotations}, file)
+        annotations = json.dumps({"annotations": self._annotations})
+        storage.write_whole(os.path.join(self._folder, json_name), annotations.encode())
         # PNGs are compressed already.
         with zipfile.ZipFile(os.path.join(self._folder, f"{self._results}.zip"), "w") as archive:
             archive.write(os.path.join(self._folder, json_name), json_name, zipfile.ZIP_DEFLATED)

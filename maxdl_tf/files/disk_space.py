@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _CURVES = 20_000_000  # Bytes reserved for TensorBoard's files.
 
 
@@ -103,10 +104,12 @@ def full_disk_errors(path: str) -> Iterator[None]:
 def full_disk(error: Exception, path: str = "a file") -> str | None:
     """Describes the error of a full disk, a reached quota or a read-only file system; None for other errors."""
     if isinstance(error, OSError):
-        reason = error.strerror if error.errno in (*_FULL, errno.EROFS) else None
+        reason = error.strerror if error.errno in _FULL else None
         path = error.filename or path
-    else:  # TensorFlow reports a full disk and a full memory by one class.
-        reason = next((text for text in map(os.strerror, _FULL) if text in getattr(error, "message", "")), None)
+    else:  # TensorFlow reports a full disk and a full memory by one class; the text begins with the name of a node.
+        reasons = "|".join(map(os.strerror, _FULL))
+        found = re.search(rf"^(?:{{{{.*}}}} )?(.+); ({reasons})", str(getattr(error, "message", "")))
+        path, reason = found.groups() if found else (path, None)
     return f"cannot write {path}: {reason}; make room, or choose another path" if reason else None
 
 
