@@ -262,16 +262,18 @@ class Run:
         disk_space.check_space(self._model_dir, self._checkpoints.size, max(1, missing))
         config.save_experiment(self._experiment, self._task.dataset_info, self._model_dir)
 
-    def _keep_model_dir(self) -> None:
-        """Creates model_dir again if someone removed it while training, because the next checkpoint must not be lost.
+    def _keep_model_dir(self) -> bool:
+        """Creates model_dir again if someone removed it, so that the next checkpoint is not lost; whether it did.
 
         Raises:
           UserError: Another run uses the new folder.
         """
-        if self._lock is not None and not self._lock.is_held:
-            self._log(f"{self._model_dir} was removed while training; it is created again")
-            self._lock.renew()
-            config.save_experiment(self._experiment, self._task.dataset_info, self._model_dir)
+        if self._lock is None or self._lock.is_held:
+            return False
+        self._log(f"{self._model_dir} was removed while training; it is created again")
+        self._lock.renew()
+        config.save_experiment(self._experiment, self._task.dataset_info, self._model_dir)
+        return True
 
     def _data_service(self, address: str, step: int) -> DataService:
         """The job that the workers of this run share, but no run of another experiment or step."""

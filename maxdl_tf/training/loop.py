@@ -70,7 +70,8 @@ class Loop:
       checkpoints: Checkpoints in model_dir.
       ema: EMA of the model's weights, which is evaluated during training.
       writes: False in workers that leave writing to the chief.
-      keep_folder: Called before something is written into model_dir; creates it again if someone removed it.
+      keep_folder: Called before something is written into model_dir; creates it again if someone removed it, and
+        returns whether it did.
     """
 
     def __init__(
@@ -81,14 +82,14 @@ class Loop:
         checkpoints: Checkpoints,
         ema: ExponentialMovingAverage | None = None,
         writes: bool = True,
-        keep_folder: Callable[[], None] = lambda: None,
+        keep_folder: Callable[[], bool] = lambda: False,
     ):
         self._global_step = global_step
         self._model_dir = model_dir
         self._checkpoints = checkpoints
         self._ema = ema
         self._writes = writes
-        self._keep_folder = keep_folder
+        self._restore_folder = keep_folder
         self._stop_requested: Callable[[], bool] = lambda: False
         self._summaries: dict[str, orbit.utils.SummaryManager] = {}
         tf.summary.experimental.set_step(global_step)
@@ -177,15 +178,19 @@ class Loop:
 
     def _train_to(self, stop: int, trainer: Trainer, plan: Plan) -> None:
         """Trains up to a step and writes the curves on the way."""
-        summaries = self._summaries_of("train")
         while self._step() < stop:
             step, start = self._step(), time.monotonic()
             num_steps = plan.next_summary(step) - step
             curves = trainer.train(tf.constant(num_steps))
             steps_per_second = num_steps / (time.monotonic() - start)
             self._keep_folder()
+            summaries = self._summaries_of("train")
             summaries.write_summaries({**curves, "steps_per_second": steps_per_second})
             summaries.flush()
+
+    def _keep_folder(self) -> None:
+        if self._restore_folder():
+            self._summaries.clear()  # Their files are gone, which TensorFlow does not notice.
 
     def _save(self) -> None:
         self._keep_folder()

@@ -1,5 +1,8 @@
 """What counts as the same labels."""
 
+import subprocess
+import sys
+
 import pytest
 import tensorflow as tf
 
@@ -69,3 +72,10 @@ def test_the_summary_names_what_is_not_equal():
 def test_no_images_are_refused(reference, tmp_path):
     with pytest.raises(UserError, match="no images to compare on"):
         verification.verify(reference, str(tmp_path), {})
+
+
+def test_the_runner_ends_with_the_process_that_started_it():
+    """Its stdin is a pipe that closes then. Without that, it would complain about the missing model."""
+    command = [sys.executable, "-I", verification.RUNNER, "none", "none", "none"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, b"")

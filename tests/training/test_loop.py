@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 
 import orbit
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.checkpoints.save_restore import Checkpoints
+from maxdl_tf.checkpoints.save_restore import Checkpoints, checkpoint_paths
 from maxdl_tf.evaluation.quality import PanopticQuality
+from maxdl_tf.files.folder_lock import FolderLock
 from maxdl_tf.training import loop
 from maxdl_tf.training.loop import Plan
 from tests.training import fakes
@@ -137,3 +140,34 @@ def test_continuous_evaluation_gives_up_waiting(run, tmp_path, capfd):
     the_loop, _ = run
     the_loop.evaluate_continuously(_Evaluator(), steps=4, timeout_seconds=0.1)
     assert "no new checkpoint for 0.1 s" in capfd.readouterr().err
+
+
+def test_a_model_dir_that_is_removed_while_training_is_created_again(tmp_path, capfd):
+    """The next checkpoint is saved, and the curves go on."""
+    folder = tmp_path / "model"
+    global_step = orbit.utils.create_global_step()
+    module = tf.Module()
+    module.weight = tf.Variable(1.0)
+    checkpoints = Checkpoints(str(folder), model=module, global_step=global_step, log=lambda line: None)
+    trainer = _Trainer(global_step)
+    train = trainer.train
+
+    def train_and_remove(num_steps):
+        curves = train(num_steps)
+        if int(global_step) == 4:
+            shutil.rmtree(folder)
+        return curves
+
+    trainer.train = train_and_remove
+    with FolderLock(str(folder), "--model_dir model") as lock:
+
+        def keep():
+            if lock.is_held:
+                return False
+            lock.renew()
+            return True
+
+        the_loop = loop.Loop(global_step=global_step, model_dir=str(folder), checkpoints=checkpoints, keep_folder=keep)
+        the_loop.train(trainer, Plan(steps=8, per_checkpoint=2, per_summary=2))
+    assert [os.path.basename(path) for path in checkpoint_paths(str(folder))] == ["ckpt-8", "ckpt-6", "ckpt-4"]
+    assert set(scalars(folder / "train")["losses/total"]) == {4, 6, 8}
