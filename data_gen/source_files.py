@@ -95,9 +95,11 @@ def read_gray_png(path: str | os.PathLike) -> np.ndarray:
 def check_size(path: str | os.PathLike, got: tuple[int, ...], expected: tuple[int, ...], other: str) -> None:
     """Raises UserError if the size of a file differs from the size of `other`; sizes are (height, width)."""
     if tuple(got) != tuple(expected):
+        advice = "a label map and its image must have the same size"
+        if tuple(got) == tuple(expected)[::-1]:
+            advice += "; if the image has one, turn the label map as the EXIF orientation turns the image"
         raise UserError(
-            f"{path}: {got[0]} x {got[1]} (height x width), but {other} is {expected[0]} x {expected[1]}; "
-            "a label map and its image must have the same size"
+            f"{path}: {got[0]} x {got[1]} (height x width), but {other} is {expected[0]} x {expected[1]}; {advice}"
         )
 
 

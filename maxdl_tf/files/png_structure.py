@@ -1,4 +1,4 @@
-"""Damage of PNG files that Pillow overlooks and libpng, thus TensorFlow, refuses: missing rows and wrong checksums."""
+"""Damage of PNG files that Pillow overlooks and TensorFlow refuses: missing rows, a missing end, wrong checksums."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def fault(content: bytes, *, last_row_is_zero: bool) -> str | None:
       last_row_is_zero: Whether the last decoded row is zero, as Pillow leaves a missing one. Only then, or if the file
         is interlaced, are the rows counted, which takes about as long as decoding them.
     """
-    missing, pixels = 0, zlib.decompressobj()
+    missing, pixels, kind = 0, zlib.decompressobj(), b""
     for kind, data, checksum in _chunks(content):
         if kind[:1].isupper() and zlib.crc32(kind + data) != checksum:  # Readers need chunks with such names.
             return f"the checksum of chunk {kind.decode('latin-1')} is wrong"
@@ -28,11 +28,13 @@ def fault(content: bytes, *, last_row_is_zero: bool) -> str | None:
             missing = _size_of_rows(data)
         elif kind == b"IDAT":
             missing -= _decompressed_size(pixels, data, missing)
-    return "rows are missing" if missing > 0 else None
+    if missing > 0:
+        return "rows are missing"
+    return None if kind == b"IEND" else "the end of the file is missing"
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Name, content and checksum of each chunk."""
+    """Name, content and checksum of each chunk up to IEND; bytes behind it do no harm."""
     place = _SIGNATURE_SIZE
     while place + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)
@@ -40,7 +42,7 @@ def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, int]]:
         if end + 4 > len(content):
             return
         yield kind, content[place + 8 : end], int.from_bytes(content[end : end + 4], "big")
-        place = end + 4
+        place = len(content) if kind == b"IEND" else end + 4
 
 
 def _size_of_rows(header: bytes) -> int:

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import ImageDraw
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
@@ -142,3 +143,22 @@ def test_the_legend_lists_classes_by_area_with_the_number_of_things():
     labels[0, :3] = (257, 258, 0)
     rows = label_maps._legend_rows(labels, INFO)
     assert [text for text, _ in rows] == ["sky", "person x 2", "(void)"]
+
+
+@pytest.mark.parametrize("name", ["x", "many words " * 100, "one\ntwo", "界" * 40])
+@pytest.mark.parametrize("height", [20, 40_000])
+def test_the_legend_is_bounded_whatever_the_picture_and_the_names(name, height):
+    """A JPEG file has at most 65,500 columns and rows, and the picture alone may have 65,000."""
+    classes = tuple(SegmentClass(number, f"{number} {name}", False, (255, 0, 0), number) for number in range(1, 151))
+    info = DatasetInfo("many", classes, label_divisor=2)
+    labels = np.resize(2 * np.arange(1, 151), (height, 1))
+    legend = label_maps.with_legend(_gray((height, 1)), labels, info)
+    assert legend.shape[1] <= 1 + 480 and legend.shape[0] == max(height, 8 * label_maps.LINE_HEIGHT)
+
+
+def test_the_last_line_of_a_full_legend_counts_the_classes_that_do_not_fit(monkeypatch):
+    classes = tuple(SegmentClass(number, "x" * 40, False, (255, 0, 0), number) for number in range(1, 151))
+    texts = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda draw, place, text, **options: texts.append(text))
+    label_maps.with_legend(_gray((1, 20)), 2 * np.arange(1, 21)[np.newaxis], DatasetInfo("many", classes, 2))
+    assert texts == ["x" * 40] * 7 + ["and 13 more"]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from maxdl_tf.export.image_decoding import decode_image, image_sizes
 from maxdl_tf.files import images
+from tests.files import png_files
 
 MAX_PIXELS = 100_000
 
@@ -152,11 +153,34 @@ JPEG = _encoded(_picture("RGB"), "JPEG")
         (_claims("PNG", 2**31 - 1, 2**31 - 1), "image 1 of the batch has 2147483647 x 2147483647 pixels"),
         (_claims("JPEG", 12_000, 9_000), "image 1 of the batch has 9000 x 12000 pixels"),
         (_encoded(_picture("P"), "GIF"), "image 1 of the batch is no JPEG or PNG"),
+        (_claims("PNG", 1, 70_000), "image 1 of the batch has a side of more than 65000 pixels; cut it into tiles"),
+        (png_files.png(np.full((5, 7), 4095, np.uint16)), "image 1 of the batch has only values below 16384 of 65535"),
+        (png_files.png(np.zeros((5, 7, 3), np.uint16)), "image 1 of the batch has only values below 16384 of 65535"),
     ],
 )
 def test_what_cannot_be_taken_is_told(decode, encoded, message):
     with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         decode(tf.constant([GOOD, encoded]))
+
+
+@pytest.mark.parametrize("damage", png_files.DAMAGED)
+def test_pngs_that_the_reader_of_files_refuses_are_refused_here(decode, damage):
+    """All but bombs beside the pixels, which TensorFlow does not unpack."""
+    encoded = tf.constant([png_files.DAMAGED[damage]])
+    if "bomb" in damage:
+        np.testing.assert_array_equal(decode(encoded)[..., 0], png_files.GRAY)
+        return
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"image 0 of the batch (is damaged|has a damaged header)"):
+        decode(encoded)
+
+
+@pytest.mark.parametrize("behind", [b"", b"text", bytes(100)])
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_both_readers_take_whole_pngs_with_bytes_behind_their_end(decode, interlaced, behind):
+    pixels = np.array([[1, 2, 3], [0, 0, 0]], np.uint8)
+    encoded = png_files.png(pixels, interlaced=interlaced) + behind
+    for read in (decode(tf.constant([encoded])), images.decode_image(encoded, "a").pixels):
+        np.testing.assert_array_equal(read[..., 0], pixels)
 
 
 def test_hostile_bytes_give_pixels_or_a_clear_error(decode):

@@ -50,6 +50,8 @@ DAMAGED = {
     "one row missing": png(GRAY, rows=4),
     "all rows missing": png(GRAY, rows=0),
     "a row of a pass missing": png(GRAY, rows=6, interlaced=True),
+    "no end": WHOLE[:-12],
+    "cut in the last chunk": WHOLE[:-2],
     "wrong checksum": WHOLE[:-16] + bytes([WHOLE[-16] ^ 1]) + WHOLE[-15:],
     "no such color": WHOLE[:25] + b"\x05" + WHOLE[26:],
 }
