@@ -192,6 +192,11 @@ def _annotation(**values):
         (_annotation(image_id=4), [], "annotations refer to images that the file does not list: 4"),
         (lambda content: content["annotations"][1].pop("segmentation"), [], "annotation 12: no segmentation"),
         (lambda content: content["images"][0].update(width=7), [], "a.png: 6 x 8 (height x width), but its entry"),
+        (
+            lambda content: content["images"][0].update(file_name="/dev/zero"),
+            [],
+            "file name '/dev/zero' leads out of the",
+        ),
         (lambda content: content.pop("images"), [], "has no list 'images'"),
         (
             lambda content: content["images"].append(content["images"][0]),

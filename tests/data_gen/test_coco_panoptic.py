@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -154,6 +155,15 @@ def _remove(*names):
     return lambda dataset: [(dataset.images.parent / name).unlink() for name in names]
 
 
+def _become(name, make):
+    def fault(dataset):
+        path = dataset.images.parent / name
+        path.unlink()
+        make(path)
+
+    return fault
+
+
 def _truncate(name):
     def apply(dataset):
         path = dataset.images.parent / name
@@ -179,6 +189,21 @@ BEFORE_WRITING = [
     ("segment 0", _break("segments", 0, "id", 0), "segment 0: the id 0 stands for void"),
     ("size of the image", _break("content", "images", 0, "width", 23), r"a\.jpg: 2 x 24 .*states 2 x 23"),
     ("size of the PNG", lambda d: setattr(d, "ids", d.ids[:1]), r"a\.png: 1 x 24 .*states 2 x 24"),
+    (
+        "image outside",
+        _break("content", "images", 0, "file_name", "../images/a.jpg"),
+        "leads out of the folder .*images;",
+    ),
+    (
+        "image on a device",
+        _break("content", "images", 0, "file_name", "/dev/zero"),
+        "leads out of the folder .*images;",
+    ),
+    (
+        "PNG outside",
+        _break("content", "annotations", 0, "file_name", "../a.png"),
+        "leads out of the folder .*panoptic_val;",
+    ),
     ("no annotation", _break("content", "annotations", []), r"a\.jpg: panoptic_val\.json has no annotation"),
     ("image elsewhere", _break("content", "images", 0, "file_name", "../a.jpg"), "../a.jpg' leads out of the folder"),
     (
@@ -200,6 +225,13 @@ BEFORE_WRITING = [
 ]
 AFTER_WRITING = [
     ("image missing", _remove("images/a.jpg"), r"images/a\.jpg: there is no such file"),
+    (
+        "image a device",
+        _become("images/a.jpg", lambda path: path.symlink_to("/dev/zero")),
+        "a.jpg: a pipe, socket or dev",
+    ),
+    ("image a pipe", _become("images/a.jpg", os.mkfifo), "a.jpg: a pipe, socket or device; expected a regular file"),
+    ("PNG a pipe", _become("panoptic_val/a.png", os.mkfifo), "a.png: a pipe, socket or device"),
     ("PNG missing", _remove("panoptic_val/a.png"), r"panoptic_val/a\.png: there is no such file"),
     ("image broken", _truncate("images/a.jpg"), r"a\.jpg: cannot be read as an image"),
     ("PNG broken", _truncate("panoptic_val/a.png"), r"a\.png: cannot be read as an image"),

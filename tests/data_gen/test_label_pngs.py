@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.data_gen.conversion import complaint, read_converted, run_convert, save_image, save_map
+from tests.files import png_files
 
 
 @pytest.fixture
@@ -305,3 +307,21 @@ def test_twenty_images_with_three_classes_need_one_command(folders):
         for number, value in enumerate(visible, start=1):
             expected[values == value] = 768 + number
         np.testing.assert_array_equal(converted.labels[name], expected)
+
+
+def test_odd_files_neither_hang_nor_end_a_conversion_nor_repeat_images(folders, tmp_path, capsys):
+    """Pipes, links in a circle, bombs beside the pixels, and names that are not UTF-8."""
+    for name in ("good", "pipe", "bomb", os.fsdecode(b"caf\xe9")):
+        folders.add(name, [[257] * 7] * 5)
+    pipe = tmp_path / "images" / "pipe.png"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    (tmp_path / "images" / "bomb.png").write_bytes(png_files.DAMAGED["text bomb"])
+    for folder in ("images", "labels"):
+        (tmp_path / folder / "circle").symlink_to(".")
+    assert folders.convert("--on_error=skip") == 0
+    assert set(read_converted(folders.out).labels) == {"good", r"caf\udce9"}
+    output = capsys.readouterr().out
+    assert "2 images skipped:\n" in output
+    assert "pipe.png: a pipe, socket or device; expected a regular file\n" in output
+    assert "bomb.png: cannot be read as an image: Decompressed data too large" in output

@@ -138,6 +138,10 @@ def test_more_instances_than_the_label_divisor_allows_are_an_error(drawn):
             lambda c: c["annotations"][0]["segments_info"][0].pop("category_id"),
             {("segment-incomplete", "1.png"), ("segment-not-listed", "1.png")},
         ),
+        (
+            lambda c: c["images"][0].update(file_name="/dev/zero"),
+            {("image-missing", "/dev/zero"), ("image-not-listed", "1.png")},
+        ),
         (lambda c: c["categories"][0].pop("isthing"), {("category-incomplete", "panoptic_val.json")}),
         (
             lambda c: c["annotations"][1].update(file_name="1.png"),
