@@ -166,11 +166,10 @@ def named_table(
 def check_not_void(names: Mapping[int, Any], void_values: Collection[int]) -> None:
     """Raises UserError if a class, {number: row with a name}, is also a value of void."""
     for number in sorted(names.keys() & set(void_values)):
-        background = f" or --background={names[number].name}" if number == 0 and not names[number].is_thing else ""
         others = ",".join(str(value) for value in sorted(set(void_values) - {number}))
         raise UserError(
             f"class {number} is {names[number].name!r}, but {number} is also in --void_values; pass "
-            f"--void_values={others}{background} if it is a class, or remove its name if it is void"
+            f"--void_values={others} if it is a class, or remove its name if it is void"
         )
 
 

@@ -5,7 +5,8 @@ that gets a shared pixel. The default is the smaller object: an object on or in 
 (the tie and the person, the cup and the table), and it would vanish otherwise. Crowds (iscrowd) lie below all other
 objects. Objects without a remaining pixel are dropped.
 
-Pixels outside of all objects are void by default. --background assigns them to a class of stuff. --semantic_dir names
+Pixels outside of all objects are void by default. --background assigns them to a class of stuff, a new one or the
+category with this name. --semantic_dir names
 a folder of gray PNGs of stuff, IMAGE.png for each image, with category ids as values. A thing category in these PNGs
 marks a crowd where there is no object.
 
@@ -30,7 +31,7 @@ from absl import flags
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.coco_files import InstanceImage, load_instances, some, table_of_categories
 from maxdl_tf.data_gen import class_names, converter_flags, shard_writer
-from maxdl_tf.data_gen.annotated_images import AnnotatedImage
+from maxdl_tf.data_gen.annotated_images import AnnotatedImage, Conversion
 from maxdl_tf.data_gen.coco_masks import decode_mask
 from maxdl_tf.data_gen.label_maps import CONTESTED, OVERLAPS, Numbering, paint, replace_values
 from maxdl_tf.data_gen.source_files import check_size, read_gray_png, read_image
@@ -45,9 +46,7 @@ _ANNOTATION_FILE = flags.DEFINE_string(
 _OVERLAP = flags.DEFINE_enum(
     "overlap", "smaller_on_top", OVERLAPS, "Object that gets a pixel of several objects.", flag_values=FLAGS
 )
-_BACKGROUND = flags.DEFINE_string(
-    "background", None, "Name of a class of stuff for all pixels outside of objects.", flag_values=FLAGS
-)
+_BACKGROUND = converter_flags.define_background(FLAGS, "all pixels outside of objects: a new one, or a category.")
 _SEMANTIC_DIR = flags.DEFINE_string(
     "semantic_dir",
     None,
@@ -71,6 +70,20 @@ converter_flags.define_output(FLAGS)
 def main(argv: list[str]) -> int:
     del argv
     output = converter_flags.read_output(FLAGS)
+    conversion = read_input(output.dataset_name(_DATASET_NAME.value))
+    print(shard_writer.write_shards(conversion.tasks, conversion.annotate, conversion.dataset_info, output))
+    return 0
+
+
+def read_input(dataset_name: str) -> Conversion:
+    """Reads the files of the flags; prints how many images are dropped.
+
+    Args:
+      dataset_name: Name of the data set in the class table.
+
+    Raises:
+      UserError: The flags contradict each other, or the JSON file is faulty.
+    """
     if _BACKGROUND.value and _SEMANTIC_DIR.value:
         raise UserError("--background and --semantic_dir both define the pixels outside of objects; pass one of them")
     image_dir = storage.check_folder(_IMAGE_DIR.value, "--image_dir")
@@ -81,8 +94,10 @@ def main(argv: list[str]) -> int:
     stuff = class_names.read_class_names(_STUFF_CATEGORIES.value) if _STUFF_CATEGORIES.value else {}
     stuff_names = {number: row.name for number, row in stuff.items()}
     table = build_table(categories, stuff_names, _BACKGROUND.value, annotation_file)
-    name = output.dataset_name(_DATASET_NAME.value)
-    info = table_of_categories(table.categories, annotation_file, name, _LABEL_DIVISOR.value)
+    info = table_of_categories(table.categories, annotation_file, dataset_name, _LABEL_DIVISOR.value)
+    void_values = converter_flags.read_void_values(_VOID_VALUES)
+    if _SEMANTIC_DIR.value:
+        class_names.check_not_void(info.by_source_id, void_values)
     annotator = Annotator(
         image_dir,
         os.path.basename(annotation_file),
@@ -90,7 +105,7 @@ def main(argv: list[str]) -> int:
         overlap=_OVERLAP.value,
         background_id=table.background_id,
         semantic_dir=_SEMANTIC_DIR.value,
-        void_values=converter_flags.read_void_values(_VOID_VALUES),
+        void_values=void_values,
         treat_crowd_as_ignore=_CROWD_AS_IGNORE.value,
     )
     if not (_BACKGROUND.value or _SEMANTIC_DIR.value):
@@ -98,8 +113,7 @@ def main(argv: list[str]) -> int:
         images = [image for image in images if image.objects]
         if empty:
             print(f"dropping {empty} images without an object")
-    print(shard_writer.write_shards(images, annotator.annotate, info, output))
-    return 0
+    return Conversion(images, annotator.annotate, info, annotator.image_path)
 
 
 class Table(NamedTuple):
@@ -113,6 +127,8 @@ def build_table(
     categories: Sequence[dict[str, Any]], stuff: dict[int, str], background: str | None, source: str
 ) -> Table:
     """Merges the categories of the JSON file, those of stuff and the background.
+
+    A category with the name of the background is the background: tools list it, often with the id 0.
 
     Raises:
       UserError: A stuff category has the id of another category.
@@ -128,6 +144,10 @@ def build_table(
             )
     if background is None:
         return Table(rows, None)
+    for row in rows:
+        if row["name"] == background:
+            row["isthing"] = 0
+            return Table(rows, row["id"])
     background_id = max((row["id"] for row in rows), default=0) + 1
     return Table([*rows, {"id": background_id, "name": background, "isthing": 0}], background_id)
 
@@ -156,6 +176,14 @@ class Annotator:
     void_values: frozenset[int] = frozenset({0, 255})
     treat_crowd_as_ignore: bool = True
 
+    def image_path(self, image: InstanceImage) -> str:
+        """Path of an image.
+
+        Raises:
+          UserError: The path leaves `image_dir`.
+        """
+        return storage.path_inside(self.image_dir, image.file_name)
+
     def annotate(self, image: InstanceImage) -> AnnotatedImage:
         """Converts an image; things are numbered from 1 within their class, in the order of the JSON file.
 
@@ -163,7 +191,7 @@ class Annotator:
           UserError: The image or an annotation is faulty; the message has the file and the annotation id.
         """
         size = (image.height, image.width)
-        path = storage.path_inside(self.image_dir, image.file_name)
+        path = self.image_path(image)
         file = read_image(path)
         check_size(path, file.size, size, f"its entry in {self.annotation_name}")
         numbering = Numbering(self.dataset_info, self.treat_crowd_as_ignore)

@@ -1,6 +1,7 @@
 r"""Reports faults and statistics of a data set before training.
 
 maxdl-check-data coco_panoptic   images with COCO panoptic annotations
+maxdl-check-data coco_instances  images with COCO instances annotations, as maxdl-convert coco_instances reads them
 maxdl-check-data label_pngs      images and label PNGs, as maxdl-convert label_pngs reads them
 maxdl-check-data tfrecords       shards of maxdl-convert
 
@@ -19,9 +20,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from maxdl_tf import command_line
-from maxdl_tf.data_gen.checks import coco, label_pngs, records
+from maxdl_tf.data_gen.checks import coco, coco_instances, label_pngs, records
 
-CHECKS = {"coco_panoptic": coco, "label_pngs": label_pngs, "tfrecords": records}
+CHECKS = {
+    "coco_panoptic": coco,
+    "coco_instances": coco_instances,
+    "label_pngs": label_pngs,
+    "tfrecords": records,
+}
 
 
 def main(argv: list[str]) -> int:

@@ -30,11 +30,13 @@ def check(name: str, conversion: Conversion, options: command.Options) -> int:
 
     def load(split: Split, source: int) -> Loaded:
         del split
+        pixels = None
         try:
-            annotated = conversion.annotate(conversion.tasks[source])
+            task = conversion.tasks[source]
+            pixels = images.inspect_image(storage.read_file(conversion.image_path(task) or "")).pixels
+            return images.loaded(pixels, conversion.annotate(task).label, info)
         except UserError:  # The check has reported it.
-            return Loaded(None, None)
-        return images.loaded(images.inspect_image(annotated.image_bytes).pixels, annotated.label, info)
+            return Loaded(pixels, None)
 
     return command.write_reports(f"Check of {name}", [split], load, options)
 
@@ -46,7 +48,7 @@ class ConversionChecker:
     Attributes:
       split: Name of the split.
       annotate: Function of the converter; it raises UserError for bad input.
-      image_path: Function that returns the path of a task's image; None if the image is missing.
+      image_path: Function that returns the path of a task's image, or raises UserError; None if the image is missing.
       dataset_info: The class table of the converter.
       num_slots: Number of slots of the network.
     """
@@ -59,17 +61,18 @@ class ConversionChecker:
 
     def __call__(self, numbered_task: tuple[int, Any]) -> ImageReport:
         number, task = numbered_task
-        path = self.image_path(task)
-        report = ImageReport(path or self.split, source=number)
+        report = ImageReport(self.split, source=number)
 
         def find(kind: str, what: str, segment: int | None = None) -> None:
             report.findings.append(Finding(kind, self.split, report.name, what, segment))
 
-        if path is not None:
-            try:
+        try:
+            path = self.image_path(task)
+            if path is not None:
+                report.name = path
                 images.check_image(storage.read_file(path), find, report)
-            except UserError as error:
-                find("image-missing", str(error).split(": ", 1)[-1])
+        except UserError as error:
+            find("image-missing", str(error).split(": ", 1)[-1])
         if not any(finding.severity == ERROR for finding in report.findings):
             try:
                 label = self.annotate(task).label

@@ -141,6 +141,23 @@ def test_background_is_a_class_of_stuff(dataset):
     assert read_converted(dataset.folder / "out").semantics()[2] == ("table", False, 6)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_background_may_be_a_category(dataset, number):
+    dataset.content["categories"] = [{"id": number, "name": "table"}, *CATEGORIES]
+    label = dataset.label("--background=table")
+    assert read_converted(dataset.folder / "out").semantics()[0] == ("table", False, number)
+    np.testing.assert_array_equal(label == 256, OVERLAPS["smaller_on_top"] == 0)
+
+
+def test_a_category_is_not_void(dataset, capsys):
+    dataset.content["categories"] = [{"id": 0, "name": "table", "isthing": 0}, *CATEGORIES]
+    save_map(dataset.folder / "semantic" / "a.png", np.zeros([HEIGHT, WIDTH]))
+    flags = [f"--semantic_dir={dataset.folder / 'semantic'}"]
+    assert dataset.convert(*flags) == 2
+    assert "class 0 is 'table', but 0 is also in --void_values; pass --void_values=255 if" in complaint(capsys)
+    np.testing.assert_array_equal(dataset.label(*flags, "--void_values=255") == 256, OVERLAPS["smaller_on_top"] == 0)
+
+
 @pytest.mark.parametrize("names", ["92: sky\n93: grass\n", '[{"id": 92, "name": "sky"}, {"id": 93, "name": "grass"}]'])
 def test_stuff_comes_from_semantic_pngs(dataset, names):
     semantic = np.full([HEIGHT, WIDTH], 92)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from maxdl_tf.class_table import FILE_NAME
-from maxdl_tf.data_gen.checks import coco, label_pngs
+from maxdl_tf.data_gen.checks import coco, coco_instances, label_pngs
 from tests.data_gen.conversion import run_convert, save_image, save_map
 from tests.helpers import in_process
 
@@ -73,6 +73,29 @@ def test_a_later_split_is_checked_with_the_class_table_of_the_first(fruit):
 def test_flags_of_the_output_are_unknown(fruit, capsys):
     assert in_process(label_pngs, *_flags(fruit, f"--output_dir={fruit / 'out'}")) == 2
     assert "Unknown command line flag 'output_dir'" in capsys.readouterr().err
+
+
+def test_instances_have_the_segments_of_the_converter(tmp_path):
+    for name in "ab":
+        save_image(tmp_path / "images" / f"{name}.png", 8, 10, seed=ord(name))
+    content = {
+        "images": [{"id": n, "file_name": f"{'ab'[n]}.png", "height": 8, "width": 10} for n in (0, 1)],
+        "annotations": [
+            {"id": 1, "image_id": 0, "category_id": 1, "segmentation": [[0, 0, 8, 0, 8, 8, 0, 8]]},
+            {"id": 2, "image_id": 0, "category_id": 1, "segmentation": [[2, 2, 4, 2, 4, 4, 2, 4]]},
+            {"id": 3, "image_id": 1, "category_id": 1, "segmentation": [[2, 2, 4, 2]]},
+        ],
+        "categories": [{"id": 0, "name": "ground"}, {"id": 1, "name": "cup"}],
+    }
+    (tmp_path / "instances_val.json").write_text(json.dumps(content))
+    flags = [f"--image_dir={tmp_path / 'images'}", f"--annotation_file={tmp_path / 'instances_val.json'}"]
+    flags += ["--processes=1", "--background=ground"]
+    status, summary, found = _check(coco_instances, flags, tmp_path)
+    assert status == 1 and found == {("not-convertible", "b.png")}
+    rows = {row["name"]: (row["is_thing"], row["segments"], row["pixels"]) for row in summary["classes"]}
+    assert rows == {"cup": (True, 2, 64), "ground": (False, 1, 16)}  # The smaller cup lies on the larger one.
+    assert (tmp_path / "page.html").read_text().count("<img") == 2  # A sample, and the faulty image alone.
+    assert summary["split"] == "instances_val"
 
 
 def test_instances_are_not_read_as_panoptic_segments(tmp_path, capsys):
