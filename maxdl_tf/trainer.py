@@ -18,7 +18,7 @@ workers again. An experiment with `task: classification` pretrains a backbone an
     ckpt-STEP.*              checkpoints
     train/, eval/            curves and pictures for TensorBoard
     metrics.json             metrics of the last evaluation; eval/metrics-STEP.json has those of each one
-    run_info.json            versions, devices and git revision of each start
+    run_info.json            command line, versions, devices and git revision of each start
     nonfinite-STEP.npz       the batch of a step whose loss or gradient was not finite
 
 Example:
