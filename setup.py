@@ -5,6 +5,7 @@ Python version or needs code is here.
 """
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ REQUIREMENTS = [
     "google-crc32c>=1.5",
     "numpy>=1.23",
     "pillow>=10.1",
+    "psutil>=5.9",
     "pycocotools>=2.0.6",
     "scipy>=1.9",
     f"tensorflow>=2.15.1,<2.16; {WITH_ADDONS}",
@@ -70,7 +72,10 @@ class BuildWithProtos(build_py):
 
 
 def compile_protos():
-    """protos/x.proto -> maxdl_tf/protos/x_pb2.py, imported by each other as maxdl_tf/protos/x.proto."""
+    """protos/x.proto -> maxdl_tf/protos/x_pb2.py, imported by each other as maxdl_tf/protos/x.proto.
+
+    Copies of the protos lie beside these, for --list_fields.
+    """
     from grpc_tools import protoc
 
     output = ROOT / "maxdl_tf" / "protos"
@@ -80,8 +85,10 @@ def compile_protos():
     arguments = [f"--proto_path={own}", f"--proto_path={standard}", f"--python_out={ROOT}"]
     if protoc.main(["protoc", *arguments, *(f"maxdl_tf/protos/{source.name}" for source in sources)]) != 0:
         sys.exit("setup.py: protoc failed; its messages are above")
-    for generated in output.glob("*_pb2.py"):
-        if generated.name not in {f"{source.stem}_pb2.py" for source in sources}:
+    for source in sources:
+        shutil.copyfile(source, output / source.name)
+    for generated in (*output.glob("*_pb2.py"), *output.glob("*.proto")):
+        if generated.name not in {name for source in sources for name in (source.name, f"{source.stem}_pb2.py")}:
             generated.unlink()
 
 
@@ -109,7 +116,7 @@ setup(
         *(f"maxdl_tf.{name}" for name in find_packages(include=["data_gen", "data_gen.*", "configs"])),
     ],
     package_dir={"maxdl_tf.data_gen": "data_gen", "maxdl_tf.configs": "configs"},
-    package_data={"maxdl_tf.configs": ["**/*.textproto"]},
+    package_data={"maxdl_tf.configs": ["**/*.textproto"], "maxdl_tf.protos": ["*.proto"]},
     install_requires=REQUIREMENTS,
     extras_require=EXTRAS,
     entry_points={"console_scripts": [f"{name} = {module}:run" for name, module in COMMANDS.items()]},

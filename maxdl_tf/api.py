@@ -9,9 +9,10 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from maxdl_tf import class_table, config
+from maxdl_tf import config
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
+from maxdl_tf.tasks import checkpoint_experiment, checks
 
 if TYPE_CHECKING:
     from maxdl_tf.inference.predictor import Predictor
@@ -85,8 +86,8 @@ def load_predictor(
     """Loads a model that predicts the panoptic segmentation of images.
 
     Args:
-      path: Folder of a SavedModel that maxdl-export wrote; or a folder of checkpoints, whose newest one is loaded;
-        or one checkpoint, such as "runs/shapes/ckpt-2500".
+      path: Folder of a SavedModel that maxdl-export wrote, or of its versions, whose highest one is loaded; or a
+        folder of checkpoints, whose newest one is loaded; or one checkpoint, such as "runs/shapes/ckpt-2500".
       experiment: What `load_experiment` returns, or a name or path for it; only for checkpoints. None takes the
         `experiment.textproto` that maxdl-train leaves beside its checkpoints.
 
@@ -105,20 +106,20 @@ def load_predictor(
       result.overlay().save("overlay.png")
     """
     path = os.fspath(path)
-    if storage.exists(os.path.join(path, "saved_model.pb")):
+    saved_model = checks.find_saved_model(path)
+    if saved_model:
         if experiment is not None:
             raise UserError(f"{path} is a SavedModel, which has its own configuration; drop `experiment`")
         from maxdl_tf.inference.predictor import Predictor
 
-        return Predictor.from_saved_model(path)
-    is_folder = storage.is_folder(path)
-    if not is_folder and not storage.exists(path + ".index"):
+        return Predictor.from_saved_model(saved_model)
+    if not storage.is_folder(path) and not storage.exists(path + ".index"):
         raise UserError(
             f"{path} is no model: wanted the folder of a SavedModel, a folder of checkpoints, or a checkpoint such as "
             "runs/shapes/ckpt-2500; check the path"
         )
     if experiment is None:
-        experiment = _experiment_beside(path if is_folder else os.path.dirname(path))
+        experiment = checkpoint_experiment.load(path, keep_unset_placeholders=True)
     experiment = _experiment(experiment)
     from maxdl_tf.tasks.panoptic import PanopticTask
 
@@ -128,23 +129,3 @@ def load_predictor(
 
 def _experiment(experiment: experiment_pb2.Experiment | str | os.PathLike) -> experiment_pb2.Experiment:
     return load_experiment(experiment) if isinstance(experiment, (str, os.PathLike)) else experiment
-
-
-def _experiment_beside(folder: str) -> experiment_pb2.Experiment:
-    """The experiment that `config.save_experiment` wrote into a folder of checkpoints."""
-    path = os.path.join(folder, config.EXPERIMENT_FILE)
-    if not storage.exists(path):
-        version = None if storage.is_remote(folder) else storage.last_subfolder_with("saved_model.pb", folder)
-        if version:
-            raise UserError(f"{folder} is a folder of SavedModels; name one of them, such as {version}")
-        raise UserError(
-            f"{path} does not exist; check that the folder is that of an export or a training, or pass the experiment "
-            'that the model was trained with, such as experiment="shapes/max_deeplab_tiny_81"'
-        )
-    experiment = load_experiment(path)
-    table = os.path.join(folder, class_table.FILE_NAME)
-    if storage.exists(table):  # The one that the experiment names may have stayed on another machine.
-        for name in ("train_dataset", "eval_dataset"):
-            if experiment.HasField(name):
-                getattr(experiment, name).dataset_info = table
-    return experiment

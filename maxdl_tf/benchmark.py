@@ -8,8 +8,8 @@ train: time and memory of a training step on one device, on synthetic batches of
 `seconds_per_step`, its `shares`, `first_step_seconds`, and `peak_memory_bytes` of the process with its estimate.
 
 predict: time of an image from the file to the panoptic PNG, and of each part (decode, preprocess, forward, postprocess,
-encode; for a SavedModel, preprocess and forward together); peak memory of the process. --model is a checkpoint of
---config_file's model, or a SavedModel, which needs --config_file only for the multiply-adds. Without --model, weights
+encode; for a SavedModel, preprocess and forward together); peak memory of the process. --model is a checkpoint, or a
+SavedModel, which needs --config_file only for the multiply-adds. Without --model, the weights of --config_file's model
 are random, and post-processing may have less to do. Without --images, images of about the crop's size are drawn.
 
 All times are medians: one step that another process interrupts does not move them.
@@ -32,7 +32,6 @@ Examples:
 from __future__ import annotations
 
 import json
-import os
 
 from absl import flags
 
@@ -65,13 +64,19 @@ def main(argv: list[str]) -> None:
     del argv
     from maxdl_tf import config
     from maxdl_tf.files import images
+    from maxdl_tf.tasks import checkpoint_experiment
 
     mode = _MODE.value
-    _check_flags()
+    saved_model = _check_flags()
     paths = images.find_all_images(_IMAGES.value)
     experiment, metrics = None, {}
-    if _CONFIG_FILE.value:
+    if _MODEL.value and not saved_model:
+        experiment = checkpoint_experiment.load(
+            _MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value, keep_unset_placeholders=True
+        )
+    elif _CONFIG_FILE.value:
         experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value, keep_unset_placeholders=True)
+    if experiment:
         metrics["experiment"] = experiment.name
     with command_line.quiet_imports():
         from maxdl_tf.benchmarks import measure
@@ -80,12 +85,12 @@ def main(argv: list[str]) -> None:
     elif mode == "train":
         metrics |= measure.train(experiment, steps=_STEPS.value)
     else:
-        metrics |= measure.predict(experiment, _MODEL.value, paths, rounds=_STEPS.value)
+        metrics |= measure.predict(experiment, saved_model or _MODEL.value, paths, rounds=_STEPS.value)
     print(measure.as_table(metrics) if _TABLE.value else json.dumps(metrics, indent=2))
 
 
-def _check_flags() -> None:
-    """Raises UserError if a flag is missing, or given to a mode that does not read it."""
+def _check_flags() -> str | None:
+    """The SavedModel that --model names, if any; UserError if a flag is missing, or given to a mode without it."""
     from maxdl_tf.tasks import checks
 
     mode, model = _MODE.value, _MODEL.value
@@ -95,11 +100,13 @@ def _check_flags() -> None:
             raise UserError(f"--{given[0]} is for --mode predict; drop it with --mode {mode}")
         if not _CONFIG_FILE.value:
             raise UserError(f"--config_file is missing; --mode {mode} needs the experiment's textproto")
-    elif not checks.is_saved_model(model):
-        if not _CONFIG_FILE.value:
-            raise UserError("--mode predict needs a SavedModel as --model, or the --config_file of the model")
-        if model and not storage.is_remote(model) and not os.path.isdir(model) and not os.path.exists(model + ".index"):
-            raise UserError(f"--model {model} is neither the folder of a SavedModel nor a checkpoint; check the path")
+        return None
+    saved_model = checks.find_saved_model(model)
+    if not model and not _CONFIG_FILE.value:
+        raise UserError("--mode predict needs the --config_file of a model, or a SavedModel or a checkpoint as --model")
+    if model and not saved_model and not storage.is_folder(model) and not storage.exists(model + ".index"):
+        raise UserError(f"--model {model} is neither the folder of a SavedModel nor a checkpoint; check the path")
+    return saved_model
 
 
 def run() -> None:

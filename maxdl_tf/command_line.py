@@ -32,28 +32,31 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import logging as logging_of_python
 import os
 import re
 import sys
 import tempfile
-import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
 
-from maxdl_tf import terminal
+from maxdl_tf import command_help, terminal
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space
 
-_HELP_FLAGS = ("--help", "-help", "-h", "-?", "--helpshort", "--helpfull")
 _START_UP_NOISE = re.compile(
     r"Unable to register cu\w+ factory|computation placer already registered|Could not find (cuda drivers|TensorRT)"
     r"|All log messages before absl::InitializeLog"
 )
-_WIDTH = 100
 _MAY_BE_EMPTY = ("override",)  # No fragment. Other text is a path or a name.
+# TensorFlow warns of each variable of a checkpoint that could not be read, after the error that says so.
+_UNRESTORED_VALUES = re.compile(
+    r"Detecting that an object or model or tf\.train\.Checkpoint is being deleted with unrestored values"
+    r"|Value in checkpoint could not be found in the restored object"
+)
 
 
 def define_experiment(
@@ -64,12 +67,13 @@ def define_experiment(
     Args:
       flag_values: Flags of the command.
       override: Example of a fragment.
-      required: Whether --config_file is required.
+      required: Whether --config_file is required. Otherwise its default is the experiment beside the checkpoint.
     """
     config_file = flags.DEFINE_string(
         "config_file",
         None,
-        "Path of the experiment's textproto, or name of a packaged one such as shapes/max_deeplab_tiny_81.",
+        "Path of the experiment's textproto, or name of a packaged one such as shapes/max_deeplab_tiny_81."
+        + ("" if required else " Default: experiment.textproto in the folder of the checkpoint."),
         required=required,
         flag_values=flag_values,
     )
@@ -146,7 +150,8 @@ def run(
     """Parses the flags, calls `main` with the remaining arguments, and ends the process.
 
     Exit status: the value that `main` returns (None is 0); 2 after a `UserError`, a bad flag or a full disk, reported
-    in one line on stderr; 130 after Ctrl-C. Other exceptions are bugs and keep their traceback.
+    in one line on stderr; 130 after Ctrl-C; 141 if the reader of the output is gone, as with `| head`. Other exceptions
+    are bugs and keep their traceback.
 
     Args:
       main: Takes `[program, *positional arguments]`, as with `absl.app.run`.
@@ -157,13 +162,18 @@ def run(
     _remove_script_folder()
     argv = list(sys.argv if argv is None else argv)
     program = os.path.basename(argv[0])
-    if any(argument in _HELP_FLAGS for argument in argv[1:]):
-        _print_help(help_text(program, inspect.getmodule(main).__doc__ or "", flag_values))
-        sys.exit(0)
-    _silence_tensorflow()
+    text = command_help.requested_text(program, argv[1:], inspect.getmodule(main).__doc__ or "", flag_values)
     with terminal.visible_output():
         try:
-            app.run(main, argv, flags_parser=lambda args: _parse(args, flag_values, max_positional))
+            try:
+                if text is not None:
+                    print(text)
+                    sys.exit(0)
+                _silence_tensorflow()
+                app.run(main, argv, flags_parser=lambda args: _parse(args, flag_values, max_positional))
+            finally:
+                if sys.stdout:
+                    sys.stdout.flush()  # Where errors are handled. Python's own end would only complain.
         except KeyboardInterrupt:
             print(f"\n{program}: interrupted", file=sys.stderr)
             sys.exit(130)
@@ -192,10 +202,10 @@ def run_one_of(
     if command:
         run(command.main, command.FLAGS, [f"{argv[0]} {argv[1]}", *argv[2:]])
     else:
-        # The flags are those of a command that is missing or misspelled, so only --help has a meaning.
+        # The flags are those of a command that is missing or misspelled, so only --help and its like have a meaning.
         names = [word for word in argv[1:2] if not word.startswith("-")]
-        asked_for_help = [word for word in argv[1:] if word in _HELP_FLAGS]
-        run(main, flags.FlagValues(), [argv[0], *names, *asked_for_help], max_positional=1)
+        requests = [word for word in argv[1:] if word in command_help.FLAGS]
+        run(main, flags.FlagValues(), [argv[0], *names, *requests], max_positional=1)
 
 
 def choose_one_of(commands: Mapping[str, Any], argv: Sequence[str], got: str) -> UserError:
@@ -216,7 +226,7 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
     kinds = kinds or (ValueError, OSError)
     try:
         yield
-    except UserError:
+    except (UserError, BrokenPipeError):  # The latter is the end of the output's reader; see `run`.
         raise
     except kinds as error:
         message = disk_space.full_disk(error)
@@ -257,38 +267,6 @@ def quiet_imports() -> Iterator[None]:
                     print(line, file=sys.stderr)
 
 
-def help_text(program: str, docstring: str, flag_values: flags.FlagValues) -> str:
-    """The docstring of a command and one paragraph for each flag, required flags first."""
-    entries = []
-    for name in sorted(set(flag_values) - {"flagfile", "undefok"}):
-        flag = flag_values[name]
-        choices = getattr(flag.parser, "enum_values", None)
-        kind = "|".join(choices) if choices else flag.flag_type().upper().replace("MULTI ", "")
-        title = f"--[no]{name}" if flag.boolean else f"--{name}={kind}"
-        facts = []
-        if _is_required(flag):
-            facts.append("required")
-        elif flag.default not in (None, "", []):
-            facts.append(f"default: {flag.default_as_str.strip(chr(39))}")
-        if flag.flag_type().startswith("multi"):
-            facts.append("may be repeated")
-        # absl adds the choices and the repeatability to the text itself.
-        text = re.sub(r"^<\S+>: |;\s+repeat this option to specify a list of values$", "", flag.help)
-        text = " ".join(text.split()) + (f" ({', '.join(facts)})" if facts else "")
-        entry = f"  {title}\n{textwrap.indent(textwrap.fill(text, _WIDTH - 8), ' ' * 8)}"
-        entries.append((not _is_required(flag), name, entry))
-    body = inspect.cleandoc(docstring)
-    flags_part = "\n\nFlags:\n" + "\n".join(entry for *_, entry in sorted(entries)) if entries else ""
-    return f"{program}: {body}{flags_part}"
-
-
-def _print_help(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # A closed pager, or `head`. Without this Python complains again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def _remove_script_folder() -> None:
     """Removes maxdl_tf/ from the import path, where `python maxdl_tf/trainer.py` puts it.
 
@@ -296,10 +274,6 @@ def _remove_script_folder() -> None:
     """
     if sys.path and os.path.abspath(sys.path[0]) == os.path.dirname(os.path.abspath(__file__)):
         del sys.path[0]
-
-
-def _is_required(flag: flags.Flag) -> bool:
-    return flag.default is None and any("other than None" in validator.message for validator in flag.validators)
 
 
 def _parse(argv: list[str], flag_values: flags.FlagValues, max_positional: int) -> list[str]:
@@ -339,4 +313,9 @@ def _silence_tensorflow() -> bool:
         return False
     warnings.filterwarnings("ignore", category=UserWarning, module=r"tensorflow_addons\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
+    logging_of_python.getLogger("tensorflow").addFilter(_is_news)
     return True
+
+
+def _is_news(record: logging_of_python.LogRecord) -> bool:
+    return not _UNRESTORED_VALUES.search(record.getMessage())

@@ -134,8 +134,7 @@ def find_experiment(path: str) -> str:
     """
     if storage.is_remote(path) or os.path.exists(path):
         return path
-    root = os.path.dirname(configs.__file__)
-    files = {name.removesuffix(_SUFFIX): os.path.join(root, name) for name in storage.find_files(root, (_SUFFIX,))}
+    files = configs.experiments()
     packaged = files.get(path.removesuffix(_SUFFIX))
     if packaged:
         return packaged

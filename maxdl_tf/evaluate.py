@@ -15,7 +15,7 @@ weights, for comparison. For an experiment with `task: classification`, the comm
 
 Example:
 
-    maxdl-eval --config_file configs/shapes/max_deeplab_tiny_81.textproto --checkpoint runs/shapes --json metrics.json
+    maxdl-eval --checkpoint runs/shapes --json metrics.json
     maxdl-eval --predictions predictions --annotations annotations/panoptic_val2017.json --image_dir val2017 \
         --mask_ap --report report.html
 """
@@ -126,10 +126,10 @@ def _check_flags() -> None:
     if _PREDICTIONS.value:
         if not _ANNOTATIONS.value and (not _SUBMISSION.value or _REPORT.value or _JSON.value or _MASK_AP.value):
             raise UserError("--annotations is missing; give the truth to compare --predictions with")
-    elif not _CONFIG_FILE.value:
-        raise UserError("--config_file is missing; or give --predictions and --annotations to measure files")
     elif _UNTRAINED.value == bool(_CHECKPOINT.value):
-        raise UserError("give either --checkpoint or --untrained")
+        raise UserError("give --checkpoint or --untrained, or --predictions and --annotations to measure files")
+    elif _UNTRAINED.value and not _CONFIG_FILE.value:
+        raise UserError("--config_file is missing; --untrained needs the experiment's textproto")
     for path in filter(None, (_JSON.value, _REPORT.value)):
         disk_space.check_writable(os.path.dirname(path) or ".")
     if _SUBMISSION.value:
@@ -171,9 +171,13 @@ def _evaluate_predictions() -> None:
 def _evaluate_checkpoint() -> None:
     from maxdl_tf import config
     from maxdl_tf.files import disk_space
-    from maxdl_tf.tasks import checks
+    from maxdl_tf.tasks import checkpoint_experiment, checks
 
-    experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
+    if _CHECKPOINT.value:
+        checks.check_checkpoint_exists(_CHECKPOINT.value)
+        experiment = checkpoint_experiment.load(_CHECKPOINT.value, _CONFIG_FILE.value, _OVERRIDE.value)
+    else:
+        experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     checks.check_shards(experiment, "eval_dataset")
     is_panoptic = experiment.task == experiment.panoptic
     if not is_panoptic and (_REPORT.value or _MASK_AP.value or _SUBMISSION.value):
@@ -181,8 +185,6 @@ def _evaluate_checkpoint() -> None:
             f"experiment {experiment.name!r} has task: classification; --report, --mask_ap and --submission need task: "
             "panoptic"
         )
-    if _CHECKPOINT.value:
-        checks.check_checkpoint_exists(_CHECKPOINT.value)
     if _PICTURES.value:
         disk_space.check_writable(_PICTURES.value)
     with command_line.quiet_imports():

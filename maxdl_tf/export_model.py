@@ -9,8 +9,7 @@ appears under its name. A failed export leaves nothing. The command runs on the 
 
 Example:
 
-    maxdl-export --config_file configs/shapes/max_deeplab_tiny_81.textproto --checkpoint runs/shapes \\
-        --export_dir exports/shapes/1
+    maxdl-export --checkpoint runs/shapes --export_dir exports/shapes/1
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()
-_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }")
+_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }", required=False)
 _CHECKPOINT = command_line.define_checkpoint(FLAGS, required=True)
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Path of the folder to create.", required=True, flag_values=FLAGS)
 _FOLD = flags.DEFINE_boolean(
@@ -75,13 +74,14 @@ _MIN_AGREEMENT = flags.DEFINE_float(
 
 def main(argv: list[str]) -> None:
     del argv
-    from maxdl_tf import config
-    from maxdl_tf.tasks import checks
+    from maxdl_tf.tasks import checkpoint_experiment, checks
 
     if _WEIGHTS.value != "float32" and not _FOLD.value:
         raise UserError(f"--weights {_WEIGHTS.value} needs folded batch norms; drop --nofold")
-    experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     checks.check_checkpoint_exists(_CHECKPOINT.value)
+    experiment = checkpoint_experiment.load(
+        _CHECKPOINT.value, _CONFIG_FILE.value, _OVERRIDE.value, keep_unset_placeholders=True
+    )
     with command_line.quiet_imports():
         import tensorflow as tf
 

@@ -43,13 +43,15 @@ if TYPE_CHECKING:
     from maxdl_tf.inference.predict_files import FileOptions, ImageTask
     from maxdl_tf.inference.predictor import Predictor
     from maxdl_tf.inference.writer import PredictionWriter
+    from maxdl_tf.protos import experiment_pb2
 
 FLAGS = flags.FlagValues()
 command_line.define_predictions(FLAGS, MAX_PIXELS)
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Path of a SavedModel that maxdl-export wrote, or of a checkpoint or a folder of checkpoints (with --config_file).",
+    "Path of a SavedModel that maxdl-export wrote, or of the folder of its versions, whose highest is used; or of a "
+    "checkpoint or a folder of checkpoints.",
     required=True,
     flag_values=FLAGS,
 )
@@ -83,21 +85,27 @@ beam_pipeline.define_flags(FLAGS, instead_of="this process")
 def main(argv: list[str]) -> int:
     from maxdl_tf.files import images
     from maxdl_tf.inference import writer as predictions  # Needs no TensorFlow.
+    from maxdl_tf.tasks import checkpoint_experiment
 
-    is_saved_model = _check_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
-    _check_runner(is_saved_model)
+    saved_model = _find_saved_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
+    _check_runner(saved_model)
     paths = images.find_all_images([*FLAGS.input, *argv[1:]])
     names = predictions.output_names(paths)
+    experiment = None
+    if not saved_model:
+        experiment = checkpoint_experiment.load(
+            _MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value, keep_unset_placeholders=True
+        )
     with predictions.locked_output(FLAGS.output, FLAGS.overwrite):
-        return _predict(is_saved_model, paths, names)
+        return _predict(saved_model, experiment, paths, names)
 
 
-def _predict(is_saved_model: bool, paths: list[str], names: list[str]) -> int:
+def _predict(
+    saved_model: str | None, experiment: experiment_pb2.Experiment | None, paths: list[str], names: list[str]
+) -> int:
     """Predicts the images of these paths and output names; returns the exit status."""
-    from maxdl_tf import config
     from maxdl_tf.inference import writer as predictions
 
-    experiment = None if is_saved_model else config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     with command_line.quiet_imports():
         from maxdl_tf.inference.predict_files import ImageTask
         from maxdl_tf.inference.predictor import Predictor
@@ -107,7 +115,7 @@ def _predict(is_saved_model: bool, paths: list[str], names: list[str]) -> int:
     if experiment:
         predictor, _ = PanopticTask(experiment).build_predictor(_MODEL.value)
     else:
-        predictor = Predictor.from_saved_model(_MODEL.value)
+        predictor = Predictor.from_saved_model(saved_model)
     if _DIAGNOSE.value and predictor.postprocessor is None:
         raise UserError(
             f"--diagnose: SavedModel {_MODEL.value} does not state its thresholds; export it again, or give its "
@@ -123,7 +131,10 @@ def _predict(is_saved_model: bool, paths: list[str], names: list[str]) -> int:
             features="features" in _VISUALIZE.value,
             coco_instances=_COCO_INSTANCES.value,
         )
-        failed = _predict_on_beam(tasks, writer) if FLAGS.runner else _predict_here(predictor, tasks, writer)
+        if FLAGS.runner:
+            failed = _predict_on_beam(saved_model, tasks, writer)
+        else:
+            failed = _predict_here(predictor, tasks, writer)
     _print_summary(len(paths), failed, time.monotonic() - started)
     return 1 if failed else 0
 
@@ -149,12 +160,12 @@ def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: Predicti
     return failed
 
 
-def _predict_on_beam(tasks: list[ImageTask], writer: PredictionWriter) -> int:
+def _predict_on_beam(saved_model: str, tasks: list[ImageTask], writer: PredictionWriter) -> int:
     """Predicts with many workers. Returns the number of failed images, which are reported on stderr."""
     from maxdl_tf.inference import predict_files
 
     print(f"predicting {len(tasks)} images on Beam's {FLAGS.runner}", flush=True)
-    work = predict_files.ChunkPredictor(_MODEL.value, writer.pictures, _options())
+    work = predict_files.ChunkPredictor(saved_model, writer.pictures, _options())
     failed = 0
     for record in predict_files.predict_on_beam(work, tasks, FLAGS.output, FLAGS.runner, FLAGS.beam_options):
         if isinstance(record, UserError):
@@ -177,40 +188,35 @@ def _options() -> FileOptions:
     )
 
 
-def _check_runner(is_saved_model: bool) -> None:
+def _check_runner(saved_model: str | None) -> None:
     beam_pipeline.check_flags(FLAGS)
     if not FLAGS.runner:
         return
-    if not is_saved_model:
+    if not saved_model:
         raise UserError(f"--runner needs a SavedModel, which its workers load; export {_MODEL.value} with maxdl-export")
     if _DIAGNOSE.value:
         raise UserError("--diagnose does not work with --runner; drop one of them")
     beam_pipeline.import_beam()
 
 
-def _check_model(model: str, config_file: str | None, overrides: list[str]) -> bool:
-    """Whether `model` is a SavedModel; UserError if the path does not exist or the flags do not go together."""
-    is_remote = storage.is_remote(model)  # TensorFlow checks it later.
-    if os.path.exists(os.path.join(model, "saved_model.pb")) or (is_remote and not config_file):
-        if config_file or overrides:
-            raise UserError(
-                f"--model {model} is a SavedModel, whose configuration is fixed; drop --config_file and --override, "
-                "or give a checkpoint"
-            )
-        return True
-    if not is_remote and not os.path.exists(model) and not os.path.exists(model + ".index"):
-        raise UserError(f"--model {model} is neither a SavedModel's folder nor a checkpoint; check the path")
-    if not config_file:
-        from maxdl_tf import config
+def _find_saved_model(model: str, config_file: str | None, overrides: list[str]) -> str | None:
+    """The SavedModel that `model` names, or None if it is a checkpoint.
 
-        version = None if is_remote else storage.last_subfolder_with("saved_model.pb", model)
-        if version:
-            raise UserError(f"--model {model} is a folder of SavedModels; name one of them, such as {version}")
-        folder = model if os.path.isdir(model) else os.path.dirname(model)
-        beside = os.path.join(folder, config.EXPERIMENT_FILE)
-        example = f", such as --config_file {beside}" if os.path.exists(beside) else ""
-        raise UserError(f"--model {model} is not a SavedModel; for a checkpoint give its --config_file too{example}")
-    return False
+    UserError if the path does not exist or the flags do not go together.
+    """
+    from maxdl_tf.tasks import checks
+
+    with command_line.quiet_imports(), command_line.user_errors(OSError):  # A remote path needs TensorFlow.
+        saved_model = checks.find_saved_model(model)
+        is_checkpoint = not saved_model and (storage.is_folder(model) or storage.exists(model + ".index"))
+    if saved_model and (config_file or overrides):
+        raise UserError(
+            f"--model {model} is a SavedModel, whose configuration is fixed; drop --config_file and --override, or "
+            "give a checkpoint"
+        )
+    if not saved_model and not is_checkpoint:
+        raise UserError(f"--model {model} is neither a SavedModel's folder nor a checkpoint; check the path")
+    return saved_model
 
 
 def _report(diagnoses: dict[int | str, Diagnosis], predictor: Predictor, min_score: float) -> dict:

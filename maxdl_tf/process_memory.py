@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import resource
 import sys
+
+import psutil
+
+from maxdl_tf.posix import resource
 
 
 def resident_bytes() -> int:
-    """Memory in use now, or the peak if the system does not report it."""
-    return _status("VmRSS") or _most_ever()
+    """Memory in use now."""
+    return psutil.Process().memory_info().rss
 
 
 def peak_bytes() -> int:
     """Peak of the memory in use."""
-    # Preferred over getrusage, whose peak in a child process starts at that of its parent.
-    return _status("VmHWM") or _most_ever()
+    if resource is None:
+        return psutil.Process().memory_info().peak_wset
+    # Linux's own is preferred over getrusage, whose peak in a child process starts at that of its parent.
+    return _linux_peak() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
-def _status(field: str) -> int | None:
-    """A field of /proc/self/status on Linux, in bytes."""
+def _linux_peak() -> int | None:
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
             for line in file:
                 name, _, value = line.partition(":")
-                if name == field:
+                if name == "VmHWM":
                     return int(value.split()[0]) * 1024
     except OSError:
         pass
     return None
-
-
-def _most_ever() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

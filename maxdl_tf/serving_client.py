@@ -65,7 +65,7 @@ _REST = flags.DEFINE_boolean(
     flag_values=FLAGS,
 )
 _TIMEOUT_S = flags.DEFINE_float(
-    "timeout_s", 60.0, "Seconds to wait for the answer to an image.", lower_bound=0.001, flag_values=FLAGS
+    "timeout_s", 60.0, "Seconds to wait for the whole answer to an image.", lower_bound=0.001, flag_values=FLAGS
 )
 
 
@@ -85,8 +85,8 @@ def _predict_all(paths: list[str], names: list[str]) -> int:
 
     dataset_info = class_table.load(_DATASET_INFO.value)
     with command_line.quiet_imports():
-        from maxdl_tf.inference import served_model
-    kind = served_model.RestServer if _REST.value else served_model.GrpcServer
+        from maxdl_tf.inference import rest_server, served_model
+    kind = rest_server.RestServer if _REST.value else served_model.GrpcServer
     with command_line.user_errors(served_model.RequestError):
         server = kind(_SERVER.value, _MODEL_NAME.value, _TIMEOUT_S.value)
         model = served_model.ServedModel(server, dataset_info, _SIGNATURE.value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
+import subprocess
 import sys
 import types
 
@@ -11,9 +13,11 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from maxdl_tf import check_data, command_line
+import maxdl_tf
+from maxdl_tf import check_data, command_help, command_line, config
 from maxdl_tf.data_gen import convert
 from maxdl_tf.errors import UserError
+from maxdl_tf.protos import experiment_pb2
 from tests import helpers
 
 PROGRAM = "/usr/bin/maxdl-fake"
@@ -111,7 +115,7 @@ def test_no_command_takes_an_empty_path():
     for module in commands:
         values = module.FLAGS
         flags_ = [values[name] for name in values]
-        required = [flag for flag in flags_ if command_line._is_required(flag)]
+        required = [flag for flag in flags_ if command_help.is_required(flag)]
         given = [f"--{flag.name}={getattr(flag.parser, 'enum_values', ['x'])[0]}" for flag in required]
         for flag in flags_:
             if flag.flag_type() in ("string", "multi string") and flag.name not in ("override", "label_ending"):
@@ -175,6 +179,79 @@ def test_help_has_docstring_and_flags(flag_values, capsys, monkeypatch):
     assert text_of["  --config_file=STRING"] == "Experiment textproto. (required)"
     assert text_of["  --mode=train|eval"] == "What to do. (default: train)"
     assert text_of["  --override=STRING"] == "Textproto fragment. (may be repeated)"
+
+
+def test_version_and_lists_need_no_other_flag(flag_values, capsys):
+    def printed(*arguments):
+        assert _run(lambda argv: pytest.fail("main was called"), flag_values, *arguments) == 0
+        return capsys.readouterr().out
+
+    assert printed("--version") == f"maxdl-fake {maxdl_tf.__version__}\n"
+    configs = dict(line.split(maxsplit=1) for line in printed("--list_configs").splitlines())
+    assert configs["shapes/max_deeplab_tiny_81"] == (
+        "A small MaX-DeepLab on drawn shapes: the experiment of `make demo`."
+    )
+    assert len(configs) > 40 and not [name for name in configs if name.startswith("datasets/")]
+    for name in configs:
+        assert config.load_experiment(name, keep_unset_placeholders=True).name
+    fields = printed("--list_fields")
+    messages = [experiment_pb2.Experiment.DESCRIPTOR]
+    for message in messages:
+        messages += [field.message_type for field in message.fields if field.message_type not in (None, *messages)]
+        assert f"message {message.name} {{" in fields
+        assert [field.name for field in message.fields if not re.search(rf" {field.name} = \d+", fields)] == []
+
+
+def test_a_program_of_several_commands_has_a_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        convert.run(["/usr/bin/maxdl-convert", "--version"])
+    assert not stopped.value.code and capsys.readouterr().out == f"maxdl-convert {maxdl_tf.__version__}\n"
+
+
+_PRINTING = """
+import sys
+from absl import flags
+from maxdl_tf import command_line
+
+def main(argv):
+    for number in range(int(argv[1])):
+        print(number, file=getattr(sys, argv[2]))
+
+sys.argv[0] = "maxdl-fake"
+command_line.run(main, flags.FlagValues(), max_positional=2)
+"""
+
+
+@pytest.mark.parametrize(
+    "lines, stream, unbuffered",
+    [(10, "stdout", ""), (10, "stdout", "1"), (100_000, "stdout", ""), (10, "stderr", "")],
+)
+def test_the_end_of_the_reader_is_a_silent_end(lines, stream, unbuffered):
+    """As in `maxdl-eval ... | head`. Few lines stay in Python's buffer until the end."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    other = {"stdout": "stderr", "stderr": "stdout"}[stream]
+    options = {stream: writer, other: subprocess.PIPE, "env": {**os.environ, "PYTHONUNBUFFERED": unbuffered}}
+    done = subprocess.run([sys.executable, "-c", _PRINTING, str(lines), stream], text=True, check=False, **options)
+    os.close(writer)
+    assert (done.returncode, getattr(done, other)) == (141, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_full_disk_under_the_output_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", _PRINTING, "10", "stdout"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("maxdl-fake: cannot write") and done.stderr.count("\n") == 1
+
+
+def test_an_oserror_of_something_else_is_a_fault_of_the_program(flag_values):
+    def main(argv):
+        raise BrokenPipeError("a socket")
+
+    with pytest.raises(BrokenPipeError, match="a socket"):
+        command_line.run(main, flag_values, [PROGRAM, "--config_file=a"])
 
 
 NOISE = b"2026 E cuda_dnn.cc:9261] Unable to register cuDNN factory: Attempting to register\n"

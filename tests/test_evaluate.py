@@ -122,14 +122,16 @@ def test_a_submission_of_images_without_truth(coco, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ([], "--config_file is missing; or give --predictions"),
+        ([], "give --checkpoint or --untrained, or --predictions and --annotations to measure files"),
+        (["--untrained"], "--config_file is missing; --untrained needs"),
         (["--predictions", "x"], "--annotations is missing"),
         (["--predictions", "x", "--submission", "{tmp}/s", "--report", "{tmp}/r"], "--annotations is missing"),
         (["--predictions", "x", "--annotations", "y"], "--predictions x: no such file or folder"),
         (["--predictions", "x", "--annotations", "y", "--checkpoint", "z"], "--checkpoint does not go with --predict"),
         (["--predictions", "x", "--annotations", "y", "--strategy", "mirrored"], "--strategy does not go with"),
         (["--config_file", "x", "--untrained", "--annotations", "y"], "--annotations does not go with a checkpoint"),
-        (["--config_file", "x"], "give either --checkpoint or --untrained"),
+        (["--config_file", "x"], "give --checkpoint or --untrained"),
+        (["--config_file", "x", "--checkpoint", "y", "--untrained"], "give --checkpoint or --untrained"),
         (["--predictions", "x", "--submission", "{tmp}/s", "--submission_name", "a/b"], "--submission_name 'a/b'"),
     ],
 )

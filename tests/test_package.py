@@ -30,6 +30,33 @@ def test_importing_the_package_does_not_import_tensorflow():
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+_WITHOUT_POSIX = """
+import builtins, importlib, os
+
+real_import = builtins.__import__
+
+def without_posix(name, globals=None, *rest, **more):
+    if name.split(".")[0] in {POSIX} and (globals or {{}}).get("__name__", "").startswith("maxdl_tf"):
+        raise ImportError(f"no module {{name}}")
+    return real_import(name, globals, *rest, **more)
+
+builtins.__import__ = without_posix
+for module in {MODULES}:
+    importlib.import_module(module)
+from maxdl_tf import posix, processes
+vars(os).pop("sched_getaffinity", None)
+assert posix.fcntl is posix.resource is None and processes.available_processes() >= 1
+"""
+POSIX = {"fcntl", "resource", "pwd", "grp", "spwd", "crypt", "termios", "tty", "pty", "syslog", "posix", "readline"}
+
+
+def test_everything_can_be_imported_without_what_only_posix_has():
+    """As on Windows. `import resource` in one module would stop each command that reaches it."""
+    modules = sorted(set(FILES) - {"maxdl_tf.export.run_saved_model"})  # It keeps its process from importing Keras.
+    done = _python("-c", _WITHOUT_POSIX.format(POSIX=POSIX, MODULES=modules))
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize(("name", "module"), SCRIPTS.items())
 def test_help_is_quick_and_quiet(name, module):
     """Quick: TensorFlow is not imported, which takes seconds. Quiet: nothing on stderr."""

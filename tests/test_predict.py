@@ -228,7 +228,7 @@ def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_p
     [
         ({"--input": "nowhere/*.jpg"}, "no file matches 'nowhere/*.jpg'"),
         ({"--model": "nowhere"}, "neither a SavedModel's folder nor a checkpoint"),
-        ({"--model": "."}, "give its --config_file too"),
+        ({"--model": os.path.dirname(__file__)}, "experiment.textproto does not exist; check that the folder is"),
         ({"--config_file": "a.textproto"}, "drop --config_file and --override"),
         ({"--output": f"{__file__}/out"}, "is not a folder that can be written to"),
         ({"--min_score": "2"}, "--min_score"),
@@ -243,18 +243,12 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(export_dir, photos, tm
     assert not (tmp_path / "out").exists()
 
 
-def test_a_checkpoint_without_its_experiment_names_the_file_beside_it(photos, tmp_path, capsys):
-    (tmp_path / "experiment.textproto").touch()
-    assert _run("--model", tmp_path, "--input", photos, "--output", tmp_path / "out") == 2
-    assert f"such as --config_file {tmp_path}/experiment.textproto" in capsys.readouterr().err
-
-
-def test_a_folder_of_exports_names_its_last_version(photos, tmp_path, capsys):
-    for version in ("9", "10"):
-        (tmp_path / "exports" / version).mkdir(parents=True)
-        (tmp_path / "exports" / version / "saved_model.pb").touch()
-    assert _run("--model", tmp_path / "exports", "--input", photos, "--output", tmp_path / "out") == 2
-    assert f"name one of them, such as {tmp_path}/exports/10\n" in capsys.readouterr().err
+def test_a_folder_of_exports_is_its_highest_version(export_dir, photos, tmp_path, capsys):
+    (tmp_path / "exports" / "9").mkdir(parents=True)
+    (tmp_path / "exports" / "9" / "saved_model.pb").touch()
+    (tmp_path / "exports" / "10").symlink_to(export_dir)
+    arguments = ("--input", photos / "7.png", "--output", tmp_path / "out")
+    assert _run("--model", tmp_path / "exports", *arguments) == 0
 
 
 def test_the_command_runs_on_its_own(export_dir, photos, tmp_path):

@@ -15,6 +15,7 @@ import maxdl_tf
 from maxdl_tf import class_table, config, evaluate
 from maxdl_tf.data_gen import shapes
 from maxdl_tf.errors import UserError
+from maxdl_tf.tasks import checks
 from tests.helpers import REPOSITORY, in_process
 
 EXPERIMENT = "shapes/max_deeplab_tiny_81"
@@ -139,12 +140,7 @@ def test_the_model_has_the_documented_shapes(workplace):
         (
             "pictures",
             None,
-            r"pictures/experiment.textproto does not exist; check .* pass the experiment .* experiment=",
-        ),
-        (
-            "exports/shapes",
-            None,
-            "exports/shapes is a folder of SavedModels; name one of them, such as exports/shapes/1",
+            r"pictures/experiment.textproto does not exist; check .* name the experiment .* in Python, experiment$",
         ),
         ("pictures", EXPERIMENT, "no checkpoint in pictures"),
         ("exports/shapes/1", EXPERIMENT, "is a SavedModel, which has its own configuration; drop `experiment`"),
@@ -153,6 +149,17 @@ def test_the_model_has_the_documented_shapes(workplace):
 def test_what_is_no_model_is_named(workplace, path, experiment, complaint):
     with pytest.raises(UserError, match=complaint):
         maxdl_tf.load_predictor(path, experiment)
+
+
+def test_a_folder_of_exports_is_its_highest_version(workplace, tmp_path):
+    for version in ("9", "10", "latest"):
+        (tmp_path / version).mkdir()
+        (tmp_path / version / "saved_model.pb").touch()
+    assert checks.find_saved_model(str(tmp_path)) == str(tmp_path / "10")
+    assert checks.find_saved_model(str(tmp_path / "9")) == str(tmp_path / "9")
+    (tmp_path / "ckpt-1.index").touch()  # Exports in a folder of checkpoints.
+    assert checks.find_saved_model(str(tmp_path)) is None
+    assert maxdl_tf.load_predictor("exports/shapes")("photo.jpg").segments
 
 
 # --- docs/python_api.md ---
@@ -169,8 +176,7 @@ def test_predictions_of_the_document(documented, workplace):
 
 def test_the_commands_read_checkpoints_of_the_documented_loop(documented, workplace, capsys):
     folder = workplace / "runs" / "own_loop"
-    flags = ("--config_file", folder / config.EXPERIMENT_FILE, "--checkpoint", folder)
-    assert in_process(evaluate, *flags) == 0
+    assert in_process(evaluate, "--checkpoint", folder) == 0
     assert re.search(r"^all ", capsys.readouterr().out, re.MULTILINE)
 
 

@@ -191,12 +191,20 @@ def test_the_port_of_the_other_protocol_ends_it(
 
 
 @BOTH
-def test_another_models_class_table_ends_it(protocol, servable, photos, tmp_path, capsys):
+@pytest.mark.parametrize(
+    "label_divisor, message",
+    [
+        (1000, "the served model has a class 3, which 'one' lacks; give the model's table"),
+        (256, "a segment 1001 of class 1, which does not fit label_divisor 256 of 'one'; give the model's table"),
+    ],
+)
+def test_another_models_class_table_ends_it(protocol, label_divisor, message, servable, photos, tmp_path, capsys):
     (tmp_path / "assets").mkdir()
-    (tmp_path / "assets" / "dataset_info.textproto").write_text('name: "one" segment_class { id: 1 name: "ball" }')
+    table = f'name: "one" segment_class {{ id: 1 name: "ball" }} label_divisor: {label_divisor}'
+    (tmp_path / "assets" / "dataset_info.textproto").write_text(table)
     with STAND_INS[protocol](servable) as address:
         assert _ask(protocol, address, tmp_path, photos, tmp_path / "out") == 2
-    _check_complaint(capsys, "the served model has a class 3, which 'one' lacks; give the model's table")
+    _check_complaint(capsys, message)
     assert not (tmp_path / "out" / "panoptic.json").exists()
 
 

@@ -105,7 +105,7 @@ def predict(
     """
     size = count(experiment) if experiment else {}
     with tempfile.TemporaryDirectory() as folder:
-        if checks.is_saved_model(model):
+        if checks.find_saved_model(model):
             predictor, crop_size, size["weights"] = _load_saved_model(model)
             paths = paths or prediction.draw_images(folder, crop_size)
             times = prediction.measure_saved_model(predictor, paths, folder=folder, rounds=rounds)

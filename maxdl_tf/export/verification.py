@@ -4,6 +4,9 @@ Labels must be equal, with one exception. If two masks are equally probable with
 at a threshold, a network that sums in another order may decide otherwise. Such pixels count as ties only with a proof:
 the outputs of both networks agree within rounding, and the post-processing of the exported outputs gives exactly the
 exported labels.
+
+The weights of a model can also be such that rounding decides most labels, as random ones of a large model. Then nothing
+can be compared. It is measured on the model alone, by moving its input by one unit in the last place of float32.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf.data import transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.max_deeplab import MaXDeepLab
@@ -29,6 +33,8 @@ RUNNER = os.path.join(os.path.dirname(__file__), "run_saved_model.py")
 ROUNDING = 1e-3
 # Largest share of pixels that may be ties; more would not be a coincidence.
 MOST_TIES = 1e-3
+# A difference is rounding's if one unit in the last place of the input alone makes this share of it.
+_SHARE_OF_ROUNDING = 0.1
 
 
 class Agreement(NamedTuple):
@@ -76,12 +82,19 @@ class Reference:
             outputs = segmenter.network_outputs(image)
             return {"mask_logits": outputs.mask_logits, "class_logits": outputs.class_logits}
 
+        @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([])], autograph=False)
+        def label_map_of_moved(image, towards):
+            padded, _ = transforms.evaluation_transform(image, crop_size)
+            outputs = model(tf.math.nextafter(padded, towards)[tf.newaxis], training=False)
+            return segmenter.segment_outputs(outputs, tf.shape(image)[:2]).panoptic
+
         @tf.function(autograph=False)
         def label_map(mask_logits, class_logits, image_size):
             outputs = PanopticOutputs(None, mask_logits, class_logits, None)
             return segmenter.segment_outputs(outputs, image_size).panoptic
 
         self._network_outputs, self._label_map, self._void = network_outputs, label_map, postprocessor.void
+        self._label_map_of_moved = label_map_of_moved
 
     def compare(self, encoded: bytes, exported: Mapping[str, np.ndarray]) -> Agreement:
         """Compares the predictions for an image file with `exported`, the arrays that the SavedModel returned."""
@@ -95,6 +108,17 @@ class Reference:
         differing = int((exported["panoptic_map"] != wanted).sum())
         are_ties = 0 < differing <= MOST_TIES * wanted.size and self._proves_ties(outputs, exported, size)
         return Agreement(wanted.size, segments, *((differing, 0) if are_ties else (0, differing)))
+
+    def turned_share(self, encoded: bytes) -> float:
+        """Share of an image's pixels whose label turns if the network's input moves by one unit in the last place.
+
+        The larger one of a move of all values up and a move down.
+        """
+        image = tf.io.decode_image(encoded, 3, expand_animations=False)
+        outputs = self._network_outputs(image)
+        label_map = self._label_map(**outputs, image_size=tf.shape(image)[:2]).numpy()
+        moved = (self._label_map_of_moved(image, towards).numpy() for towards in (np.inf, -np.inf))
+        return max(float((label_map != other).mean()) for other in moved)
 
     def _proves_ties(self, outputs: Mapping[str, np.ndarray], exported: Mapping[str, np.ndarray], size) -> bool:
         close = all(_is_rounding(exported[name], value) for name, value in outputs.items())
@@ -154,7 +178,7 @@ def verify(
 
     Raises:
       RuntimeError: The labels of an image agree less, or the SavedModel does not run.
-      UserError: There is no image.
+      UserError: There is no image, or rounding decides the labels of one that agrees less.
     """
     if not images:
         raise UserError("no images to compare on; give one at least")
@@ -164,6 +188,14 @@ def verify(
             with np.load(path) as exported:
                 agreement = reference.compare(images[name], exported)
             if agreement.share < min_agreement:
+                turned = reference.turned_share(images[name])
+                if turned >= _SHARE_OF_ROUNDING * (1.0 - agreement.share):
+                    raise UserError(
+                        f"image {name} cannot be compared, because rounding decides the labels of this model: if its "
+                        f"input moves by one unit in the last place of float32, {turned:.2%} of them turn, and the "
+                        f"export has {1.0 - agreement.share:.2%} other labels; export trained weights, give "
+                        "photographs as --verify_images, or lower --min_agreement; the export was removed"
+                    )
                 raise RuntimeError(
                     f"on image {name} only {agreement.share:.4%} of the exported model's labels are the model's, less "
                     f"than {min_agreement:.4%}; the export was removed"

@@ -17,11 +17,7 @@ import socket
 
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-
-try:
-    import fcntl
-except ImportError:  # Windows.
-    fcntl = None
+from maxdl_tf.posix import fcntl
 
 FILE = ".maxdl_lock"
 

@@ -194,13 +194,6 @@ def list_folder(path: str) -> list[str]:
     return sorted(name.rstrip("/") for name in names)
 
 
-def last_subfolder_with(file_name: str, folder: str) -> str | None:
-    """The subfolder that contains a file of this name, the one with the highest number; None if there is none."""
-    found = [name for name in list_folder(folder) if exists(os.path.join(folder, name, file_name))]
-    last = max(found, key=lambda name: (int(name) if name.isdecimal() else -1, name), default=None)
-    return os.path.join(folder, last) if last else None
-
-
 @_raises_os_error
 def matching_files(pattern: str) -> list[str]:
     """The sorted files that match a glob; `**` in a local one stands for any number of folders.

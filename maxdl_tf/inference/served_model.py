@@ -1,7 +1,7 @@
 """A model behind TensorFlow Serving, over gRPC or REST.
 
-`GrpcServer` needs tensorflow-serving-api, the extra [serving]; `RestServer` needs nothing, but REST sends numbers as
-text, several times their size.
+`GrpcServer` needs tensorflow-serving-api, the extra [serving]. `rest_server.RestServer` needs nothing, but REST sends
+numbers as text, several times their size.
 
 Example:
   server = GrpcServer("localhost:8500", "shapes")  # or RestServer("localhost:8501", "shapes")
@@ -11,14 +11,10 @@ Example:
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
+import contextlib
+import math
 import re
-import socket
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,7 +28,20 @@ from maxdl_tf.inference.segmenter import OUTPUT_NAMES, SegmentTable
 
 INPUT_OF_SIGNATURE = {"serving_default": "image_bytes", "image_tensor": "image", "tf_example": "examples"}
 OUTPUTS = ("panoptic_map", "image_size", *OUTPUT_NAMES)
-_TIMEOUTS = (TimeoutError, socket.timeout)  # Python 3.9 has two.
+# Shape of each output behind the batch; a name is any length.
+_SHAPES = {
+    "panoptic_map": ("height", "width"),
+    "image_size": (2,),
+    "num_segments": (),
+    "segment_ids": ("slots",),
+    "segment_class_ids": ("slots",),
+    "segment_scores": ("slots",),
+    "segment_areas": ("slots",),
+    "segment_boxes": ("slots", 4),
+}
+_LEAST_LIMIT = 2**26  # For metadata, and for maps that a batching server pads.
+_LIMIT_PER_PIXEL = 64  # A label, a score and a part of a PNG, as text.
+_LONGEST_MESSAGE = 300  # Characters of a server's message that are shown.
 
 
 class RequestError(Exception):
@@ -48,8 +57,8 @@ class Server(Protocol):
     def outputs_of(self, signature: str) -> list[str]:
         """The names of a signature's outputs."""
 
-    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The outputs by name; strings are arrays of bytes objects."""
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray], pixels: int) -> dict[str, np.ndarray]:
+        """The outputs by name, for inputs of so many pixels; strings are arrays of bytes objects."""
 
 
 class ServedModel:
@@ -85,21 +94,17 @@ class ServedModel:
           RequestError: The server refused the image or did not answer in time.
           UserError: The server is gone, or its model has other classes.
         """
-        outputs = self._server.predict(self._signature, {INPUT_OF_SIGNATURE[self._signature]: self._batch(path, image)})
+        height, width = image.shape[:2]
+        inputs = {INPUT_OF_SIGNATURE[self._signature]: self._batch(path, image)}
+        outputs = _of_one_image(self._server.predict(self._signature, inputs, height * width))
+        seen = outputs["image_size"].tolist()
+        if seen != [height, width]:
+            raise RequestError(f"the server saw {seen[0]} x {seen[1]} pixels, but the file has {height} x {width}")
         # A server that batches requests pads the map to the largest image of the batch.
-        height, width = outputs["image_size"][0]
-        table = SegmentTable(*(outputs[name][0] for name in OUTPUT_NAMES))
-        if (height, width) != image.shape[:2]:
-            raise RequestError(
-                f"the server saw {height} x {width} pixels, but the file has {image.shape[0]} x {image.shape[1]}"
-            )
-        try:
-            segments = segments_of(table, self.dataset_info)
-        except KeyError as error:
-            raise UserError(
-                f"the served model has a class {error}, which {self.dataset_info.name!r} lacks; give the model's table"
-            ) from error
-        return Prediction(outputs["panoptic_map"][0, :height, :width], segments, image, self.dataset_info)
+        label_map = outputs["panoptic_map"][:height, :width]
+        table = SegmentTable(*(outputs[name] for name in OUTPUT_NAMES))
+        _check_labels(label_map, table, seen, self.dataset_info)
+        return Prediction(label_map, segments_of(table, self.dataset_info), image, self.dataset_info)
 
     def _batch(self, path: str, image: np.ndarray) -> np.ndarray:
         if self._signature == "image_tensor":
@@ -142,11 +147,12 @@ class GrpcServer:
         request.model_spec.name = self._model_name
         response = self._call(self._service.GetModelMetadata, request)
         signatures = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(signatures)
-        _check_signature(signature, signatures.signature_def)
+        with self._reading_an_answer():
+            response.metadata["signature_def"].Unpack(signatures)
+        check_signature(signature, signatures.signature_def)
         return list(signatures.signature_def[signature].outputs)
 
-    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray], pixels: int) -> dict[str, np.ndarray]:
         import tensorflow as tf
         from tensorflow_serving.apis import predict_pb2
 
@@ -155,8 +161,22 @@ class GrpcServer:
         request.model_spec.signature_name = signature
         for name, value in inputs.items():
             request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-        response = self._call(self._service.Predict, request)
-        return {name: tf.make_ndarray(value) for name, value in response.outputs.items()}
+        outputs = self._call(self._service.Predict, request).outputs
+        for name, value in outputs.items():  # A short message may stand for a huge tensor of equal values.
+            size = math.prod(dimension.size for dimension in value.tensor_shape.dim)
+            if size > answer_limit(pixels):
+                raise RequestError(f"output {name} of {self._address} has {size:,} values; wanted the image's")
+        with self._reading_an_answer():
+            return {name: tf.make_ndarray(value) for name, value in outputs.items()}
+
+    @contextlib.contextmanager
+    def _reading_an_answer(self) -> Iterator[None]:
+        from google.protobuf.message import DecodeError
+
+        try:
+            yield
+        except (DecodeError, TypeError, ValueError) as error:
+            raise UserError(f"{self._address} sends what is no answer of TensorFlow Serving: {error}") from error
 
     def _call(self, method, request):
         import grpc
@@ -164,92 +184,91 @@ class GrpcServer:
         try:
             return method(request, timeout=self._timeout)
         except grpc.RpcError as error:
-            codes, details = grpc.StatusCode, _one_line(error.details())
+            codes, details = grpc.StatusCode, one_line(error.details())
             if error.code() == codes.UNAVAILABLE:
-                raise UserError(_not_there(self._address, details)) from error
+                raise UserError(server_is_missing(self._address, details)) from error
             if error.code() == codes.DEADLINE_EXCEEDED:
                 raise RequestError(f"no answer from {self._address} within {self._timeout:g} s") from error
             if error.code() == codes.NOT_FOUND:
-                raise UserError(_no_model(self._address, self._model_name, details)) from error
+                raise UserError(model_is_missing(self._address, self._model_name, details)) from error
             if error.code() in (codes.INVALID_ARGUMENT, codes.RESOURCE_EXHAUSTED, codes.INTERNAL):
                 raise RequestError(details) from error
             raise UserError(f"{self._address} refuses requests: {error.code().name}: {details}") from error
 
 
-class RestServer:
-    """A server over REST: HTTP with JSON.
+def _of_one_image(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs for the only image of a batch, as int32 and float32 arrays.
 
-    Args:
-      address: host:port, or the URL before `/v1/models`; TensorFlow Serving's default port for REST is 8501.
-      model_name: Name of the model on the server.
-      timeout: Seconds to wait for an answer.
+    Raises:
+      UserError: An output is missing, or is not what maxdl-export documents.
     """
-
-    def __init__(self, address: str, model_name: str, timeout: float = 60.0):
-        self._address, self._model_name, self._timeout = address, model_name, timeout
-        self._url = f"{address if storage.is_remote(address) else f'http://{address}'}/v1/models/{model_name}"
-
-    def outputs_of(self, signature: str) -> list[str]:
-        signatures = self._call("/metadata")["metadata"]["signature_def"]["signature_def"]
-        _check_signature(signature, signatures)
-        return list(signatures[signature]["outputs"])
-
-    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        columns = {name: [_as_json(value) for value in batch] for name, batch in inputs.items()}
-        outputs = self._call(":predict", {"signature_name": signature, "inputs": columns})["outputs"]
-        return {name: np.array(value) for name, value in outputs.items()}
-
-    def _call(self, path: str, content: Any = None) -> Any:
-        data = None if content is None else json.dumps(content).encode()
-        request = urllib.request.Request(self._url + path, data, {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:
-                return json.loads(response.read().decode(errors="replace"))
-        except urllib.error.HTTPError as error:
-            details = _error_text(error)
-            if error.code == 404:
-                raise UserError(_no_model(self._address, self._model_name, details)) from error
-            if error.code == 400 or error.code >= 500:
-                raise RequestError(details) from error
-            raise UserError(f"{self._address} refuses requests: {error.code}: {details}") from error
-        except _TIMEOUTS as error:
-            raise RequestError(f"no answer from {self._address} within {self._timeout:g} s") from error
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, _TIMEOUTS):
-                raise RequestError(f"no answer from {self._address} within {self._timeout:g} s") from error
-            raise UserError(_not_there(self._address, str(error.reason))) from error
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise UserError(f"{self._address} does not speak TensorFlow Serving's REST: {error}") from error
+    found, lengths = {}, {}
+    for name, shape in _SHAPES.items():
+        array = outputs.get(name, np.array(None))
+        type_, kinds = (np.float32, "fiu") if name == "segment_scores" else (np.int32, "iu")
+        fits = array.dtype.kind in kinds and array.ndim == len(shape) + 1 and len(array) == 1
+        fits = fits and all(
+            length == (lengths.setdefault(wanted, length) if isinstance(wanted, str) else wanted)
+            for length, wanted in zip(array.shape[1:], shape)
+        )
+        limits = np.finfo(type_) if type_ is np.float32 else np.iinfo(type_)
+        if not fits or (array.size and not (limits.min <= array.min() and array.max() <= limits.max)):
+            wanted = ", ".join(map(str, (1, *shape)))
+            raise UserError(
+                f"output {name} of the served model is {array.dtype} {list(array.shape)}; wanted finite "
+                f"{np.dtype(type_)} [{wanted}]; serve what maxdl-export wrote"
+            )
+        found[name] = array[0].astype(type_)
+    return found
 
 
-def _as_json(value: Any) -> Any:
-    return {"b64": base64.b64encode(value).decode()} if isinstance(value, bytes) else value.tolist()
+def _check_labels(label_map: np.ndarray, table: SegmentTable, size: list[int], dataset_info: DatasetInfo) -> None:
+    """Raises UserError unless the map has the image's size, and its labels are those of the table or void."""
+    if list(label_map.shape) != size:
+        got, wanted = (" x ".join(map(str, sides)) for sides in (label_map.shape, size))
+        raise UserError(f"the served model returns a map of {got} pixels for an image of {wanted}; export it again")
+    if not 0 <= table.count <= len(table.ids):
+        raise UserError(f"the served model returns {table.count} segments of {len(table.ids)} slots; export it again")
+    ids, class_ids, scores, areas, _ = (column[: table.count] for column in table[1:])
+    if not (((scores >= 0) & (scores < 1.001)).all() and (areas >= 0).all()):
+        raise UserError("the served model returns scores beyond 0 and 1, or negative areas; export it again")
+    for label, class_id in zip(ids.tolist(), class_ids.tolist()):
+        if class_id not in dataset_info.by_id:
+            raise UserError(
+                f"the served model has a class {class_id}, which {dataset_info.name!r} lacks; give the model's table"
+            )
+        if label // dataset_info.label_divisor != class_id:
+            raise UserError(
+                f"the served model has a segment {label} of class {class_id}, which does not fit label_divisor "
+                f"{dataset_info.label_divisor} of {dataset_info.name!r}; give the model's table"
+            )
+    strange = label_map[~np.isin(label_map, [dataset_info.void, *ids])]
+    if strange.size:
+        raise UserError(f"the served model returns pixels of {strange[0]}, which is no segment; export it again")
 
 
-def _check_signature(signature: str, signatures: Mapping[str, Any]) -> None:
+def answer_limit(pixels: int) -> int:
+    """Largest number of bytes or of values in the answer to an image of `pixels` pixels."""
+    return _LEAST_LIMIT + _LIMIT_PER_PIXEL * pixels
+
+
+def check_signature(signature: str, signatures: Mapping[str, Any]) -> None:
     if signature not in signatures:
         names = ", ".join(sorted(name for name in signatures if not name.startswith("__")))
         raise UserError(f"the served model has no signature {signature}; it has {names}")
 
 
-def _not_there(address: str, details: str) -> str:
+def server_is_missing(address: str, details: str) -> str:
     return f"no server answers at {address} ({details}); is it running, and is this its port for gRPC or REST?"
 
 
-def _no_model(address: str, model_name: str, details: str) -> str:
+def model_is_missing(address: str, model_name: str, details: str) -> str:
     return f"{address} does not serve a model {model_name} ({details}); compare with the server's --model_name"
 
 
-def _error_text(error: urllib.error.HTTPError) -> str:
-    """The message in the body of TensorFlow Serving's answer, or the body itself."""
-    body = error.read().decode(errors="replace")
-    try:
-        return _one_line(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        return _one_line(body) or str(error)
-
-
-def _one_line(details: str) -> str:
-    """The text without names of graph nodes, which tell users nothing."""
+def one_line(details: str | None) -> str:
+    """A server's message without names of graph nodes, which tell users nothing, and without control characters."""
     lines = [re.sub(r"^assertion failed: \[(.*)\]$", r"\1", line.strip()) for line in (details or "").splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith("[["))
+    text = " ".join(line for line in lines if line and not line.startswith("[["))
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    return text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + " ..."

@@ -11,6 +11,8 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space, storage
 from maxdl_tf.protos import experiment_pb2, training_pb2
 
+_SAVED_MODEL = "saved_model.pb"
+
 
 def check_run(
     experiment: experiment_pb2.Experiment,
@@ -84,6 +86,17 @@ def check_checkpoint_exists(checkpoint: str) -> None:
     check_no_pattern(checkpoint)
 
 
-def is_saved_model(path: str | None) -> bool:
-    """Whether a path is the folder of a SavedModel."""
-    return bool(path) and os.path.exists(os.path.join(path, "saved_model.pb"))
+def find_saved_model(path: str | None) -> str | None:
+    """The folder of a SavedModel: `path`, or the highest version in it, as TensorFlow Serving chooses.
+
+    None if there is none, or if the folder has checkpoints.
+    """
+    if not path or not storage.is_folder(path):
+        return None
+    names = storage.list_folder(path)
+    if _SAVED_MODEL in names:
+        return path
+    versions = [name for name in names if name.isdecimal() and storage.exists(os.path.join(path, name, _SAVED_MODEL))]
+    if not versions or any(name.endswith(".index") for name in names):
+        return None
+    return os.path.join(path, max(versions, key=int))

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -79,3 +80,39 @@ def test_the_runner_ends_with_the_process_that_started_it():
     command = [sys.executable, "-I", verification.RUNNER, "none", "none", "none"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+class ChaoticNetwork(ColorNetwork):
+    """One unit in the last place of a pixel's value changes its mask."""
+
+    def call(self, images, training=False):
+        outputs = super().call(images)
+        brightness = tf.reduce_max(images[:, ::4, ::4], axis=-1, keepdims=True)
+        noise = tf.sin(1e5 * brightness + tf.constant([0.0, 2.0, 4.0, 6.0]))
+        return outputs._replace(mask_logits=100.0 * noise)
+
+
+@pytest.mark.parametrize(
+    "network, error, message",
+    [
+        (ColorNetwork, RuntimeError, "on image one only 0.0000% of the exported model's labels"),
+        (
+            ChaoticNetwork,
+            UserError,
+            r"image one cannot be compared, because rounding decides .* the export has \d+.\d+% other",
+        ),
+    ],
+)
+def test_a_model_whose_labels_rounding_decides_is_told_from_a_wrong_export(
+    network, error, message, encoded, outputs, tmp_path, monkeypatch
+):
+    def run(saved_model, images, folder):
+        np.savez(tmp_path / "one.npz", **{**outputs, "panoptic_map": outputs["panoptic_map"] + 1})
+        return {"one": str(tmp_path / "one.npz")}
+
+    monkeypatch.setattr(verification, "run_in_fresh_process", run)
+    reference = Reference(network(), postprocessor(), CROP_SIZE)
+    share = reference.turned_share(encoded)
+    assert share > 0.3 if network is ChaoticNetwork else share == 0.0
+    with pytest.raises(error, match=message):
+        verification.verify(reference, "export", {"one": encoded})

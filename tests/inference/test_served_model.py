@@ -18,7 +18,7 @@ class FakeServer:
     def outputs_of(self, signature):
         return list(OUTPUTS)
 
-    def predict(self, signature, inputs):
+    def predict(self, signature, inputs, pixels):
         self.inputs = inputs
         return self._outputs
 
