@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import re
 import shutil
@@ -9,16 +12,24 @@ import tarfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from lzma import LZMAError
 from pathlib import PurePosixPath
+from typing import IO
 
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import disk_space
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 
 # L with the slots of Adam is 5.4 GB in a handful of files.
 _MOST_BYTES = 50_000_000_000
 _MOST_MEMBERS = 10_000
+_LONGEST_NAME = 16_384  # Bytes of a long name or other attributes of a member; Linux allows paths of 4,096.
+_MOST_HEADERS = 16_000_000  # Bytes of the headers and names of all members.
+_LONGEST_END = 1 << 20  # Bytes behind the last member. `tar` pads with zeros to a multiple of some kilobytes.
+_BLOCK = 512
+
+# First bytes of compressed files.
+_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 
 
 def unpack(archive: str, folder: str) -> None:
@@ -34,14 +45,56 @@ def unpack(archive: str, folder: str) -> None:
     Raises:
       UserError: The file is no archive, is damaged, has a member that is not allowed, or exceeds the free disk space.
     """
-    with _user_errors(archive), tarfile.open(archive) as opened:
-        for member in _checked_members(archive, folder, opened):
+    with _user_errors(archive), _decompressed(archive) as content, tarfile.open(fileobj=content, mode="r:") as opened:
+        files = _checked_members(archive, folder, opened)
+        content.unbounded = True
+        _check_end(archive, content, opened.offset)
+        for member in files:
             path = os.path.join(folder, *_parts(member.name))
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with opened.extractfile(member) as source, open(path, "xb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             if os.path.getsize(path) != member.size:
                 raise UserError(f"{archive} is cut short in {member.name}; download it again")
+
+
+def _check_end(archive: str, content: _BoundedReads, offset: int) -> None:
+    """Checks what `tarfile` does not read: a block of zeros at the end, and the checksum of a compressed file."""
+    content.seek(offset)
+    if content.read(_BLOCK) != bytes(_BLOCK):
+        raise UserError(f"{archive} is cut short behind one of its members; download it again")
+    if len(content.read(_LONGEST_END + 1)) > _LONGEST_END:
+        raise UserError(f"{archive} was not unpacked: more data follow its end; is this the right archive?")
+
+
+class _BoundedReads:
+    """A file with bounded reads. `tarfile` reads a long name at once and keeps it, whatever its header announces.
+
+    Attributes:
+      unbounded: Whether all reads are allowed.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self._file = file
+        self._left = _MOST_HEADERS
+        self.unbounded = False
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not self.unbounded:
+            self._left -= size
+            if size > _LONGEST_NAME or self._left < 0:
+                raise tarfile.ReadError(f"its names and headers are too long (at most {_LONGEST_NAME:,} bytes each)")
+        return self._file.read(size)
+
+
+@contextmanager
+def _decompressed(archive: str) -> Iterator[_BoundedReads]:
+    with open(archive, "rb") as file:
+        start = file.read(max(map(len, _OPENERS)))
+    opener = next((opener for magic, opener in _OPENERS.items() if start.startswith(magic)), open)
+    with opener(archive, "rb") as file:
+        yield _BoundedReads(file)
 
 
 def _checked_members(archive: str, folder: str, opened: tarfile.TarFile) -> list[tarfile.TarInfo]:
@@ -94,7 +147,19 @@ def _parts(name: str) -> tuple[str, ...]:
 def _user_errors(archive: str) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, EOFError, zlib.error, LZMAError) as error:
+    except UserError:
+        raise
+    # Python's reader also fails on hostile headers with ValueError, and with RecursionError on chains of them.
+    except (
+        tarfile.TarError,
+        gzip.BadGzipFile,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise UserError(f"{archive} is not a whole tar archive: {error}; download it again") from error
     except OSError as error:
-        raise UserError(f"cannot unpack {archive}: {error.strerror or error}; check the file and the disk") from error
+        reason = disk_space.full_disk(error) or error.strerror or error
+        raise UserError(f"cannot unpack {archive}: {reason}; check the file and the disk") from error

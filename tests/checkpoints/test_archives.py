@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import tarfile
+import tracemalloc
 from collections import namedtuple
 
 import pytest
@@ -101,3 +102,64 @@ def test_what_is_damaged_or_no_archive(tmp_path, folder):
             unpack(path, str(folder))
     with pytest.raises(UserError, match=r"cannot unpack .*No such file"):
         unpack(str(tmp_path / "nowhere.tar"), str(folder))
+
+
+def _long_name(size: int) -> bytes:
+    """A header that announces a name of this many bytes, and the name."""
+    header = tarfile.TarInfo("././@LongLink")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, size
+    return header.tobuf(tarfile.GNU_FORMAT) + b"a" * size + bytes(-size % 512)
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        _long_name(50_000_000),
+        _long_name(16_000) * 2000,
+        _long_name(3) * 20_000,  # Each is the name of the next.
+        b"".join(tarfile.TarInfo(f"a{i}").tobuf() for i in range(40_000)),
+    ],
+    ids=["one long name", "long names of a name", "a chain of names", "many members"],
+)
+def test_headers_take_little_memory(tmp_path, folder, compress, content):
+    (tmp_path / "a.tar").write_bytes(compress(content + _member("a")[0].tobuf() + bytes(10_240)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"not a whole tar archive|was not unpacked"):
+            unpack(str(tmp_path / "a.tar"), str(folder))
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
+    finally:
+        tracemalloc.stop()
+    assert os.listdir(folder) == []
+
+
+def test_a_long_path_is_kept(tmp_path, folder):
+    name = "/".join(["folder" * 30] * 5) + "/file"
+    unpack(_archive(tmp_path / "a.tar.gz", _member(name)), str(folder))
+    assert (folder / name).read_bytes() == b"content"
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_the_checksum_of_the_compression_is_read(tmp_path, folder, mode):
+    path = _archive(tmp_path / "a.tar", _member("a", content=os.urandom(5000)), mode=mode)
+    whole = (tmp_path / "a.tar").read_bytes()
+    for place in range(-16, -4, 2):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (tmp_path / "a.tar").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"download it again|check the file"):
+            unpack(path, str(folder))
+        assert os.listdir(folder) == []
+
+
+def test_an_archive_that_ends_between_two_members_or_goes_on_behind_its_end(tmp_path, folder):
+    path = _archive(tmp_path / "a.tar", _member("a"), _member("b"), mode="w")
+    whole = (tmp_path / "a.tar").read_bytes()
+    (tmp_path / "a.tar").write_bytes(whole[:1024])  # The header and the block of the first member.
+    with pytest.raises(UserError, match="cut short behind one of its members; download it again"):
+        unpack(path, str(folder))
+    (tmp_path / "a.tar").write_bytes(gzip.compress(whole + bytes(3_000_000)))
+    with pytest.raises(UserError, match="more data follow its end"):
+        unpack(path, str(folder))
+    assert os.listdir(folder) == []
