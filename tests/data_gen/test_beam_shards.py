@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import pickle
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
+from maxdl_tf import beam_pipeline
 from maxdl_tf.data_gen import shapes, shard_writer
 from maxdl_tf.data_gen.shard_output import Output
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from tests.data_gen.conversion import complaint, run_convert
 from tests.data_gen.test_shard_writer import INFO, Annotate
 
@@ -44,6 +50,46 @@ def test_bytes_equal_those_of_local_processes_with_several_workers(tmp_path):
     workers = ["--beam_options=direct_num_workers=2", "--beam_options=--direct_running_mode=multi_processing"]
     assert run_convert("shapes", *flags, f"--output_dir={tmp_path / 'beam'}", "--runner=DirectRunner", *workers) == 0
     assert _files(tmp_path / "own") == _files(tmp_path / "beam")
+
+
+def _ports(name=None, chunk=None) -> dict[str, list[str]]:
+    """Addresses on which this process listens, by whether other machines reach them; a work of Beam."""
+    sockets = {os.readlink(entry.path) for entry in os.scandir("/proc/self/fd") if os.path.islink(entry.path)}
+    rows = [line.split() for kind in ("tcp", "tcp6") for line in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    found = {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
+    loopback = r"0100007F:.*|0{16}FFFF00000100007F:.*|0{24}01000000:.*"  # 127.0.0.1, the same in IPv6, and ::1.
+    local = {address for address in found if re.fullmatch(loopback, address)}
+    return {"local": sorted(local), "open": sorted(found - local)}
+
+
+@needs_beam
+@pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="lists the ports by Linux's /proc")
+def test_no_port_is_open_to_other_machines(tmp_path):
+    """Workers that are threads use the same ports as processes."""
+    before = _ports()
+    options = ["direct_running_mode=multi_threading"]
+    (during,) = beam_pipeline.run_chunks(_ports, {"0": 1}, str(tmp_path), "DirectRunner", options)
+    assert set(during["open"]) <= set(before["open"])
+    assert len(set(during["local"]) - set(before["local"])) >= 4  # Control, data, state and logs.
+
+
+@needs_beam
+@pytest.mark.parametrize("mode", ["in_memory", "multi_threading"])
+def test_a_chunk_that_others_changed_is_not_unpickled(tmp_path, monkeypatch, mode):
+    class Hostile:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "code ran"),)
+
+    write = storage.write_file
+    monkeypatch.setattr(storage, "write_file", lambda path, content: write(path, pickle.dumps(Hostile())))
+    options = [f"direct_running_mode={mode}", "direct_num_workers=2"]
+    with pytest.raises(UserError, match=r"0\.chunk was changed by another program; run the command again$"):
+        beam_pipeline.run_chunks(_answer, {"0": 1}, str(tmp_path), "DirectRunner", options)
+    assert not (tmp_path / "code ran").exists()
+
+
+def _answer(name, chunk):
+    return [name, chunk]
 
 
 @needs_beam
