@@ -87,7 +87,6 @@ def classes_in(coding: Coding, pair: FilePair) -> FoundClasses:
     for value in np.unique(values).tolist():
         if value not in void:
             number, instance = divmod(value, divisor)
-            coding.check_class(number, instance, value, pair.label)
             found.is_thing[number] = found.is_thing.get(number, False) or instance > 0
             instances.append(instance)
     instances = [] if pair.instances else [instance for instance in instances if instance]  # Colors are no numbers.

@@ -75,20 +75,24 @@ class Coding:
         if mode in ("RGB", "LA"):
             return self._read_channels(pixels, mode, path)
         _check_gray(pixels, mode, path)
-        if self.kind != "instance":
-            return Values(pixels, 1 if self.kind == "class" else self.label_divisor, self.void_values)
+        if self.kind == "class":
+            return Values(pixels, 1, self.void_values)
+        if self.kind == "class_instance":
+            self._check_class_0(pixels, path)
+            return Values(pixels, self.label_divisor, self.void_values)
         values = np.where(np.isin(pixels, list(self.void_values)), 0, pixels + _WIDE_DIVISOR)
         if self.has_background:
             values = np.where(pixels == 0, 2 * _WIDE_DIVISOR, values)
         return Values(values, _WIDE_DIVISOR, frozenset({0}))
 
-    def check_class(self, number: int, instance: int, value: int, path: str) -> None:
-        """Raises UserError for an instance of class 0 if this class has no name: the coding is probably another one."""
-        if number == 0 and instance and not self.names_class_0:
+    def _check_class_0(self, pixels: np.ndarray, path: str) -> None:
+        """Raises UserError for instances of class 0 if this class has no name: the coding is probably another one."""
+        values = set(np.unique(pixels[pixels < self.label_divisor]).tolist()) - {0, *self.void_values}
+        if values and not self.names_class_0:
             raise UserError(
-                f"{path}: value {value} is class 0 with --coding {self.kind} --label_divisor {self.label_divisor}; "
-                "pass --coding class if the values are classes alone, --coding instance if they are instances alone, "
-                "or name class 0 in --class_names"
+                f"{path}: value {min(values)} is class 0 with --coding {self.kind} --label_divisor "
+                f"{self.label_divisor}; pass --coding class if the values are classes alone, --coding instance if they "
+                "are instances alone, or name class 0 in --class_names"
             )
 
     def _read_channels(self, pixels: np.ndarray, mode: str, path: str) -> Values:

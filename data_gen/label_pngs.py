@@ -276,7 +276,6 @@ class Annotator:
             number, instance = divmod(value, divisor)
             row = self.dataset_info.by_source_id.get(number)
             if row is None:
-                self.coding.check_class(number, instance, value, pair.label)
                 raise UserError(f"class {number} is not in the class table; add it to --class_names or --void_values")
             if instance and not row.is_thing and not (pair.instances and number in self.stated_stuff):
                 raise UserError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -61,7 +60,7 @@ def read_png(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     Raises:
       UserError: The file cannot be read or decoded.
     """
-    image = images.open_image(io.BytesIO(storage.read_file(path)), os.fspath(path), ("PNG",))
+    image = images.open_label_png(storage.read_file(path), os.fspath(path))
     pixels = np.asarray(image)
     return (pixels.astype(np.int32) if pixels.ndim == 2 else pixels), image.mode
 
@@ -72,7 +71,7 @@ def read_png_colors(path: str | os.PathLike) -> np.ndarray:
     Raises:
       UserError: The file cannot be read or decoded, has 16 bits, or transparent pixels.
     """
-    image = images.open_image(io.BytesIO(storage.read_file(path)), os.fspath(path), ("PNG",))
+    image = images.open_label_png(storage.read_file(path), os.fspath(path))
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA"):
         raise UserError(f"{path}: a PNG of mode {image.mode}; expected RGB or a palette, whose colors are classes")
     if image.mode in ("LA", "RGBA") and np.asarray(image)[..., -1].min(initial=255) < 255:

@@ -16,7 +16,7 @@ from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, SegmentFacts
 from maxdl_tf.data_gen.checks.images import Find
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.files.images import open_image
+from maxdl_tf.files.images import has_16_bits, open_image
 
 _MOST_IDS_NAMED = 20  # A PNG stored with a lossy format has thousands of ids that the JSON file does not list.
 
@@ -86,13 +86,15 @@ class CocoImageChecker:
         except UserError as error:
             find("png-missing", str(error).split(": ", 1)[-1])
             return
+        source = io.BytesIO(content)
         try:
-            png = open_image(io.BytesIO(content), png_name)
+            png = open_image(source, png_name)
         except UserError as error:
             find("png-undecodable", f"{len(content)} bytes: {str(error).split(': ', 1)[-1]}")
             return
-        if png.mode != "RGB" or png.format != "PNG":
-            find("png-mode", f"a {png.format} of mode {png.mode}; expected a PNG of mode RGB")
+        bits = 16 if has_16_bits(png, source) else 8
+        if (png.format, png.mode, bits) != ("PNG", "RGB", 8):
+            find("png-mode", f"a {png.format} of mode {png.mode}, {bits} bits; expected a PNG of mode RGB, 8 bits")
             return
         ids = panoptic_ids.color_to_id(np.asarray(png))
         if ids.shape != (image["height"], image["width"]):

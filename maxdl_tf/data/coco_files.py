@@ -8,7 +8,6 @@ every fault.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,7 @@ from maxdl_tf.data import coco_fields
 from maxdl_tf.data.coco_fields import shown
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
-from maxdl_tf.files.images import open_image
+from maxdl_tf.files.images import open_label_png
 
 _NAMED = 3  # Faults in one message.
 
@@ -268,7 +267,7 @@ def read_panoptic_png(path: str | os.PathLike, size: tuple[int, int] | None = No
     Raises:
       UserError: The file cannot be read or decoded, is not RGB or has another size.
     """
-    image = open_image(io.BytesIO(storage.read_file(path)), os.fspath(path), ("PNG",))
+    image = open_label_png(storage.read_file(path), os.fspath(path))
     if image.mode != "RGB":
         raise UserError(f"{path}: a PNG of mode {image.mode}; expected RGB, where a segment id is R + 256 G + 65536 B")
     colors = np.asarray(image)

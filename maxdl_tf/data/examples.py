@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from maxdl_tf import panoptic_ids
-from maxdl_tf.files.images import open_image
+from maxdl_tf.files.images import open_label_png
 from maxdl_tf.protos import example_pb2
 
 IMAGE_ENCODED = "image/encoded"
@@ -180,5 +180,5 @@ def decode_label_map(content: bytes, label_format: str, size: tuple[int, int]) -
         return np.frombuffer(content, "<i4").reshape(size)
     if label_format != "png":
         raise ValueError(f"label format {label_format!r}: must be one of {', '.join(LABEL_FORMATS)}")
-    pixels = np.asarray(open_image(io.BytesIO(content), "label map", ("PNG",)))
+    pixels = np.asarray(open_label_png(content, "label map"))
     return panoptic_ids.color_to_id(pixels) if pixels.ndim == 3 else pixels.astype(np.int32)

@@ -204,6 +204,29 @@ def open_image(
         return image
 
 
+def open_label_png(content: bytes, name: str) -> Image.Image:
+    """Opens and loads a PNG whose values are numbers, with Pillow.
+
+    Raises:
+      UserError: As in `open_image`; or several channels have 16 bits, of which Pillow would drop the lower 8.
+    """
+    source = io.BytesIO(content)
+    image = open_image(source, name, ("PNG",))
+    if len(image.getbands()) > 1 and has_16_bits(image, source):
+        raise UserError(f"{name}: a PNG with several channels of 16 bits; save it with 8 bits per channel")
+    return image
+
+
+def has_16_bits(image: Image.Image, source: IO[bytes]) -> bool:
+    """Whether channels of which Pillow keeps only the upper 8 bits had 16 bits."""
+    if image.format == "TIFF":
+        return max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8
+    if image.format == "PNG":
+        source.seek(24)
+        return source.read(1)[0] > 8
+    return False
+
+
 def encode_png(pixels: np.ndarray, compress_level: int = 1) -> bytes:
     """The content of a PNG file with these pixels, uint8 [height, width, 3] or [height, width]."""
     file = io.BytesIO()
@@ -247,7 +270,7 @@ def _decode(source: IO[bytes], name: str, max_pixels: int, limit_flag: str = "")
     with _user_errors(name, FORMATS):
         orientation = _orientation(image)
         turned = image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image
-        pixels = _as_rgb(turned, name, has_16_bits=_has_16_bits(image, source))
+        pixels = _as_rgb(turned, name, has_16_bits=has_16_bits(image, source))
         kind = _VARIANTS.get(image.format, image.format).lower()
         return DecodedImage(pixels, kind, image.mode, orientation)
 
@@ -264,16 +287,6 @@ def _orientation(image: Image.Image) -> int:
         exif.load(image.info.get("exif", b""))
     orientation = exif.get(_EXIF_ORIENTATION)
     return orientation if orientation in range(1, 9) else 1
-
-
-def _has_16_bits(image: Image.Image, source: IO[bytes]) -> bool:
-    """Whether channels of which Pillow keeps only the upper 8 bits had 16 bits."""
-    if image.format == "TIFF":
-        return max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8
-    if image.format == "PNG":
-        source.seek(24)
-        return source.read(1)[0] > 8
-    return False
 
 
 def _as_rgb(image: Image.Image, name: str, *, has_16_bits: bool = False) -> np.ndarray:

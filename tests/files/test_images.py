@@ -230,6 +230,17 @@ def test_what_16_bits_hold_is_never_shown_almost_black(tmp_path, kind, bits, sho
             images.read_image(path)
 
 
+def test_label_pngs_with_channels_of_16_bits_are_refused_by_all_readers(tmp_path):
+    """Pillow keeps the upper 8 bits: classes, instances and ids below 256 would all be 0."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png_files.png(np.array([[[3, 1, 0], [5, 200, 0]]], np.uint16)))
+    for read in (source_files.read_png, source_files.read_png_colors, coco_files.read_panoptic_png):
+        with pytest.raises(UserError, match=r"a\.png: a PNG with several channels of 16 bits; save it with 8"):
+            read(str(path))
+    path.write_bytes(png_files.png(np.array([[3, 60_000]], np.uint16)))
+    np.testing.assert_array_equal(source_files.read_png(str(path))[0], [[3, 60_000]])
+
+
 @pytest.mark.parametrize(
     "values, message",
     [

@@ -17,6 +17,7 @@ from maxdl_tf.data_gen.checks.findings import KINDS, Finding, ImageReport, Split
 from maxdl_tf.data_gen.checks.images import holes
 from maxdl_tf.data_gen.checks.report import pictures
 from tests.data_gen.planted_faults import FAULTS, Copy
+from tests.files import png_files
 from tests.helpers import in_process, shared_path
 
 SPLITS = {"coco_sample": ("train2017", "val2017"), "nuclei": ("train", "val")}
@@ -243,3 +244,22 @@ def test_holes():
     ids[6, 8] = 0  # At the border.
     assert holes(ids, 0) == [(1, "2 holes of void, 3 pixels")]
     assert holes(np.ones([3, 3], int), 0) == holes(np.zeros([3, 3], int), 0) == []
+
+
+def test_images_and_pngs_in_one_folder(drawn):
+    for folder in (drawn.folder / "val", drawn.folder / "annotations" / "panoptic_val"):
+        for path in sorted(folder.iterdir()):
+            path.rename(drawn.folder / (path.name if folder.name == "val" else f"ids_{path.name}"))
+    for annotation in drawn.content["annotations"]:
+        annotation["file_name"] = f"ids_{annotation['file_name']}"
+    (drawn.folder / "annotations" / "panoptic_val.json").write_text(json.dumps(drawn.content))
+    flags = [f"--image_dir={drawn.folder}", f"--panoptic_dir={drawn.folder}", "--json", drawn.folder / "report.json"]
+    flags.append(f"--annotation_file={drawn.folder / 'annotations' / 'panoptic_val.json'}")
+    assert in_process(coco, *flags, "--processes=1") == 0
+    assert json.loads((drawn.folder / "report.json").read_text())["findings"] == []
+
+
+def test_a_png_of_16_bits_is_not_read_as_void(drawn):
+    path = drawn.folder / "annotations" / "panoptic_val" / "1.png"
+    path.write_bytes(png_files.png(np.full([6, 8, 3], 11, np.uint16)))
+    assert drawn.check() == (1, {("png-mode", "1.png")})
