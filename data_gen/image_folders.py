@@ -54,13 +54,16 @@ def find_classes(folder: Path) -> list[str]:
     """Returns the names of the subfolders in alphabetical order, without hidden ones.
 
     Raises:
-      UserError: The path is not a folder, or the folder has no subfolders.
+      UserError: The path is not a folder, has no subfolders, or the name of one is not UTF-8.
     """
     if not folder.is_dir():
         raise UserError(f"--image_dir={folder} is not a folder; check the path")
     classes = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not classes:
         raise UserError(f"--image_dir={folder} has no subfolders; expected one folder of images per class")
+    for name in classes:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # Bytes that are not UTF-8.
+            raise UserError(f"--image_dir={folder}: the folder name {name!r} is not UTF-8; rename it")
     return classes
 
 

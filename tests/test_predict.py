@@ -11,6 +11,7 @@ from maxdl_tf import panoptic_ids, predict
 from maxdl_tf.export import saved_model
 from maxdl_tf.inference import predictor as predictor_module
 from maxdl_tf.inference.predictor import Predictor
+from tests.files import png_files
 from tests.helpers import REPOSITORY, in_process
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
 
@@ -129,6 +130,13 @@ def _hostile_files(folder):
     rgb.save(folder / os.fsdecode(b"good_no_utf8_\xff.png"))
     Image.fromarray(noise[..., 0].astype(np.float32)).save(folder / "bad_float.tiff")
     Image.new("1", (12000, 9000)).save(folder / "bad_large.png")
+    rgb.save(folder / f"good_{'x' * 246}.png")
+    Image.new("L", (1, 70_000)).save(folder / "bad_tall.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 16).save(folder / "bad_12_bits.png")
+    Image.fromarray(noise[..., 0].astype(np.int32)).save(folder / "bad_32_bits.tif")
+    rgb.save(folder / "bad_postscript.png", "EPS")
+    for name, damage in (("rows", "one row missing"), ("bomb", "text bomb"), ("header", "short header")):
+        (folder / f"bad_{name}.png").write_bytes(png_files.DAMAGED[damage])
     (folder / "bad_empty.jpg").touch()
     (folder / "bad_text.jpg").write_text("GIF89a is what an image begins with")
     (folder / "bad_link.png").symlink_to(folder / "nowhere.png")
@@ -160,6 +168,8 @@ def test_of_hostile_files_the_good_ones_are_predicted_and_the_bad_ones_named(exp
     told = [line for line in captured.err.splitlines() if "failed: " in line]
     assert {os.path.basename(line.split("failed: ")[1].split(": ")[0]) for line in told} == bad
     assert "bad_large.png: 12000x9000 pixels, but the limit is 50,000,000" in captured.err
+    assert "bad_tall.png: 1x70000 pixels; a side has at most 65,000" in captured.err
+    assert "bad_12_bits.png: all values are below 16,384 of 65,535" in captured.err
     assert f"predicted {len(good)} of {len(good) + len(bad)} images" in captured.out
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -155,3 +156,9 @@ def test_the_largest_thing_of_a_drawing_names_its_folder(tmp_path):
         (path,) = tmp_path.rglob(f"{annotated.image_id}.jpg")
         assert path.parent.name == largest
         assert path.read_bytes() == annotated.image_bytes
+
+
+def test_a_class_folder_whose_name_is_not_utf_8_is_named(folders, capsys):
+    (folders / "images" / os.fsdecode(b"caf\xe9")).mkdir()
+    assert convert(folders) == 2
+    assert r"the folder name 'caf\udce9' is not UTF-8; rename it" in capsys.readouterr().err

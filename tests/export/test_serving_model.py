@@ -136,6 +136,11 @@ def test_the_png_is_the_map(alone):
         ("image_tensor", {"image": tf.zeros([0, 3, 3, 3], tf.uint8)}, "the batch is empty"),
         ("image_tensor", {"image": tf.zeros([2, 0, 3, 3], tf.uint8)}, "images without pixels"),
         ("tf_example", {"examples": tf.constant(["", "no proto"])}, "image 0 of the batch is empty"),
+        (  # Padded to 60,000 x 60,000 pixels, two maps would take 29 GB.
+            "serving_default",
+            {"image_bytes": [tf.io.encode_png(tf.zeros([*size, 1], tf.uint8)) for size in ((60_000, 1), (1, 60_000))]},
+            "images of too different sizes",
+        ),
     ],
 )
 def test_what_is_no_image_is_told(served, name, argument, message):
