@@ -32,7 +32,7 @@ def load_experiment(
 
     Returns:
       The experiment, a protocol buffer message: `experiment.training.steps` is a number. Placeholders such as
-      `${COCO_TFRECORDS}` without an environment variable of that name remain as they are.
+      `${COCO_TFRECORDS}` without an environment variable of that name remain; only reading the data needs them.
 
     Raises:
       UserError: The file is missing, a field is unknown, or a value is out of range.
@@ -42,10 +42,11 @@ def load_experiment(
           "shapes/max_deeplab_tiny_81", model={"num_slots": 8}, train_dataset={"crop_size": 65}
       )
     """
-    overrides = [overrides] if isinstance(overrides, str) else list(overrides)
+    overrides = [overrides] if isinstance(overrides, str) else overrides
+    named = {f"overrides[{number}]": text for number, text in enumerate(overrides)}
     if fields:
-        overrides.append(config.fields_to_text(fields))
-    return config.load_experiment(os.fspath(name_or_path), overrides, keep_unset_placeholders=True)
+        named["the keyword arguments"] = config.fields_to_text(fields)
+    return config.load_experiment(os.fspath(name_or_path), named)
 
 
 def build_model(
@@ -71,12 +72,12 @@ def build_model(
       outputs.mask_logits.shape  # [1, 21, 21, 16]: batch, height / 4, width / 4, slots
     """
     experiment = _experiment(experiment)
-    from maxdl_tf.checkpoints.save_restore import load_model_weights
     from maxdl_tf.tasks import task_of
 
-    model = task_of(experiment).build_model()
+    task = task_of(experiment)
+    model = task.build_model()
     if checkpoint is not None:
-        load_model_weights(model, os.fspath(checkpoint))
+        task.load_weights(model, os.fspath(checkpoint))
     return model
 
 

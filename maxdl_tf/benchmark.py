@@ -71,11 +71,9 @@ def main(argv: list[str]) -> None:
     paths = images.find_all_images(_IMAGES.value)
     experiment, metrics = None, {}
     if _MODEL.value and not saved_model:
-        experiment = checkpoint_experiment.load(
-            _MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value, keep_unset_placeholders=True
-        )
+        experiment = checkpoint_experiment.load(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     elif _CONFIG_FILE.value:
-        experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value, keep_unset_placeholders=True)
+        experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     if experiment:
         metrics["experiment"] = experiment.name
     with command_line.quiet_imports():

@@ -152,6 +152,8 @@ def parse(text: str, name: str = "dataset info") -> DatasetInfo:
     from maxdl_tf.protos import dataset_pb2
 
     message = textproto.parse(text, dataset_pb2.DatasetInfo(), name)
+    for field, value, requirement in textproto.wrong_numbers(message):
+        raise UserError(f"{name}: {field} {value}: {requirement}")
     classes = []
     for entry in message.segment_class:
         if not entry.HasField("id") or not entry.name:
@@ -186,8 +188,12 @@ def to_text(info: DatasetInfo) -> str:
     return text_format.MessageToString(message)
 
 
-def of_dataset(options: dataset_pb2.DatasetOptions) -> DatasetInfo:
+def of_dataset(options: dataset_pb2.DatasetOptions, name: str = "the data set") -> DatasetInfo:
     """Reads the class table of a data set: from `num_classes`, `dataset_info`, or the file in the shards' folder.
+
+    Args:
+      options: The data set.
+      name: Name of its field in errors, such as `eval_dataset`.
 
     Raises:
       UserError: The data set has no class table, or the class table is not valid.
@@ -196,12 +202,21 @@ def of_dataset(options: dataset_pb2.DatasetOptions) -> DatasetInfo:
         numbers = range(1, options.num_classes + 1)
         rows = [SourceClass(number, str(number), False, _BLACK) for number in numbers]
         return from_source_classes(rows, f"{options.num_classes} classes")
+    from maxdl_tf.files import textproto
+
     if options.dataset_info:
+        textproto.check_placeholders(options.dataset_info, f"{name}.dataset_info")
+        if not storage.exists(options.dataset_info):
+            raise UserError(
+                f"{name}.dataset_info {options.dataset_info!r} does not exist; fix the path, or set an empty one to "
+                "use the class table in the folder of the shards"
+            )
         return load(options.dataset_info)
+    textproto.check_placeholders(options.file_pattern[0], f"{name}.file_pattern")
     path = os.path.join(os.path.dirname(options.file_pattern[0]), FILE_NAME)
     if not os.path.exists(path) and not storage.is_remote(path):
         raise UserError(
-            f"no class table: {path} does not exist, and the data set sets no dataset_info; convert the data with "
+            f"no class table: {path} does not exist, and {name} sets no dataset_info; convert the data with "
             "maxdl-convert, which writes one, or set dataset_info"
         )
     return load(path)

@@ -1,8 +1,8 @@
 """Loads, overrides and validates experiments.
 
 An experiment is a textproto (protos/experiment.proto). It may name a `base`, from which it takes the fields that it
-does not set. `--override` fragments may change it. It may have `${NAME}` placeholders: `${CONFIG_DIR}` is the folder of
-the file itself, any other name is an environment variable. Errors name the file and the line.
+does not set. `--override` fragments may change it. All of them may have `${NAME}` placeholders: `${CONFIG_DIR}` is the
+folder of the file itself, any other name is an environment variable. Errors name the file and the line.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf import text_encoding, text_format
@@ -21,55 +21,75 @@ from maxdl_tf import class_table, configs
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage, textproto
-from maxdl_tf.protos import dataset_pb2, experiment_pb2, options_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2
 
-EXPERIMENT_FILE = "experiment.textproto"  # The resolved experiment beside the checkpoints of a training.
+EXPERIMENT_FILE = "experiment.textproto"  # The experiment beside the checkpoints of a training.
 
 _MAX_BASES = 10
 _SUFFIX = ".textproto"
 _TOKEN = re.compile(r"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|[A-Za-z_]\w*|[{}<>:]|\n""")
-_PLACEHOLDER = re.compile(r"\$\{(\w*)\}")
+# A placeholder outside of comments and quotes, in its group.
+_UNQUOTED = re.compile(rf"""#[^\n]*|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|({textproto.PLACEHOLDER.pattern})""")
+_CONFIG_DIR = "${CONFIG_DIR}"
 
 
 class _Source(NamedTuple):
-    """A text that contributed fields, and its name in errors."""
+    """A text that contributed fields.
+
+    Attributes:
+      name: Name in errors, such as a path.
+      text: The textproto.
+      fields: The fields that it sets.
+    """
 
     name: str
     text: str
+    fields: experiment_pb2.Experiment
 
 
 def load_experiment(
-    path: str, overrides: Sequence[str] = (), *, keep_unset_placeholders: bool = False
+    path: str, overrides: Sequence[str] | Mapping[str, str] = (), *, keep_placeholders: bool = False
 ) -> experiment_pb2.Experiment:
     """Reads, merges and validates an experiment.
+
+    Placeholders are resolved after merging, so those of overridden fields need no value. A placeholder without an
+    environment variable remains; what reads the field reports it.
 
     Args:
       path: Path of a textproto, or name of a packaged experiment, such as `shapes/max_deeplab_tiny_81`.
       overrides: Textproto fragments merged over it in turn, such as `training { steps: 100 }`. A repeated field
-        replaces the one below it.
-      keep_unset_placeholders: Whether to keep `${NAME}` if there is no such environment variable, for uses that read
-        no data.
+        replaces the one below it. A mapping has names for them in errors; otherwise they are `--override`.
+      keep_placeholders: Whether to keep all placeholders of environment variables in texts, for `save_experiment`.
 
     Returns:
       The experiment, with `base` merged in and cleared and `name` set.
 
     Raises:
-      UserError: A file is missing, a field is unknown, a placeholder has no value, or a value is out of range. The
-        message has the file and the line.
+      UserError: A file is missing, a field is unknown, or a value is out of range. The message has the file and the
+        line.
     """
     path = find_experiment(path)
-    sources = _with_bases(path, keep_unset_placeholders)
+    sources = _with_bases(path)
+    if not isinstance(overrides, Mapping):
+        name = "--override" if len(overrides) == 1 else "--override number {}"
+        overrides = {name.format(number): text for number, text in enumerate(overrides, start=1)}
+    for name, text in overrides.items():
+        source = _source(name, text, folder=os.path.dirname(path))
+        if source.fields.base:
+            raise UserError(
+                f"{_where('base', [source])}: base {source.fields.base!r}: only a file can name a base; give it as "
+                "--config_file, or write a file that names both"
+            )
+        sources.append(source)
     experiment = experiment_pb2.Experiment()
     for source in sources:
-        _merge(experiment, textproto.parse(source.text, experiment_pb2.Experiment(), source.name))
-    for number, override in enumerate(overrides, start=1):
-        source = _Source("--override" if len(overrides) == 1 else f"--override number {number}", override)
-        sources.append(source)
-        _merge(experiment, textproto.parse(source.text, experiment_pb2.Experiment(), source.name))
+        _merge(experiment, source.fields)
     experiment.ClearField("base")
     if not experiment.name:
         experiment.name = os.path.splitext(os.path.basename(path))[0]
-    _validate(experiment, sources)
+    _validate(experiment, sources, path)
+    if not keep_placeholders:
+        _change_strings(experiment, _with_environment)
     return experiment
 
 
@@ -79,7 +99,8 @@ def save_experiment(experiment: experiment_pb2.Experiment, dataset_info: Dataset
     With them the folder is complete: `maxdl_tf.load_predictor` needs nothing else.
 
     Args:
-      experiment: The experiment that the checkpoints are trained with.
+      experiment: The experiment that the checkpoints are trained with. Its placeholders are written as they are, so
+        that no value of an environment variable, such as a password, gets into the folder.
       dataset_info: Its class table.
       model_dir: Folder of the checkpoints; created if it does not exist.
 
@@ -95,6 +116,29 @@ def save_experiment(experiment: experiment_pb2.Experiment, dataset_info: Dataset
 def experiment_to_text(experiment: experiment_pb2.Experiment) -> str:
     """The experiment as a textproto for `load_experiment`."""
     return text_format.MessageToString(experiment)
+
+
+def differences(before: Message, now: Message, path: str = "") -> list[str]:
+    """The fields in which two messages of one type differ, such as "training.steps: 200, was 100".
+
+    A field that is not set has its default.
+    """
+    lines = []
+    for field in before.DESCRIPTOR.fields:
+        here = f"{path}.{field.name}".lstrip(".")
+        if field.message_type:
+            lines += differences(getattr(before, field.name), getattr(now, field.name), here)
+        elif getattr(before, field.name) != getattr(now, field.name):
+            lines.append(f"{here}: {_text_in(now, field.name)}, was {_text_in(before, field.name)}")
+    return lines
+
+
+def _text_in(message: Message, name: str) -> str:
+    """The value of a field as a textproto shows it."""
+    field, value = message.DESCRIPTOR.fields_by_name[name], getattr(message, name)
+    if textproto.is_repeated(field):
+        return " ".join(textproto.value_text(field, item) for item in value) or "not set"
+    return textproto.value_text(field, value) if message.HasField(name) or field.has_default_value else "not set"
 
 
 def fields_to_text(fields: Mapping[str, Any]) -> str:
@@ -148,44 +192,57 @@ def find_experiment(path: str) -> str:
 # --- reading and merging ---
 
 
-def _with_bases(path: str, keep_unset_placeholders: bool) -> list[_Source]:
-    """The texts of the file's bases, the deepest first, and of the file, with placeholders resolved."""
+def _with_bases(path: str) -> list[_Source]:
+    """The file's bases, the deepest first, and the file."""
     sources: list[_Source] = []
     while path:
         if len(sources) == _MAX_BASES:
             raise UserError(f"{path}: more than {_MAX_BASES} nested bases; does a file name itself as its base?")
-        source = _Source(path, storage.read_text(path))
-        source = source._replace(text=_resolve_placeholders(source, keep_unset_placeholders))
+        source = _source(path, storage.read_text(path), folder=os.path.dirname(path))
         sources.insert(0, source)
-        experiment = textproto.parse(source.text, experiment_pb2.Experiment(), source.name)
-        path = os.path.join(os.path.dirname(path), experiment.base) if experiment.base else ""
+        base = _with_environment(source.fields.base)
+        textproto.check_placeholders(base, f"{_where('base', [source])}: base")
+        path = os.path.join(os.path.dirname(path), base) if base else ""
     return sources
 
 
-def _resolve_placeholders(source: _Source, keep_unset: bool) -> str:
-    values = {"CONFIG_DIR": os.path.dirname(source.name) or ".", **os.environ}
+def _source(name: str, text: str, folder: str) -> _Source:
+    """Parses a text. `${CONFIG_DIR}` in it becomes `folder`; a placeholder outside of quotes must have a value."""
 
-    def resolve(line_number: int, line: str) -> str:
-        def value_of(match: re.Match) -> str:
-            name = match.group(1)
-            if name and name not in values and keep_unset:
-                return match.group(0)
-            if name not in values:
-                raise UserError(
-                    f"{source.name}:{line_number}: the placeholder {match.group(0)} has no value; set the environment "
-                    f"variable {name or 'that it should name'}, or replace it by the value"
-                )
-            return values[name]
+    def value_of(match: re.Match) -> str:
+        if not match.group(1):
+            return match.group(0)
+        value = _with_environment(match.group(1))
+        line = text.count("\n", 0, match.start()) + 1
+        textproto.check_placeholders(value, f"{textproto.place(name, text, line)}: the value")
+        return value
 
-        return line if line.lstrip().startswith("#") else _PLACEHOLDER.sub(value_of, line)
+    text = _UNQUOTED.sub(value_of, text)
+    fields = textproto.parse(text, experiment_pb2.Experiment(), name)
+    _change_strings(fields, lambda value: value.replace(_CONFIG_DIR, folder or "."))
+    return _Source(name, text, fields)
 
-    return "\n".join(resolve(number, line) for number, line in enumerate(source.text.split("\n"), start=1))
+
+def _with_environment(value: str) -> str:
+    """Resolves placeholders, but for those whose environment variable is not set or empty."""
+    return textproto.PLACEHOLDER.sub(lambda match: os.environ.get(match.group(1)) or match.group(0), value)
+
+
+def _change_strings(message: Message, change: Callable[[str], str]) -> None:
+    """Applies a function to all strings of a message whose repeated fields are no messages."""
+    for field, value in message.ListFields():
+        if field.message_type:
+            _change_strings(value, change)
+        elif field.type == field.TYPE_STRING and textproto.is_repeated(field):
+            value[:] = [change(item) for item in value]
+        elif field.type == field.TYPE_STRING:
+            setattr(message, field.name, change(value))
 
 
 def _merge(below: Message, above: Message) -> None:
     """Merges like `MergeFrom`, but a repeated field replaces the one below it."""
     for field, value in above.ListFields():
-        if _is_repeated(field):
+        if textproto.is_repeated(field):
             below.ClearField(field.name)
             getattr(below, field.name).extend(value)
         elif field.type == field.TYPE_MESSAGE:
@@ -193,11 +250,6 @@ def _merge(below: Message, above: Message) -> None:
             _merge(getattr(below, field.name), value)
         else:
             setattr(below, field.name, value)
-
-
-def _is_repeated(field) -> bool:
-    # Newer protobufs have no `label`; 4.25 has no `is_repeated`.
-    return field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
 
 
 # --- validation ---
@@ -225,54 +277,24 @@ def _fields_with_lines(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _where(path: str, sources: Sequence[_Source]) -> str:
-    """`file:line` of the last place that sets a field or, if none does, of its message."""
-    for source in reversed(sources):
-        lines = [line for field, line in _fields_with_lines(source.text) if field == path]
-        if lines:
-            return f"{source.name}:{lines[0]}"
-    if "." in path:
-        return _where(path.rsplit(".", 1)[0], sources)
-    return next((source.name for source in reversed(sources) if not source.name.startswith("--")), "experiment")
+    """`file:line` of the last place that sets a field or, if none does, of its message; else an empty string."""
+    while path:
+        for source in reversed(sources):
+            line = next((line for field, line in _fields_with_lines(source.text) if field == path), None)
+            if line:
+                return textproto.place(source.name, source.text, line)
+        path = path.rpartition(".")[0]
+    return ""
 
 
-def _bounded_values(message: Message, path: str = "") -> Iterator[tuple[str, float, options_pb2.Bounds]]:
-    """Yields (dotted path, value, bounds) of every number that is set and has bounds in its proto."""
-    for field, value in message.ListFields():
-        here = f"{path}.{field.name}".lstrip(".")
-        if field.type == field.TYPE_MESSAGE:
-            yield from () if _is_repeated(field) else _bounded_values(value, here)
-        elif field.GetOptions().HasExtension(options_pb2.bounds):
-            bounds = field.GetOptions().Extensions[options_pb2.bounds]
-            for number in value if _is_repeated(field) else [value]:
-                yield here, number, bounds
-
-
-def _broken_bound(value: float, bounds: options_pb2.Bounds) -> str:
-    """What a value must be, or an empty string if it is so. NaN is outside of all bounds."""
-    if bounds.one_of and value not in bounds.one_of:
-        *first, last = (f"{allowed:g}" for allowed in bounds.one_of)
-        return f"must be {', '.join(first)} or {last}"
-    if bounds.HasField("above") and not value > bounds.above:
-        return f"must be above {bounds.above:g}"
-    too_small = bounds.HasField("min") and not value >= bounds.min
-    too_large = bounds.HasField("max") and not value <= bounds.max
-    if not (too_small or too_large):
-        return ""
-    if bounds.HasField("min") and bounds.HasField("max"):
-        return f"must lie between {bounds.min:g} and {bounds.max:g}"
-    return f"must be at least {bounds.min:g}" if too_small else f"must be at most {bounds.max:g}"
-
-
-def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source]) -> None:
+def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source], file: str) -> None:
     def complain(path: str, got, wanted: str):
-        raise UserError(f"{_where(path, sources)}: {path} {got}: {wanted}")
+        raise UserError(f"{_where(path, sources) or file}: {path} {got}: {wanted}")
 
     if not experiment.model.variant:
         complain("model.variant", "is not set", "name a variant, such as 's'")
-    for path, value, bounds in _bounded_values(experiment):
-        wanted = _broken_bound(value, bounds)
-        if wanted:
-            complain(path, value, wanted)
+    for path, value, requirement in textproto.wrong_numbers(experiment):
+        complain(path, value, requirement)
     low_level = experiment.model.width.semantic_low_level_channels
     if len(low_level) not in (0, 2):
         complain("model.width.semantic_low_level_channels", list(low_level), "wants two numbers, for strides 8 and 4")
@@ -288,13 +310,9 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source])
 def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) -> None:
     if options.num_classes and options.dataset_info:
         complain(f"{name}.num_classes", options.num_classes, "there is also a dataset_info; drop one of them")
-    augmentation = options.augmentation
-    if augmentation.max_scale < augmentation.min_scale:
-        complain(
-            f"{name}.augmentation.max_scale",
-            augmentation.max_scale,
-            f"must be at least min_scale, which is {augmentation.min_scale}",
-        )
+    smallest, largest = (_text_in(options.augmentation, scale) for scale in ("min_scale", "max_scale"))
+    if options.augmentation.max_scale < options.augmentation.min_scale:
+        complain(f"{name}.augmentation.max_scale", largest, f"must be at least min_scale, which is {smallest}")
     if not options.file_pattern:
         complain(f"{name}.file_pattern", "is not set", "name the TFRecord shards, such as 'data/train-*.tfrecord'")
     crop = tuple(options.crop_size)

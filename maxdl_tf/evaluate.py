@@ -189,7 +189,6 @@ def _evaluate_checkpoint() -> None:
         disk_space.check_writable(_PICTURES.value)
     with command_line.quiet_imports():
         from maxdl_tf import tasks
-        from maxdl_tf.checkpoints import save_restore
         from maxdl_tf.evaluation import comparison, submission
         from maxdl_tf.training import distribution, loop
 
@@ -199,7 +198,7 @@ def _evaluate_checkpoint() -> None:
         model = task.build_model()
     step = 0
     if _CHECKPOINT.value:
-        step = save_restore.load_model_weights(model, _CHECKPOINT.value, log=print).step
+        step = task.load_weights(model, _CHECKPOINT.value, log=print).step
     with contextlib.ExitStack() as stack:
         writer = None
         if _SUBMISSION.value:

@@ -85,7 +85,6 @@ def main(argv: list[str]) -> None:
     with command_line.quiet_imports():
         import tensorflow as tf
 
-        from maxdl_tf.checkpoints import save_restore
         from maxdl_tf.export import saved_model
         from maxdl_tf.export.fold_batch_norm import fold_batch_norms
         from maxdl_tf.export.serving_model import ServingOptions
@@ -96,7 +95,7 @@ def main(argv: list[str]) -> None:
     images = read_images(_VERIFY_IMAGES.value) if _VERIFY_IMAGES.value else None
     task = PanopticTask(experiment)
     model = task.build_model()
-    restored = save_restore.load_model_weights(model, _CHECKPOINT.value)
+    restored = task.load_weights(model, _CHECKPOINT.value)
     print(restored.report())
     model = segmenter.without_semantic_branch(model)
     report = saved_model.export_saved_model(

@@ -18,7 +18,7 @@ class Progress:
         training  [#########.............]  4120/10000 steps  33.1 images/s  ETA 23:40  loss 4.21
 
     Elsewhere (a log file, CI), a line without the bar appears every `plain_seconds` and at the end. The rate is that of
-    the last seconds, so that slow first steps do not distort the ETA.
+    the last seconds, counted from the end of the first unit, which may include compiling.
 
     Example:
         with Progress("training", total=10_000, unit="steps", images_per_unit=8, done=resumed_at) as progress:
@@ -62,7 +62,7 @@ class Progress:
         self._clock = clock
         self._note = ""
         self._start = (clock(), done)
-        self._samples = deque([self._start])
+        self._samples: deque[tuple[float, int]] = deque()
         self._next_line = self._start[0] + self._period
         self._line_width = 0
         self._closed = False
@@ -79,13 +79,17 @@ class Progress:
         if note is not None:
             self._note = note
         now = self._clock()
-        if now - self._samples[-1][0] >= self._REDRAW_SECONDS:
+        if not self._samples or now - self._samples[-1][0] >= self._REDRAW_SECONDS:
             self._samples.append((now, self._done))
             while len(self._samples) > 2 and now - self._samples[1][0] > self._RATE_SECONDS:
                 self._samples.popleft()
         if now >= self._next_line:
             self._next_line = now + self._period
             self._write()
+
+    def restart_rate(self) -> None:
+        """Measures the rate from the end of the next unit, after time that went into something else."""
+        self._samples.clear()
 
     def say(self, text: str) -> None:
         """Prints a separate line above the bar."""
@@ -105,7 +109,7 @@ class Progress:
 
     def _write(self, last: bool = False) -> None:
         now = self._clock()
-        since, done_then = self._start if last else self._samples[0]
+        since, done_then = self._start if last or not self._samples else self._samples[0]
         rate = (self._done - done_then) / (now - since) if now > since else 0.0
         facts = [
             f"{self._done}/{self._total} {self._unit}" if self._total is not None else f"{self._done} {self._unit}"

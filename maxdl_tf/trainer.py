@@ -13,7 +13,7 @@ workers again. An experiment with `task: classification` pretrains a backbone an
 
 --model_dir holds:
 
-    experiment.textproto     the experiment with its base, placeholders and overrides resolved
+    experiment.textproto     the experiment with its base and overrides; placeholders remain
     dataset_info.textproto   its class table
     ckpt-STEP.*              checkpoints
     train/, eval/            curves and pictures for TensorBoard
@@ -78,6 +78,7 @@ def main(argv: list[str]) -> int | None:
 
     mode, model_dir = _MODES[_MODE.value], _MODEL_DIR.value
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
+    written_as = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value, keep_placeholders=True)
     checks.check_run(experiment, model_dir, **mode._asdict(), data_service=_DATA_SERVICE.value)
     with command_line.quiet_imports():
         from maxdl_tf.tasks.run import Run, print_to_stderr
@@ -96,7 +97,7 @@ def main(argv: list[str]) -> int | None:
     # One lock for all workers of a run.
     lock = FolderLock(model_dir, f"--model_dir {model_dir}") if distribution.is_chief(strategy) else None
     with lock or contextlib.nullcontext():
-        this_run = Run(experiment, model_dir, strategy, **mode._asdict(), lock=lock)
+        this_run = Run(experiment, model_dir, strategy, **mode._asdict(), written_as=written_as, lock=lock)
         trainer = this_run.start_training(_CONFIG_FILE.value, _DATA_SERVICE.value)
         with StopSignals() as signals:
             try:

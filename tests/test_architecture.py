@@ -14,7 +14,10 @@ from tests.helpers import REPOSITORY, command, in_process
 
 TEXT = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
 EXPERIMENT = REPOSITORY / "configs" / "shapes" / "max_deeplab_tiny_81.textproto"
-SMALL = "train_dataset { batch_size: 2 crop_size: 33 } eval_dataset { crop_size: 33 } training { steps: 1 }"
+SMALL = (
+    "train_dataset { batch_size: 2 crop_size: 33 } eval_dataset { crop_size: 33 } "
+    "training { steps: 1 optimizer { warmup_steps: 1 } }"
+)
 
 
 def functions_in(text: str) -> list[tuple[str, str]]:

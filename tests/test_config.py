@@ -1,5 +1,6 @@
 """What a person gets for a good and for a bad experiment file."""
 
+import math
 import os
 import re
 
@@ -7,7 +8,8 @@ import pytest
 
 from maxdl_tf import class_table, config
 from maxdl_tf.errors import UserError
-from maxdl_tf.protos import experiment_pb2, options_pb2
+from maxdl_tf.files import textproto
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, options_pb2
 
 GOOD = """\
 # A comment may say ${ANYTHING}.
@@ -59,10 +61,50 @@ def test_base_holds_where_the_file_is_silent(write):
     assert not experiment.HasField("base")
 
 
-def test_placeholders_without_a_value_can_be_kept(write, tmp_path):
-    text = GOOD.replace("steps: 50", 'initial_checkpoint: "${CONFIG_DIR}/${NO_SUCH_RUN}/ckpt-1"')
-    experiment = config.load_experiment(write(text), keep_unset_placeholders=True)
-    assert experiment.training.initial_checkpoint == f"{tmp_path}/${{NO_SUCH_RUN}}/ckpt-1"
+def test_placeholders_are_resolved_after_merging(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("MAXDL_RUN", 'a "b"\\c')  # Needs no escapes, as it would within the text.
+    monkeypatch.setenv("MAXDL_STEPS", "70")
+    monkeypatch.setenv("CONFIG_DIR", "elsewhere")
+    monkeypatch.delenv("MAXDL_UNSET", raising=False)
+    write(
+        GOOD.replace("${CONFIG_DIR}", "${MAXDL_UNSET}").replace("steps: 50", "steps: ${MAXDL_STEPS}"), "base.textproto"
+    )
+    path = write('base: "${CONFIG_DIR}/base.textproto"\ntask: panoptic', "child.textproto")
+    overrides = [
+        'train_dataset { file_pattern: "${CONFIG_DIR}/x" }',
+        'training { initial_checkpoint: "${MAXDL_RUN}/${MAXDL_UNSET}" }',
+    ]
+    experiment = config.load_experiment(path, overrides)
+    assert list(experiment.train_dataset.file_pattern) == [f"{tmp_path}/x"]
+    assert experiment.training.steps == 70
+    assert experiment.training.initial_checkpoint == 'a "b"\\c/${MAXDL_UNSET}'
+    kept = config.load_experiment(path, overrides, keep_placeholders=True)
+    assert kept.training.initial_checkpoint == "${MAXDL_RUN}/${MAXDL_UNSET}"
+    assert list(kept.train_dataset.file_pattern) == [f"{tmp_path}/x"]
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_placeholder_without_a_value_is_an_error_where_it_is_read(write, monkeypatch, value):
+    monkeypatch.delenv("MAXDL_UNSET", raising=False)
+    if value is not None:
+        monkeypatch.setenv("MAXDL_UNSET", value)
+    experiment = config.load_experiment(write(GOOD.replace("${CONFIG_DIR}", "${MAXDL_UNSET}")))
+    expected = (
+        r"eval_dataset.file_pattern '\$\{MAXDL_UNSET\}/train-\*.tfrecord': the placeholder \$\{MAXDL_UNSET\} has no"
+    )
+    with pytest.raises(UserError, match=expected):
+        class_table.of_dataset(experiment.train_dataset, "eval_dataset")
+    with pytest.raises(
+        UserError, match=r"experiment.textproto:9: the value .*set the environment variable MAXDL_UNSET"
+    ):
+        config.load_experiment(write(GOOD.replace("steps: 50", "steps: ${MAXDL_UNSET}")))
+    with pytest.raises(UserError, match=r"child.textproto: base .*set the environment variable MAXDL_UNSET"):
+        config.load_experiment(write('base: "${MAXDL_UNSET}/a"', "child.textproto"))
+
+
+def test_an_override_cannot_name_a_base(write):
+    with pytest.raises(UserError, match=r"^--override: base 'x.textproto': only a file can name a base; "):
+        config.load_experiment(write(GOOD), ['base: "x.textproto"'])
 
 
 def test_base_that_names_itself_ends(write):
@@ -80,11 +122,10 @@ def test_text_round_trip(write):
     [
         (("steps: 50", "stepz: 50"), 9, 'no field named "stepz". Did you mean steps?'),
         (("steps: 50", "xyz: 50"), 9, 'no field named "xyz". Its fields are steps, seed, '),
-        (("${CONFIG_DIR}", "${NO_SUCH_FOLDER}"), 4, r"\$\{NO_SUCH_FOLDER\} has no value"),
         (("crop_size: 129", "crop_size: 128"), 5, r"\(97, 128\).*16k\+1.*try 97 and 129"),
         (("crop_size: 129", "crop_size: 129 crop_size: 65"), 5, "one number"),
         (("steps: 50", "steps: 0"), 9, "training.steps 0: must be at least 1"),
-        (("learning_rate: 0.01", "learning_rate: nan"), 10, "must be at least 0"),
+        (("learning_rate: 0.01", "learning_rate: nan"), 10, "must be a finite number"),
         (('file_pattern: "${CONFIG_DIR}/train-*.tfrecord"', ""), 3, "file_pattern is not set"),
         (('variant: "tiny" ', ""), 2, "model.variant is not set"),
         (("num_slots: 16 }", "num_slots: 16"), 3, 'no field named "train_dataset"'),
@@ -100,9 +141,9 @@ def test_a_complaint_names_file_line_and_remedy(write, change, line, complaint):
 
 
 def test_a_bad_override_is_named_as_such(write):
-    with pytest.raises(UserError, match=r"^--override:1: .*no_such_field"):
+    with pytest.raises(UserError, match=r"^--override: .*no_such_field"):
         config.load_experiment(write(GOOD), ["training { no_such_field: 1 }"])
-    with pytest.raises(UserError, match=r"^--override number 2:1: train_dataset.crop_size 64"):
+    with pytest.raises(UserError, match=r"^--override number 2: train_dataset.crop_size 64"):
         config.load_experiment(write(GOOD), ["training { steps: 1 }", "train_dataset { crop_size: 64 }"])
 
 
@@ -114,7 +155,7 @@ def test_a_missing_file_is_one_line():
 def test_a_packaged_experiment_is_found_by_its_name_unless_there_is_such_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = "shapes/max_deeplab_tiny_81"
-    packaged = config.load_experiment(name, keep_unset_placeholders=True)
+    packaged = config.load_experiment(name)
     assert packaged.name == "max_deeplab_tiny_81"
     assert config.find_experiment(name + ".textproto") == config.find_experiment(name)
     (tmp_path / "shapes").mkdir()
@@ -202,48 +243,99 @@ def test_dataset_info_must_make_sense():
 
 def test_dataset_info_lies_beside_the_shards(write, tmp_path):
     experiment = config.load_experiment(write(GOOD))
-    with pytest.raises(UserError, match="convert the data with maxdl-convert"):
-        class_table.of_dataset(experiment.train_dataset)
+    with pytest.raises(UserError, match="train_dataset sets no dataset_info; convert the data with maxdl-convert"):
+        class_table.of_dataset(experiment.train_dataset, "train_dataset")
     write(INFO, class_table.FILE_NAME)
     assert class_table.of_dataset(experiment.train_dataset).name == "two"
+    experiment.train_dataset.dataset_info = "nowhere.textproto"
+    with pytest.raises(UserError, match=r"^train_dataset.dataset_info 'nowhere.textproto' does not exist"):
+        class_table.of_dataset(experiment.train_dataset, "train_dataset")
 
 
-def bounded_fields(message, path=()):
-    """(path, field) of every field of the experiment whose proto has bounds."""
+def numbers_in(message, path=()):
+    """(path, field) of every number of a message and of the messages in it."""
     for field in message.fields:
         if field.message_type:
-            yield from bounded_fields(field.message_type, (*path, field.name))
-        elif field.GetOptions().HasExtension(options_pb2.bounds):
+            yield from numbers_in(field.message_type, (*path, field.name))
+        elif field.cpp_type in textproto._NUMBERS:
             yield (*path, field.name), field
 
 
-BOUNDED = list(bounded_fields(experiment_pb2.Experiment.DESCRIPTOR))
-EVERY_BOUNDED = pytest.mark.parametrize(("path", "field"), BOUNDED, ids=[".".join(path) for path, _ in BOUNDED])
+ROOTS = (experiment_pb2.Experiment, dataset_pb2.DatasetInfo)
+NUMBERS = [number for root in ROOTS for number in numbers_in(root.DESCRIPTOR)]
+EVERY_NUMBER = pytest.mark.parametrize(("path", "field"), NUMBERS, ids=[".".join(path) for path, _ in NUMBERS])
 
 
-def override(path, value):
-    return " { ".join(path[:-1]) + f" {{ {path[-1]}: {value} " + "} " * (len(path) - 1)
+def requirements(field, value) -> list[str]:
+    """The requirements that a value of a field does not meet."""
+    message = field.containing_type._concrete_class()
+    if textproto.is_repeated(field):
+        getattr(message, field.name).append(value)
+    else:
+        setattr(message, field.name, value)
+    return [requirement for _, _, requirement in textproto.wrong_numbers(message)]
 
 
-@EVERY_BOUNDED
-def test_a_value_outside_of_its_bounds_is_refused(write, path, field):
+@EVERY_NUMBER
+def test_every_number_has_bounds_and_is_finite(path, field):
+    assert field.GetOptions().HasExtension(options_pb2.bounds), "add (bounds) in the proto"
     bounds = field.GetOptions().Extensions[options_pb2.bounds]
+    is_float = field.cpp_type == field.CPPTYPE_FLOAT
+    number = float if is_float else int
+
     outside = [bounds.min - 1] * bounds.HasField("min") + [bounds.max + 1] * bounds.HasField("max")
-    outside += [bounds.above] * bounds.HasField("above") + [max(bounds.one_of) + 1 for _ in bounds.one_of[:1]]
+    outside += [bounds.above] * bounds.HasField("above") + [bounds.below] * bounds.HasField("below")
+    outside += [max(bounds.one_of) + 1 for _ in bounds.one_of[:1]]
+    outside += [math.inf, -math.inf, math.nan] * is_float
     for value in outside:
-        with pytest.raises(UserError, match=rf"^--override:1: {re.escape('.'.join(path))} {value:g}(\.0)?: must "):
-            config.load_experiment(write(GOOD), [override(path, f"{value:g}")])
+        assert len(requirements(field, number(value))) == 1, value
 
-
-@EVERY_BOUNDED
-def test_defaults_and_the_bounds_themselves_are_allowed(path, field):
-    bounds = field.GetOptions().Extensions[options_pb2.bounds]
     inside = [bounds.min] * bounds.HasField("min") + [bounds.max] * bounds.HasField("max") + list(bounds.one_of)
     for value in inside + [field.default_value] * field.has_default_value:
-        assert config._broken_bound(value, bounds) == ""
+        assert requirements(field, number(value)) == [], value
 
 
-def test_the_usual_fields_have_bounds():
-    named = {".".join(path) for path, _ in BOUNDED}
-    assert {"training.steps", "model.width.multiplier", "eval_dataset.batch_size", "loss.positive_weight"} <= named
-    assert len(named) > 50
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("training { ema_decay: 2 }", "training.ema_decay 2: must lie between 0 and 1"),
+        ("training { optimizer { beta1: 1 } }", "training.optimizer.beta1 1: must be at least 0 and below 1"),
+        ("training { optimizer { learning_rate: inf } }", "learning_rate inf: must be a finite number"),
+        ("training { optimizer { learning_rate: 1e39 } }", "learning_rate inf: must be a finite number"),
+        ("training { seed: 9223372036854775807 }", "seed 9223372036854775807: must lie between"),
+        ("model { postprocess { class_threshold: -0.7 } }", "class_threshold -0.7: must lie between 0 and 1"),
+        ("model { decoder { transformer_strides: [4, 5] } }", "transformer_strides 5: must be 4, 8 or 16"),
+    ],
+)
+def test_a_number_out_of_range_is_shown_as_it_was_written(write, text, complaint):
+    with pytest.raises(UserError, match=re.escape(complaint)) as caught:
+        config.load_experiment(write(GOOD), [text])
+    assert str(caught.value).startswith("--override: ")
+
+
+def test_numbers_of_a_class_table_are_in_range():
+    with pytest.raises(UserError, match=r"^table: segment_class.color.red 999: must lie between 0 and 255"):
+        class_table.parse(INFO.replace("red: 255", "red: 999"), "table")
+    with pytest.raises(UserError, match=r"^table: label_divisor 1: must be at least 2"):
+        class_table.parse(INFO + "label_divisor: 1", "table")
+
+
+# --- what a resumed run is told ---
+
+
+def test_differences_name_the_fields_that_changed(write):
+    before = config.load_experiment(write(GOOD))
+    now = config.load_experiment(
+        write(GOOD),
+        [
+            "training { steps: 60 ema_decay: 0.7 optimizer { learning_rate: 0.01 } } "
+            "model { num_slots: 16 recompute: all decoder { transformer_strides: [4, 8] } }"
+        ],
+    )
+    assert config.differences(before, before) == []
+    assert config.differences(before, now) == [
+        "model.decoder.transformer_strides: 4 8, was not set",
+        "model.recompute: all, was none",
+        "training.steps: 60, was 50",
+        "training.ema_decay: 0.7, was 0",
+    ]

@@ -25,7 +25,7 @@ SOME_TABLE = REPOSITORY / "configs" / "datasets" / "shapes.textproto"
 
 def load(path: Path) -> experiment_pb2.Experiment:
     """The experiment; one for any data set with some table of classes."""
-    experiment = config.load_experiment(str(path), keep_unset_placeholders=True)
+    experiment = config.load_experiment(str(path))
     if path.parent == FOR_ANY_DATA:
         for dataset in datasets_of(experiment):
             assert not dataset.dataset_info

@@ -52,7 +52,7 @@ def folder(tmp_path, monkeypatch):
         f"""
         model {{ variant: "tiny" }}
         train_dataset {dataset} eval_dataset {dataset}
-        training {{ seed: 3 steps: {STEPS} steps_per_loop: 2 steps_per_summary: 2 }}
+        training {{ seed: 3 steps: {STEPS} steps_per_loop: 2 steps_per_summary: 2 optimizer {{ warmup_steps: 0 }} }}
         """
     )
     monkeypatch.setattr(PanopticTask, "build_model", lambda *arguments, **options: fakes.FakeModel())

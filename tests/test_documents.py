@@ -116,7 +116,7 @@ def config_of(example) -> str | None:
 def test_overrides_in_examples_fit_their_config(example):
     overrides = [value for flag, value in zip(example.words, example.words[1:]) if flag == "--override"]
     if not any("…" in text for text in overrides):
-        config.load_experiment(str(REPOSITORY / config_of(example)), overrides, keep_unset_placeholders=True)
+        config.load_experiment(str(REPOSITORY / config_of(example)), overrides)
 
 
 def test_cited_sections_of_the_architecture_exist():

@@ -17,7 +17,8 @@ def test_demo_goes_through_every_command(tmp_path):
     done = command(
         "demo",
         *("--output_dir", demo, "--train_images=16", "--val_images=2"),
-        *("--override", "training { steps: 2 } train_dataset { batch_size: 2 } eval_dataset { batch_size: 2 }"),
+        *("--override", "training { steps: 2 optimizer { warmup_steps: 1 } }"),
+        *("--override", "train_dataset { batch_size: 2 } eval_dataset { batch_size: 2 }"),
     )
     assert re.fullmatch(
         rf"demo: PQ \d+\.\d \(untrained \d+\.\d\)  overlays {demo}/predictions  "

@@ -60,6 +60,26 @@ def test_the_slow_first_step_does_not_spoil_the_eta():
     assert "  1 steps/s  ETA 15:59" in stream.getvalue()
 
 
+def test_compiling_and_evaluating_do_not_spoil_the_eta():
+    clock, stream = _Clock(), io.StringIO()
+    progress = Progress("training", 100, "steps", stream=stream, plain_seconds=20, clock=clock)
+    clock.now += 60  # Compiling.
+    for _ in range(25):
+        progress.advance()
+        clock.now += 1
+    progress.restart_rate()
+    clock.now += 600  # Evaluating.
+    for _ in range(25):
+        progress.advance()
+        clock.now += 1
+    assert stream.getvalue().splitlines() == [
+        "training  1/100 steps",
+        "training  21/100 steps  1 steps/s  ETA 1:19",
+        "training  26/100 steps",
+        "training  46/100 steps  1 steps/s  ETA 0:54",
+    ]
+
+
 def test_a_terminal_line_is_redrawn_in_place(monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     clock, stream = _Clock(), _Terminal()

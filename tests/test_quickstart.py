@@ -12,7 +12,11 @@ import pytest
 from tests.examples import code_blocks, examples_of_document
 from tests.helpers import REPOSITORY, SCRIPTS, command
 
-SMALLER = {"2000": "24", "100": "8", "training { steps: 150 }": "training { steps: 2 } train_dataset { batch_size: 4 }"}
+SMALLER = {
+    "2000": "24",
+    "100": "8",
+    "training { steps: 150 }": "training { steps: 2 optimizer { warmup_steps: 1 } } train_dataset { batch_size: 4 }",
+}
 
 
 @pytest.mark.slow

@@ -19,11 +19,12 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import class_table
+from maxdl_tf import class_table, trainer
 from maxdl_tf.checkpoints.save_restore import checkpoint_paths
 from maxdl_tf.data.examples import encode_panoptic_example
+from maxdl_tf.tasks.panoptic import PanopticTask
 from maxdl_tf.training.optimizers import PolySchedule
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, in_process
 from tests.training import fakes
 from tests.training.test_loop import scalars
 
@@ -183,7 +184,7 @@ def test_a_training_that_is_asked_to_stop_saves_its_step(config_file, tmp_path, 
 
 
 def test_parts_averages_and_clipping_together_are_resumed(config_file, tmp_path):
-    options = "accumulate_steps: 2 ema_decay: 0.9 optimizer { gradient_clip_norm: 1.0 }"
+    options = "accumulate_steps: 2 ema_decay: 0.9 optimizer { gradient_clip_norm: 1.0 warmup_steps: 5 }"
     for steps in (10, 20):
         process = run(config_file, tmp_path / "model", f"--override=training {{ steps: {steps} {options} }}")
         assert process.returncode == 0, process.stderr
@@ -199,7 +200,7 @@ def test_parts_averages_and_clipping_together_are_resumed(config_file, tmp_path)
 @pytest.mark.slow
 def test_two_replicas_train_evaluate_and_resume(config_file, tmp_path):
     for steps in (10, 20):
-        flags = ("--strategy=mirrored", f"--override=training {{ steps: {steps} }}")
+        flags = ("--strategy=mirrored", f"--override=training {{ steps: {steps} optimizer {{ warmup_steps: 5 }} }}")
         process = run(config_file, tmp_path / "model", *flags, program=_ON_TWO_CPUS)
         assert process.returncode == 0, process.stderr
         assert "MirroredStrategy on 2 CPUs" in process.stderr
@@ -326,3 +327,40 @@ def test_what_is_refused_before_tensorflow_starts(config_file, tmp_path, flags, 
     assert_refused(process, complaint)
     assert len(process.stderr.splitlines()) == 1
     assert not (tmp_path / "model").exists()
+
+
+@pytest.fixture
+def train(config_file, tmp_path, monkeypatch, capsys):
+    """Trains in this process; returns the lines on stderr."""
+    monkeypatch.setattr(PanopticTask, "build_model", lambda task: fakes.FakeModel())
+
+    def train(*flags):
+        arguments = (f"--config_file={config_file}", f"--model_dir={tmp_path / 'model'}", "--mode=train", *flags)
+        assert in_process(trainer, *arguments) == 0
+        return capsys.readouterr().err.splitlines()
+
+    return train
+
+
+def test_a_run_that_goes_on_reports_what_changed(train, tmp_path, config_file, monkeypatch):
+    monkeypatch.setenv("MAXDL_SECRET", str(config_file.parent))
+    data = "--override=train_dataset { file_pattern: '${MAXDL_SECRET}/train.tfrecord' }"
+    short = "--override=training { steps: 2 optimizer { warmup_steps: 0 } }"
+    slots = "--override=model { num_slots: 3 }"
+    first = train(data, short, slots)
+    # Each image has two boxes, floor and wall.
+    assert any(
+        re.match(r"warning: image image\d+ has 4 segments, but model.num_slots is 3, so ", line) for line in first
+    )
+    written = (tmp_path / "model" / "experiment.textproto").read_text()
+    assert "${MAXDL_SECRET}/train.tfrecord" in written and f"{config_file.parent}/train" not in written
+
+    again = train(data, short)
+    assert "resuming with changes since the last start: model.num_slots: not set, was 3" in again
+    assert any(line.startswith("step 2 of 2 is reached, nothing is trained; ") for line in again)
+
+    longer = train(data, short, "--override=training { steps: 4 }")
+    assert "resuming with changes since the last start: training.steps: 4, was 2" in longer
+    assert "the learning rate continues at 0.00536; without the changes it would be 0" in longer
+    assert not [line for line in longer if "warning" in line]
+    assert checkpoint_paths(str(tmp_path / "model"))[0].endswith("ckpt-4")

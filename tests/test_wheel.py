@@ -20,7 +20,8 @@ pytestmark = pytest.mark.slow
 EXPERIMENT = "shapes/max_deeplab_tiny_81"  # The packaged one: there is no configs/ beside the installed commands.
 SMALL = (
     "model { width { multiplier: 0.5 stem_multiplier: 0.5 } postprocess { class_threshold: 0 pixel_threshold: 0 } } "
-    "train_dataset { crop_size: 33 batch_size: 2 } eval_dataset { crop_size: 33 batch_size: 2 } training { steps: 2 }"
+    "train_dataset { crop_size: 33 batch_size: 2 } eval_dataset { crop_size: 33 batch_size: 2 } "
+    "training { steps: 2 optimizer { warmup_steps: 1 } }"
 )
 FACE = """
 import sys

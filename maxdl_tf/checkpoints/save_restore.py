@@ -34,6 +34,10 @@ class CheckpointMismatch(UserError):
     """The checkpoint belongs to another model."""
 
 
+class NonFiniteModelError(UserError):
+    """A variable that is about to be saved is NaN or infinite."""
+
+
 class MovingAverage(Protocol):
     """EMA of a model's variables, which is in the model when a checkpoint is written; see `training.ema`."""
 
@@ -119,8 +123,10 @@ class Checkpoints:
         A checkpoint of a higher step, which could not be restored, counts for nothing and stays.
 
         Raises:
+          NonFiniteModelError: A variable is NaN or infinite. Nothing is written.
           UserError: The disk is full.
         """
+        self._require_finite()
         step = int(self._global_step.numpy())
         self._root.save_counter.assign_add(1)
         try:
@@ -141,6 +147,16 @@ class Checkpoints:
                 "command again to resume from the last checkpoint"
             ) from error
         return path
+
+    def _require_finite(self) -> None:
+        variables = {name_of(key): v for key, v in variables_by_key(self._root).items() if v.dtype.is_floating}
+        broken = [name for name, variable in variables.items() if not _is_finite(variable)]
+        if broken:
+            raise NonFiniteModelError(
+                f"step {int(self._global_step.numpy())} is not saved in {self.directory}: {len(broken)} of "
+                f"{len(variables)} variables, such as {broken[0]}, are not finite; start again from the last "
+                "checkpoint with a lower training.optimizer.learning_rate"
+            )
 
     def restore_latest(self) -> Restored | None:
         """Restores the newest complete checkpoint of the directory; returns None if there are no checkpoints.
@@ -300,6 +316,12 @@ def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
                     key = f"{paths[id(variable)]}{SLOT}{paths[id(optimizer)]}/{slot}{KEY_SUFFIX}"
                     by_key[key] = optimizer.get_slot(variable, slot)
     return by_key
+
+
+def _is_finite(variable: tf.Variable) -> bool:
+    # Reading a distributed variable as a whole would contact the other workers.
+    copies = variable.values if isinstance(variable, tf.distribute.DistributedValues) else (variable,)
+    return all(bool(tf.reduce_all(tf.math.is_finite(copy))) for copy in copies)
 
 
 def _has_slot(optimizer: Any, variable: tf.Variable, slot: str) -> bool:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import decoding, examples, record_streams, transforms
 from maxdl_tf.data.targets import panoptic_targets
@@ -183,6 +184,47 @@ def evaluation_batches(
         ),
     )
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+class MostSegments(NamedTuple):
+    """The image with the largest number of segments.
+
+    Attributes:
+      count: Number of its segments: things, and stuff classes. Void and crowds do not count.
+      image_id: Its id.
+    """
+
+    count: int
+    image_id: str
+
+
+def most_segments(file_pattern: str | Sequence[str], dataset_info: DatasetInfo, max_images: int) -> MostSegments:
+    """Finds the largest number of segments in one of the first images.
+
+    Args:
+      file_pattern: One or more globs of TFRecord shards.
+      dataset_info: The class table.
+      max_images: Number of images to look at.
+
+    Raises:
+      UserError: A pattern matches no file.
+      tf.errors.DataLossError, tf.errors.InvalidArgumentError: A record is damaged or cannot be used.
+    """
+    things = tf.constant(dataset_info.thing_ids, tf.int32)
+
+    def count(serialized: Tensor) -> tuple[Tensor, Tensor]:
+        example = read_example(serialized, dataset_info)
+        labels, _ = tf.unique(tf.reshape(example.label, [-1]))
+        class_id, instance = panoptic_ids.decode_label(labels, dataset_info.label_divisor)
+        is_thing = tf.reduce_any(class_id[:, tf.newaxis] == things, axis=1)
+        is_segment = (class_id != dataset_info.ignore_label) & ~(is_thing & (instance == 0))
+        return tf.reduce_sum(tf.cast(is_segment, tf.int32)), example.image_id
+
+    found = MostSegments(0, "")
+    for segments, image_id in record_streams.examples_in_order(file_pattern, count, max_images=max_images):
+        if int(segments) > found.count:
+            found = MostSegments(int(segments), image_id.numpy().decode(errors="replace"))
+    return found
 
 
 def read_example(serialized: Tensor, dataset_info: DatasetInfo) -> PanopticExample:

@@ -17,12 +17,15 @@ import tensorflow as tf
 from google.protobuf.message import Message
 
 from maxdl_tf import class_table
+from maxdl_tf.checkpoints.save_restore import Restored, load_model_weights
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import record_streams, shards, transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.model_images import Evaluator, Result
+from maxdl_tf.files import textproto
 from maxdl_tf.models.variants import VARIANTS, Variant
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2, training_pb2
+from maxdl_tf.tasks import checks
 from maxdl_tf.training.loss_scale import LossScale
 from maxdl_tf.training.optimizers import CreateOptimizer, Optimizers, PolySchedule, adam, radam_lookahead
 
@@ -57,12 +60,13 @@ class Task(abc.ABC):
             )
         self.experiment = experiment
         self.for_training = for_training
-        self.dataset = training_dataset(experiment) if for_training else inference_dataset(experiment)
+        self._dataset_name = (_training_dataset if for_training else _inference_dataset)(experiment)
+        self.dataset = getattr(experiment, self._dataset_name)
 
     @functools.cached_property
     def dataset_info(self) -> DatasetInfo:
         """Class table of `dataset`."""
-        return class_table.of_dataset(self.dataset)
+        return class_table.of_dataset(self.dataset, self._dataset_name)
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -128,6 +132,21 @@ class Task(abc.ABC):
     def read_example(self, serialized: tf.Tensor) -> Any:
         """Decodes and checks a record."""
 
+    def check_records(self, log: Callable[[str], None]) -> None:
+        """Looks at the first records of train_dataset, and logs a warning if the model does not suit them."""
+        del log  # By default every model does.
+
+    def load_weights(
+        self, model: tf.Module, checkpoint: str, log: Callable[[str], None] = lambda line: None
+    ) -> Restored:
+        """Restores a model; see `load_model_weights`.
+
+        Raises:
+          UserError: The checkpoint does not exist, does not fit, or was trained with other classes.
+        """
+        checks.check_classes(checkpoint, self.dataset_info)
+        return load_model_weights(model, checkpoint, log)
+
     def build_optimizers(self, model: tf.Module) -> Optimizers:
         """Builds the optimizers. The pretrained part of the model learns at `backbone_multiplier` times the rate.
 
@@ -137,15 +156,9 @@ class Task(abc.ABC):
           UserError: The kind of optimizer is not installed.
         """
         options = self.experiment.training.optimizer
-        schedule = PolySchedule(
-            options.learning_rate,
-            steps=self.experiment.training.steps,
-            warmup_steps=options.warmup_steps,
-            power=options.poly_power,
-        )
         return Optimizers(
             model,
-            schedule,
+            build_schedule(self.experiment.training),
             backbone_multiplier=options.backbone_multiplier,
             create=_create_optimizer(options),
             weight_decay=options.weight_decay,
@@ -211,22 +224,42 @@ def crop_size(options: dataset_pb2.DatasetOptions) -> tuple[int, int]:
     return options.crop_size[0], options.crop_size[-1]
 
 
+def build_schedule(options: training_pb2.TrainingOptions) -> PolySchedule:
+    """The learning rate of a training at each step."""
+    optimizer = options.optimizer
+    return PolySchedule(
+        optimizer.learning_rate,
+        steps=options.steps,
+        warmup_steps=optimizer.warmup_steps,
+        power=optimizer.poly_power,
+    )
+
+
+def as_written(options: Message, name: str) -> float:
+    """A number as its textproto has it: 0.7, and not the double that is nearest to a float of 0.7."""
+    return float(textproto.value_text(options.DESCRIPTOR.fields_by_name[name], getattr(options, name)))
+
+
 def skips_damaged(options: dataset_pb2.DatasetOptions) -> bool:
     """Whether damaged records are skipped; otherwise they end the run."""
     return options.on_damaged_record == dataset_pb2.DatasetOptions.SKIP
 
 
-def inference_dataset(experiment: experiment_pb2.Experiment) -> dataset_pb2.DatasetOptions:
-    """The data set with the crop and class table of inference: eval_dataset, or the only one."""
+def _inference_dataset(experiment: experiment_pb2.Experiment) -> str:
+    """Name of the data set with the crop and class table of inference: eval_dataset, or the only one."""
     for name in ("eval_dataset", "train_dataset"):
         if experiment.HasField(name):
-            return getattr(experiment, name)
+            return name
     raise UserError(f"experiment {experiment.name!r} has neither train_dataset nor eval_dataset; add one of them")
 
 
 def training_dataset(experiment: experiment_pb2.Experiment) -> dataset_pb2.DatasetOptions:
     """The data set with the crop that the model is built for: train_dataset, or the only one."""
-    return experiment.train_dataset if experiment.HasField("train_dataset") else inference_dataset(experiment)
+    return getattr(experiment, _training_dataset(experiment))
+
+
+def _training_dataset(experiment: experiment_pb2.Experiment) -> str:
+    return "train_dataset" if experiment.HasField("train_dataset") else _inference_dataset(experiment)
 
 
 def build_variant(options: model_pb2.ModelOptions) -> Variant:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from typing import NamedTuple
 
 from maxdl_tf import class_table
 from maxdl_tf.checkpoints.source import check_no_pattern
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import shards
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import disk_space, storage
+from maxdl_tf.files import disk_space, storage, textproto
 from maxdl_tf.protos import experiment_pb2, training_pb2
 
 _SAVED_MODEL = "saved_model.pb"
@@ -38,17 +41,44 @@ def check_run(
     tables = []
     for name in ["train_dataset"] * trains + ["eval_dataset"] * evaluates:
         check_shards(experiment, name)
-        tables.append(class_table.of_dataset(getattr(experiment, name)))
+        tables.append(class_table.of_dataset(getattr(experiment, name), name))
     if len({(table.classes, table.label_divisor, table.ignore_label) for table in tables}) > 1:
         raise UserError("train_dataset and eval_dataset have different class tables; they must be equal")
+    check_classes(model_dir, tables[0])
     if trains and data_service:
         _check_data_service(experiment, data_service)
-    if trains and not experiment.training.steps:
-        raise UserError(f"experiment {experiment.name!r} has no training.steps; set the number of steps")
+    if trains:
+        _check_schedule(experiment)
+        _check_initial_checkpoint(experiment.training.initial_checkpoint, model_dir, tables[0])
     if not trains and not storage.is_remote(model_dir) and not os.path.isdir(model_dir):
         raise UserError(f"--model_dir {model_dir} does not exist; train first, or fix the path")
     check_no_pattern(model_dir)
     disk_space.check_writable(model_dir)
+
+
+def _check_schedule(experiment: experiment_pb2.Experiment) -> None:
+    steps, warmup_steps = experiment.training.steps, experiment.training.optimizer.warmup_steps
+    if not steps:
+        raise UserError(f"experiment {experiment.name!r} has no training.steps; set the number of steps")
+    if warmup_steps > steps:
+        raise UserError(
+            f"training.optimizer.warmup_steps {warmup_steps} is more than training.steps {steps}, so the learning rate "
+            "would never reach its peak; add --override 'training { optimizer { warmup_steps: "
+            f"{steps // 10} }} }}'"
+        )
+
+
+def _check_initial_checkpoint(path: str, model_dir: str, info: DatasetInfo) -> None:
+    """Raises UserError if a training that starts now would not find its initial checkpoint."""
+    if not path or has_checkpoints(model_dir):
+        return
+    textproto.check_placeholders(path, "training.initial_checkpoint")
+    if not (has_checkpoints(path) if storage.is_folder(path) else storage.exists(path + ".index")):
+        raise UserError(
+            f"training.initial_checkpoint {path}: there is no checkpoint; name one as .../ckpt-1000, or the folder of "
+            "files like ckpt-1000.index"
+        )
+    check_classes(path, info, only_starts=True)
 
 
 def _check_data_service(experiment: experiment_pb2.Experiment, address: str) -> None:
@@ -70,9 +100,59 @@ def check_shards(experiment: experiment_pb2.Experiment, name: str) -> None:
     """
     if not experiment.HasField(name):
         raise UserError(f"experiment {experiment.name!r} has no {name}, which this command needs; add it to the config")
-    local = [pattern for pattern in getattr(experiment, name).file_pattern if not storage.is_remote(pattern)]
+    patterns = getattr(experiment, name).file_pattern
+    for pattern in patterns:
+        textproto.check_placeholders(pattern, f"{name}.file_pattern")
+    local = [pattern for pattern in patterns if not storage.is_remote(pattern)]
     if local:
         shards.find_shards(local, f"{name}.file_pattern")
+
+
+def check_classes(checkpoint: str, info: DatasetInfo, *, only_starts: bool = False) -> None:
+    """Compares the class table that training left beside its checkpoints with the one in use.
+
+    Differences that do no harm, such as a new name, are reported on stderr.
+
+    Args:
+      checkpoint: Path of a checkpoint, or of a folder of checkpoints.
+      info: The class table in use.
+      only_starts: Whether a training with new classes starts from the checkpoint, which is no error.
+
+    Raises:
+      UserError: A class has another place in the table, or is a thing in one and stuff in the other.
+    """
+    folder = checkpoint if storage.is_folder(checkpoint) else os.path.dirname(checkpoint)
+    path = os.path.join(folder, class_table.FILE_NAME)
+    if not has_checkpoints(folder) or not storage.exists(path):
+        return
+    before, now = _kinds(class_table.load(path)), _kinds(info)
+    differing = [pair for pair in zip(before, now) if pair[0] != pair[1]]
+    if not differing or (only_starts and len(before) != len(now)):
+        return
+    difference = f"{path}: the checkpoint was trained with {differing[0][0]} where {info.name!r} has {differing[0][1]}"
+    if not only_starts and {kind.name for kind in before} & {kind.name for _, kind in differing}:
+        raise UserError(f"{difference}; use the class table of the training, or another checkpoint")
+    print(f"warning: {difference}", file=sys.stderr)
+
+
+class _Kind(NamedTuple):
+    """A class as the outputs of a model know it."""
+
+    name: str
+    is_thing: bool
+
+    def __str__(self) -> str:
+        return f"the {'thing' if self.is_thing else 'stuff class'} {self.name!r}"
+
+
+def _kinds(info: DatasetInfo) -> list[_Kind]:
+    """The classes in the order of the class logits."""
+    return [_Kind(info.by_id[class_id].name, info.by_id[class_id].is_thing) for class_id in info.class_order]
+
+
+def has_checkpoints(folder: str) -> bool:
+    """Whether a folder has the index of a checkpoint."""
+    return any(name.endswith(".index") for name in storage.list_folder(folder))
 
 
 def check_checkpoint_exists(checkpoint: str) -> None:

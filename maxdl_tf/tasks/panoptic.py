@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from maxdl_tf.checkpoints.save_restore import load_model_weights
 from maxdl_tf.data import panoptic
+from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.model_images import Evaluator, PanopticImages, panoptic_quality
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.segmenter import without_semantic_branch
@@ -21,6 +21,8 @@ from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, training_pb2
 from maxdl_tf.tasks import base
 
+_IMAGES_CHECKED = 100  # Before training; of the size of COCO they take about a second.
+
 
 class PanopticTask(base.Task):
     """Trains, evaluates and predicts with MaX-DeepLab."""
@@ -28,13 +30,23 @@ class PanopticTask(base.Task):
     kind = experiment_pb2.Experiment.panoptic
 
     def build_model(self) -> MaXDeepLab:
-        """Builds the network with initial weights; its variables exist."""
-        options = self.experiment.model
+        """Builds the network with initial weights; its variables exist.
+
+        Raises:
+          UserError: The network cannot be built, or has more slots than label maps can number.
+        """
+        options, num_slots, info = self.experiment.model, self.variant.num_slots, self.dataset_info
+        if num_slots >= info.label_divisor:
+            raise UserError(
+                f"{num_slots} slots do not fit below label_divisor {info.label_divisor} of data set {info.name!r}, "
+                f"which encodes their numbers; set model.num_slots to at most {info.label_divisor - 1}, or convert the "
+                f"data with a --label_divisor above {num_slots}"
+            )
         with computing_in(self.precision), base.naming_bad_widths(self.experiment):
             model = build_max_deeplab(
                 self.variant,
-                num_classes=len(self.dataset_info.class_order),
-                num_semantic_channels=self.dataset_info.num_semantic_channels,
+                num_classes=len(info.class_order),
+                num_semantic_channels=info.num_semantic_channels,
                 crop_size=base.crop_size(base.training_dataset(self.experiment)),
                 batch_norm_momentum=options.batch_norm_momentum,
                 sync_batch_norm=options.sync_batch_norm,
@@ -69,8 +81,8 @@ class PanopticTask(base.Task):
         options = self.experiment.model.postprocess
         return Postprocessor(
             self.dataset_info,
-            class_threshold=options.class_threshold,
-            pixel_threshold=options.pixel_threshold,
+            class_threshold=base.as_written(options, "class_threshold"),
+            pixel_threshold=base.as_written(options, "pixel_threshold"),
             thing_area_limit=options.thing_area_limit,
             stuff_area_limit=options.stuff_area_limit,
         )
@@ -86,7 +98,7 @@ class PanopticTask(base.Task):
         """
         model = self.build_model()
         if checkpoint:
-            load_model_weights(model, checkpoint)
+            self.load_weights(model, checkpoint)
         model = without_semantic_branch(model)
         predictor = Predictor.from_model(
             model, self.build_postprocessor(), crop_size=self.crop_size, dataset_info=self.dataset_info
@@ -134,6 +146,22 @@ class PanopticTask(base.Task):
             panoptic_quality, dataset_info=self.dataset_info, thresholds=postprocessor.thresholds
         )
         return Evaluator(images, measure, show=show_picture, num_shown=num_pictures)
+
+    def check_records(self, log):
+        """Warns if one of the first training images has more segments than the model has slots.
+
+        Not if damaged records are skipped: finding them takes a pass over all files.
+        """
+        options, num_slots = self.experiment.train_dataset, self.variant.num_slots
+        if base.skips_damaged(options):
+            return
+        with self.naming_bad_records(options):
+            most = panoptic.most_segments(list(options.file_pattern), self.dataset_info, _IMAGES_CHECKED)
+        if most.count > num_slots:
+            log(
+                f"warning: image {most.image_id} has {most.count} segments, but model.num_slots is {num_slots}, so "
+                f"some of them are neither trained nor predicted; set model.num_slots to at least {most.count}"
+            )
 
     def read_example(self, serialized):
         """Decodes an image with its label map and checks its classes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,12 +17,12 @@ from maxdl_tf.checkpoints.initial_weights import load_initial_weights
 from maxdl_tf.checkpoints.save_restore import Checkpoints, checkpoint_paths
 from maxdl_tf.data.record_streams import DataService
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import disk_space
+from maxdl_tf.files import disk_space, storage
 from maxdl_tf.files.folder_lock import FolderLock
 from maxdl_tf.keras_api import keras
 from maxdl_tf.protos import experiment_pb2
 from maxdl_tf.tasks import task_of
-from maxdl_tf.tasks.base import Task
+from maxdl_tf.tasks.base import Task, build_schedule
 from maxdl_tf.training import distribution, run_info
 from maxdl_tf.training.ema import ExponentialMovingAverage
 from maxdl_tf.training.loop import Loop, Plan
@@ -98,6 +99,7 @@ class Run:
       strategy: Devices of the run.
       trains: Whether the experiment is trained. Otherwise its checkpoints are evaluated.
       evaluates: Whether it is evaluated, while it trains or from its checkpoints.
+      written_as: The experiment with its placeholders, which is written into model_dir. None: `experiment`.
       lock: Lock of model_dir that the caller holds; None in workers that do not write, and without training.
 
     Raises:
@@ -112,6 +114,7 @@ class Run:
         *,
         trains: bool,
         evaluates: bool,
+        written_as: experiment_pb2.Experiment | None = None,
         lock: FolderLock | None = None,
     ):
         if trains:
@@ -125,6 +128,7 @@ class Run:
         self._log: Callable[[str], None] = print_to_stderr if writes else lambda line: None
         self._log(f"building {experiment.model.variant!r} for {distribution.describe(strategy)}")
         self._experiment = experiment
+        self._written_as = written_as or experiment
         self._model_dir = model_dir
         self._task = task_of(experiment, for_training=trains)
         self._set_seed(step=0)
@@ -192,7 +196,8 @@ class Run:
         step = self._restore_or_start()
         strategy = self._state.strategy
         if self._writes:
-            self._prepare_model_dir()
+            self._prepare_model_dir(step)
+            self._task.check_records(self._log)
             run = run_info.describe_run(config_file, step=step, devices=distribution.describe(strategy))
             run_info.append_run(self._model_dir, run)
         seed = self._set_seed(step)
@@ -219,7 +224,11 @@ class Run:
           StopTraining: It was stopped; the last step is saved.
           WorkerLostError: Another worker has ended.
         """
-        training = self._experiment.training
+        training, step = self._experiment.training, int(self._state.global_step.numpy())
+        if step >= training.steps:
+            self._log(
+                f"step {step} of {training.steps} is reached, nothing is trained; raise training.steps to continue"
+            )
         plan = Plan(
             steps=training.steps,
             per_checkpoint=training.steps_per_checkpoint,
@@ -254,13 +263,35 @@ class Run:
                 self._state.ema.restart()
         return 0
 
-    def _prepare_model_dir(self) -> None:
+    def _prepare_model_dir(self, step: int) -> None:
         """Removes what a killed run left, checks that the checkpoints will fit, and writes the experiment."""
         self._checkpoints.remove_leftovers()
         # A new checkpoint is complete before the oldest is deleted.
         missing = self._experiment.training.checkpoints_to_keep + 1 - len(checkpoint_paths(self._model_dir))
         disk_space.check_space(self._model_dir, self._checkpoints.size, max(1, missing))
-        config.save_experiment(self._experiment, self._task.dataset_info, self._model_dir)
+        if step:
+            self._report_changes(step)
+        self._save_experiment()
+
+    def _save_experiment(self) -> None:
+        config.save_experiment(self._written_as, self._task.dataset_info, self._model_dir)
+
+    def _report_changes(self, step: int) -> None:
+        """Reports what differs from the experiment that the run has followed so far."""
+        path = os.path.join(self._model_dir, config.EXPERIMENT_FILE)
+        if not storage.exists(path):
+            return
+        try:
+            before = config.load_experiment(path, keep_placeholders=True)
+        except UserError as error:
+            self._log(f"warning: the changes since the last start are unknown: {error}")
+            return
+        changes = config.differences(before, self._written_as)
+        if changes:
+            self._log(f"resuming with changes since the last start: {'; '.join(changes)}")
+        rates = [float(build_schedule(options.training)(step)) for options in (self._experiment, before)]
+        if step < self._experiment.training.steps and rates[0] != rates[1]:
+            self._log(f"the learning rate continues at {rates[0]:.3g}; without the changes it would be {rates[1]:.3g}")
 
     def _keep_model_dir(self) -> bool:
         """Creates model_dir again if someone removed it, so that the next checkpoint is not lost; whether it did.
@@ -272,7 +303,7 @@ class Run:
             return False
         self._log(f"{self._model_dir} was removed while training; it is created again")
         self._lock.renew()
-        config.save_experiment(self._experiment, self._task.dataset_info, self._model_dir)
+        self._save_experiment()
         return True
 
     def _data_service(self, address: str, step: int) -> DataService:

@@ -140,6 +140,7 @@ class Loop:
                 self._save()
                 if evaluator is not None and plan.evaluates_at(step):
                     self._evaluate_ema(evaluator)
+                progress.restart_rate()
 
     def evaluate(self, evaluator: Evaluator) -> Result:
         """Evaluates the current weights; prints the table and writes JSON and curves.

@@ -12,6 +12,7 @@ import tensorflow as tf
 from maxdl_tf.checkpoints.save_restore import (
     CheckpointMismatch,
     Checkpoints,
+    NonFiniteModelError,
     checkpoint_paths,
     load_model_weights,
     new_checkpoints,
@@ -227,3 +228,17 @@ def test_leftovers_of_a_killed_save_go_and_nothing_else(tmp_path):
     run.checkpoints.remove_leftovers()
     assert set(os.listdir(tmp_path)) == before
     assert _Run(tmp_path, seed=2).checkpoints.restore_latest().step == 3
+
+
+@pytest.mark.parametrize("spoil", ["model", "slots"])
+def test_a_model_that_is_not_finite_is_not_saved(tmp_path, spoil):
+    run = _Run(tmp_path, seed=1)
+    run.save(1)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    variable = {"model": run.model.variables, "slots": run._slots()}[spoil][0]
+    variable.assign(tf.fill(variable.shape, np.inf if spoil == "model" else np.nan))
+    with pytest.raises(
+        NonFiniteModelError, match=r"^step 2 is not saved in .*: 1 of \d+ variables, such as model/.*, are not"
+    ):
+        run.save(2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

@@ -184,3 +184,14 @@ def test_a_class_that_the_table_lacks_is_named_with_the_image(tmp_path):
     dataset = _train_batches(str(tmp_path / "a.tfrecord"), batch_size=1)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"image_0.*class table of test lacks"):
         _take(dataset, 1)
+
+
+def test_segments_are_counted_without_void_and_crowds(tmp_path):
+    path = str(tmp_path / "train.tfrecord")
+    thing, stuff = (next(iter(ids)) for ids in (INFO.thing_ids, INFO.stuff_ids))
+    labels = [[0, thing * 256], [thing * 256 + 1, thing * 256 + 2, stuff * 256, 0, thing * 256], [stuff * 256]]
+    with tf.io.TFRecordWriter(path) as writer:
+        for index, values in enumerate(labels):
+            writer.write(_record(index, np.repeat(np.array([values], np.int32), 4, axis=0)))
+    assert panoptic.most_segments(path, INFO, 100) == (3, "image_1")
+    assert panoptic.most_segments(path, INFO, 1) == (0, "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -134,3 +136,17 @@ def test_widths_that_do_not_fit_the_heads_are_an_error_of_the_user():
     narrow = (_EXPERIMENT % "float32").replace("width { multiplier: 0.5", "width { multiplier: 0.25")
     with pytest.raises(UserError, match=r"cannot be built: .* must be multiples of num_heads 8; change model.width"):
         task(narrow).build_model()
+
+
+def test_more_slots_than_label_maps_can_number_are_refused():
+    few = task(_EXPERIMENT % "float32")
+    few.dataset_info = dataclasses.replace(fakes.DATASET_INFO, label_divisor=6)
+    with pytest.raises(
+        UserError, match=r"^6 slots do not fit below label_divisor 6 .* model.num_slots to at most 5, or convert"
+    ):
+        few.build_model()
+
+
+def test_thresholds_are_the_numbers_of_the_config():
+    thresholds = task(_EXPERIMENT % "float32").build_postprocessor().thresholds
+    assert (thresholds["class_threshold"], thresholds["pixel_threshold"]) == (0.7, 0.4)
