@@ -159,8 +159,6 @@ def parse(text: str, name: str = "dataset info") -> DatasetInfo:
         if not entry.HasField("id") or not entry.name:
             raise UserError(f"{name}: a segment_class has no id or no name: {text_format.MessageToString(entry)!r}")
         color = (entry.color.red, entry.color.green, entry.color.blue)
-        if not all(0 <= part <= 255 for part in color):
-            raise UserError(f"{name}: class {entry.id} has the color {color}; each number must be from 0 to 255")
         source_id = entry.source_id if entry.HasField("source_id") else entry.id
         classes.append(SegmentClass(entry.id, entry.name, entry.is_thing, color, source_id))
     try:
