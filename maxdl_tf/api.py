@@ -120,7 +120,7 @@ def load_predictor(
             "runs/shapes/ckpt-2500; check the path"
         )
     if experiment is None:
-        experiment = checkpoint_experiment.load(path, keep_unset_placeholders=True)
+        experiment = checkpoint_experiment.load(path)
     experiment = _experiment(experiment)
     from maxdl_tf.tasks.panoptic import PanopticTask
 

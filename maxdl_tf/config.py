@@ -118,27 +118,27 @@ def experiment_to_text(experiment: experiment_pb2.Experiment) -> str:
     return text_format.MessageToString(experiment)
 
 
-def differences(before: Message, now: Message, path: str = "") -> list[str]:
-    """The fields in which two messages of one type differ, such as "training.steps: 200, was 100".
+def differences(before: Message, now: Message, path: str = "") -> dict[str, str]:
+    """The fields in which two messages of one type differ, such as {"training.steps": "200 instead of 100"}.
 
     A field that is not set has its default.
     """
-    lines = []
+    found = {}
     for field in before.DESCRIPTOR.fields:
         here = f"{path}.{field.name}".lstrip(".")
         if field.message_type:
-            lines += differences(getattr(before, field.name), getattr(now, field.name), here)
+            found |= differences(getattr(before, field.name), getattr(now, field.name), here)
         elif getattr(before, field.name) != getattr(now, field.name):
-            lines.append(f"{here}: {_text_in(now, field.name)}, was {_text_in(before, field.name)}")
-    return lines
+            found[here] = f"{_text_in(now, field.name)} instead of {_text_in(before, field.name)}"
+    return found
 
 
 def _text_in(message: Message, name: str) -> str:
     """The value of a field as a textproto shows it."""
     field, value = message.DESCRIPTOR.fields_by_name[name], getattr(message, name)
     if textproto.is_repeated(field):
-        return " ".join(textproto.value_text(field, item) for item in value) or "not set"
-    return textproto.value_text(field, value) if message.HasField(name) or field.has_default_value else "not set"
+        return " ".join(textproto.value_text(field, item) for item in value) or "unset"
+    return textproto.value_text(field, value) if message.HasField(name) or field.has_default_value else "unset"
 
 
 def fields_to_text(fields: Mapping[str, Any]) -> str:

@@ -79,9 +79,7 @@ def main(argv: list[str]) -> None:
     if _WEIGHTS.value != "float32" and not _FOLD.value:
         raise UserError(f"--weights {_WEIGHTS.value} needs folded batch norms; drop --nofold")
     checks.check_checkpoint_exists(_CHECKPOINT.value)
-    experiment = checkpoint_experiment.load(
-        _CHECKPOINT.value, _CONFIG_FILE.value, _OVERRIDE.value, keep_unset_placeholders=True
-    )
+    experiment = checkpoint_experiment.load(_CHECKPOINT.value, _CONFIG_FILE.value, _OVERRIDE.value)
     with command_line.quiet_imports():
         import tensorflow as tf
 

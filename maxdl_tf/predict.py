@@ -93,9 +93,7 @@ def main(argv: list[str]) -> int:
     names = predictions.output_names(paths)
     experiment = None
     if not saved_model:
-        experiment = checkpoint_experiment.load(
-            _MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value, keep_unset_placeholders=True
-        )
+        experiment = checkpoint_experiment.load(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     with predictions.locked_output(FLAGS.output, FLAGS.overwrite):
         return _predict(saved_model, experiment, paths, names)
 

@@ -193,7 +193,7 @@ def test_version_and_lists_need_no_other_flag(flag_values, capsys):
     )
     assert len(configs) > 40 and not [name for name in configs if name.startswith("datasets/")]
     for name in configs:
-        assert config.load_experiment(name, keep_unset_placeholders=True).name
+        assert config.load_experiment(name).name
     fields = printed("--list_fields")
     messages = [experiment_pb2.Experiment.DESCRIPTOR]
     for message in messages:

@@ -330,10 +330,10 @@ def test_differences_name_the_fields_that_changed(write):
             "model { num_slots: 16 recompute: all decoder { transformer_strides: [4, 8] } }"
         ],
     )
-    assert config.differences(before, before) == []
-    assert config.differences(before, now) == [
-        "model.decoder.transformer_strides: 4 8, was not set",
-        "model.recompute: all, was none",
-        "training.steps: 60, was 50",
-        "training.ema_decay: 0.7, was 0",
-    ]
+    assert config.differences(before, before) == {}
+    assert config.differences(before, now) == {
+        "model.decoder.transformer_strides": "4 8 instead of unset",
+        "model.recompute": "all instead of none",
+        "training.steps": "60 instead of 50",
+        "training.ema_decay": "0.7 instead of 0",
+    }

@@ -356,11 +356,11 @@ def test_a_run_that_goes_on_reports_what_changed(train, tmp_path, config_file, m
     assert "${MAXDL_SECRET}/train.tfrecord" in written and f"{config_file.parent}/train" not in written
 
     again = train(data, short)
-    assert "resuming with changes since the last start: model.num_slots: not set, was 3" in again
+    assert "changes since the last start: model.num_slots unset instead of 3" in again
     assert any(line.startswith("step 2 of 2 is reached, nothing is trained; ") for line in again)
 
     longer = train(data, short, "--override=training { steps: 4 }")
-    assert "resuming with changes since the last start: training.steps: 4, was 2" in longer
+    assert "changes since the last start: training.steps 4 instead of 2" in longer
     assert "the learning rate continues at 0.00536; without the changes it would be 0" in longer
     assert not [line for line in longer if "warning" in line]
     assert checkpoint_paths(str(tmp_path / "model"))[0].endswith("ckpt-4")

@@ -288,7 +288,7 @@ class Run:
             return
         changes = config.differences(before, self._written_as)
         if changes:
-            self._log(f"resuming with changes since the last start: {'; '.join(changes)}")
+            self._log(f"changes since the last start: {', '.join(map(' '.join, changes.items()))}")
         rates = [float(build_schedule(options.training)(step)) for options in (self._experiment, before)]
         if step < self._experiment.training.steps and rates[0] != rates[1]:
             self._log(f"the learning rate continues at {rates[0]:.3g}; without the changes it would be {rates[1]:.3g}")

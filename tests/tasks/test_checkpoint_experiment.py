@@ -19,29 +19,25 @@ TRAINED = "train_dataset { crop_size: 129 } eval_dataset { crop_size: 129 } trai
 @pytest.fixture
 def model_dir(tmp_path):
     """A folder as maxdl-train leaves it, after an override of the crop."""
-    experiment = config.load_experiment(EXPERIMENT, [TRAINED], keep_unset_placeholders=True)
+    experiment = config.load_experiment(EXPERIMENT, [TRAINED])
     config.save_experiment(experiment, class_table.of_dataset(experiment.eval_dataset), str(tmp_path))
     (tmp_path / "ckpt-7.index").touch()
     return str(tmp_path)
 
 
-def load(*arguments):
-    return checkpoint_experiment.load(*arguments, keep_unset_placeholders=True)
-
-
 @pytest.mark.parametrize("checkpoint", ["", "ckpt-7"])
 def test_the_experiment_beside_the_checkpoint_with_its_class_table_is_the_default(model_dir, checkpoint, capsys):
-    experiment = load(os.path.join(model_dir, checkpoint), None, ["evaluation { max_images: 5 }"])
+    experiment = checkpoint_experiment.load(os.path.join(model_dir, checkpoint), None, ["evaluation { max_images: 5 }"])
     assert (experiment.eval_dataset.crop_size, experiment.evaluation.max_images) == ([129], 5)
     assert experiment.eval_dataset.dataset_info == os.path.join(model_dir, class_table.FILE_NAME)
-    other = load(model_dir, None, ['eval_dataset { dataset_info: "other" }'])
+    other = checkpoint_experiment.load(model_dir, None, ['eval_dataset { dataset_info: "other" }'])
     assert other.eval_dataset.dataset_info == "other"
     assert capsys.readouterr().err == ""
 
 
 def test_another_experiment_wins_and_what_changes_predictions_is_said(model_dir, capsys):
     changed = "model { num_slots: 9 drop_path_keep: 0.5 postprocess { class_threshold: 0.6 } } loss { temperature: 2 }"
-    experiment = load(model_dir, EXPERIMENT, [changed])
+    experiment = checkpoint_experiment.load(model_dir, EXPERIMENT, [changed])
     assert list(experiment.eval_dataset.crop_size) == [81]
     assert capsys.readouterr().err == (
         f"warning: {model_dir}/experiment.textproto, with which the checkpoint was trained, differs from this "
@@ -56,10 +52,10 @@ def test_other_classes_are_said_and_the_same_ones_elsewhere_are_not(model_dir, t
     table = tmp_path / "table.textproto"
     overrides = [TRAINED, f'eval_dataset {{ dataset_info: "{table}" }}']
     table.write_text(class_table.to_text(info))
-    load(model_dir, EXPERIMENT, overrides)
+    checkpoint_experiment.load(model_dir, EXPERIMENT, overrides)
     assert capsys.readouterr().err == ""
     table.write_text(class_table.to_text(dataclasses.replace(info, classes=INFO.classes)))
-    load(model_dir, EXPERIMENT, overrides)
+    checkpoint_experiment.load(model_dir, EXPERIMENT, overrides)
     assert "experiment: the classes of eval_dataset.dataset_info; drop" in capsys.readouterr().err
 
 
@@ -67,7 +63,7 @@ def test_other_classes_are_said_and_the_same_ones_elsewhere_are_not(model_dir, t
 def test_a_config_is_enough(tmp_path, content, capsys):
     if content:
         (tmp_path / config.EXPERIMENT_FILE).write_text(content)
-    assert load(str(tmp_path), EXPERIMENT).name == "max_deeplab_tiny_81"
+    assert checkpoint_experiment.load(str(tmp_path), EXPERIMENT).name == "max_deeplab_tiny_81"
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match=config.EXPERIMENT_FILE):
-        load(str(tmp_path))
+        checkpoint_experiment.load(str(tmp_path))
