@@ -56,8 +56,7 @@ def read_class_names(path: str) -> dict[int, ClassName]:
     Raises:
       UserError: The file cannot be read or has another format; the message has the file and the line.
     """
-    text = storage.read_text(path)
-    rows = _json_rows(text, path) if path.endswith(".json") else _text_rows(text, path)
+    rows = _json_rows(path) if path.endswith(".json") else _text_rows(storage.read_text(path), path)
     if not rows:
         raise UserError(f"{path} has no class; write a line `number: name` for each class")
     names: dict[int, ClassName] = {}
@@ -130,8 +129,8 @@ def _text_rows(text: str, path: str) -> list[tuple[int, ClassName]]:
     return [(int(match[1]), ClassName(match[2], kinds[match[3]])) for match in numbered]
 
 
-def _json_rows(text: str, path: str) -> list[tuple[int, ClassName]]:
-    content = coco_files.parse_json(text, path)
+def _json_rows(path: str) -> list[tuple[int, ClassName]]:
+    content = coco_files.load_json(path)
     rows = content.get("categories") if isinstance(content, dict) else content
     if not isinstance(rows, list):
         raise UserError(f'{path}: expected a list of {{"id": 1, "name": "sky"}}')

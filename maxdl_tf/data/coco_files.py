@@ -109,7 +109,7 @@ def read_json(path: str | os.PathLike, lists: Iterable[str], kind: str) -> dict[
     Raises:
       UserError: The file cannot be read, is not JSON, lacks one of the lists, or an object in it has a key twice.
     """
-    content = parse_json(storage.read_file(path), path)
+    content = load_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a JSON {type(content).__name__}, not an object; expected a file like {kind}")
     for key in lists:
@@ -117,16 +117,17 @@ def read_json(path: str | os.PathLike, lists: Iterable[str], kind: str) -> dict[
     return content
 
 
-def parse_json(content: bytes | str, path: str | os.PathLike) -> Any:
-    """Parses the content of a JSON file.
+def load_json(path: str | os.PathLike) -> Any:
+    """Reads a JSON file.
 
     Raises:
-      UserError: It is not JSON, is nested too deeply, or an object has a key twice.
+      UserError: The file cannot be read, is not JSON, is nested too deeply, or an object has a key twice.
     """
     try:
-        return json.loads(content, object_pairs_hook=_without_repeated_keys)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        # The content of the file has no name here, so that it is freed before the values are built.
+        return json.loads(storage.read_file(path), object_pairs_hook=_without_repeated_keys)
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"{path} is not a JSON file: {error}") from error
     except RecursionError:
@@ -138,7 +139,7 @@ def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         keys = [key for key, _ in pairs]
         repeated = next(key for key in keys if keys.count(key) > 1)
-        raise UserError(f"an object has the key {shown(repeated)} twice: {shown(found)}; keep one of them")
+        raise ValueError(f"an object has the key {shown(repeated)} twice: {shown(found)}; keep one of them")
     return found
 
 
