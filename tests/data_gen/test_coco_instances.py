@@ -74,9 +74,9 @@ class Dataset:
             *flags,
         )
 
-    def label(self, *flags):
+    def label(self, *flags, folder="out"):
         assert self.convert(*flags) == 0
-        return read_converted(self.folder / "out").labels["a"]
+        return read_converted(self.folder / folder).labels["a"]
 
 
 @pytest.fixture
@@ -135,6 +135,20 @@ def test_crowds_lie_below_other_objects(dataset, flag, crowd):
     np.testing.assert_array_equal(dataset.label(flag), expected)
 
 
+def test_categories_from_0_and_numbers_as_text(dataset):
+    """Both splits of such an export are converted, with the labels that plain numbers give."""
+    plain = dataset.label(f"--output_dir={dataset.folder / 'plain'}", folder="plain")
+    dataset.content["categories"] = [{"id": "0", "name": "dog"}, {"id": 1.0, "name": "cup", "isthing": "1"}]
+    dataset.content["images"][0].update(height=str(HEIGHT), width=float(WIDTH), id="1", file_name="images\\a.png")
+    for thing in dataset.content["annotations"]:
+        thing.update(category_id={3: "0", 5: "1"}[thing["category_id"]], iscrowd="0")
+    for split in ("train", "val"):
+        assert dataset.convert(f"--split={split}", f"--image_dir={dataset.folder}") == 0
+        converted = read_converted(dataset.folder / "out", split)
+        np.testing.assert_array_equal(converted.labels["images/a"], plain)
+        assert converted.semantics() == [("dog", True, 0), ("cup", True, 1)]
+
+
 def test_background_is_a_class_of_stuff(dataset):
     label = dataset.label("--background=table")
     np.testing.assert_array_equal(label, np.where(OVERLAPS["smaller_on_top"] == 0, 768, OVERLAPS["smaller_on_top"]))
@@ -158,7 +172,9 @@ def test_a_category_is_not_void(dataset, capsys):
     np.testing.assert_array_equal(dataset.label(*flags, "--void_values=255") == 256, OVERLAPS["smaller_on_top"] == 0)
 
 
-@pytest.mark.parametrize("names", ["92: sky\n93: grass\n", '[{"id": 92, "name": "sky"}, {"id": 93, "name": "grass"}]'])
+@pytest.mark.parametrize(
+    "names", ["92: sky\n93: grass\n", '[{"id": 92, "name": "sky", "isthing": "0"}, {"id": "93", "name": "grass"}]']
+)
 def test_stuff_comes_from_semantic_pngs(dataset, names):
     semantic = np.full([HEIGHT, WIDTH], 92)
     semantic[3:] = 93
