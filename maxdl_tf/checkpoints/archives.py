@@ -159,7 +159,8 @@ def _user_errors(archive: str) -> Iterator[None]:
         ValueError,
         RecursionError,
     ) as error:
-        raise UserError(f"{archive} is not a whole tar archive: {error}; download it again") from error
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{archive} is not a whole tar archive: {reason}; download it again") from error
     except OSError as error:
         reason = disk_space.full_disk(error) or error.strerror or error
         raise UserError(f"cannot unpack {archive}: {reason}; check the file and the disk") from error
