@@ -72,7 +72,7 @@ def fuzz(rounds: int, seed: bytes | Any, change: Callable, read: Callable[[Any],
             assert str(error) and "\n" not in str(error), (number, str(error))
         except Exception as error:
             raise AssertionError(f"round {number}: {type(error).__name__}: {error}; of {changed!r:.600}") from error
-    assert 0 < refused, "no change was refused: the changes are too small"
+    assert refused > 0, "no change was refused: the changes are too small"
     assert refused < rounds, "every change was refused: the changes are too large"
 
 
@@ -357,7 +357,7 @@ def test_experiments_are_loaded_or_refused(tmp_path, monkeypatch):
 
 
 def _numbers(message):
-    for field, value in message.ListFields():
+    for _, value in message.ListFields():
         for part in [value] if isinstance(value, (str, bytes, int, float)) or hasattr(value, "ListFields") else value:
             if hasattr(part, "ListFields"):
                 yield from _numbers(part)
