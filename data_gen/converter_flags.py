@@ -115,6 +115,7 @@ def define_input_of(converter: flags.FlagValues, flag_values: flags.FlagValues) 
     """Adds the flags of a converter except those of its output; after parsing, the converter has their values."""
     output = flags.FlagValues()
     define_output(output)
+    define_dataset_name(output)
     for name in set(converter) - set(output):
         flag_values[name] = converter[name]
     converter.mark_as_parsed()

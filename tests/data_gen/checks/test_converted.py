@@ -71,8 +71,9 @@ def test_a_later_split_is_checked_with_the_class_table_of_the_first(fruit):
 
 
 def test_flags_of_the_output_are_unknown(fruit, capsys):
-    assert in_process(label_pngs, *_flags(fruit, f"--output_dir={fruit / 'out'}")) == 2
-    assert "Unknown command line flag 'output_dir'" in capsys.readouterr().err
+    for flag in ("output_dir", "dataset_name", "overwrite"):
+        assert in_process(label_pngs, *_flags(fruit, f"--{flag}=x")) == 2
+        assert f"Unknown command line flag '{flag}'" in capsys.readouterr().err
 
 
 def test_instances_have_the_segments_of_the_converter(tmp_path):
