@@ -60,9 +60,13 @@ def trained(tmp_path_factory):
 def test_colors_are_learned_and_measured(trained):
     folder, done = trained
     assert "loss 0.0" in done.stderr.splitlines()[-1]
-    assert re.search(rf"step {STEPS}\naccuracy   top-1  top-5  images\n +100\.0 +100\.0 +21\n", done.stdout)
+    assert re.search(
+        rf"step {STEPS}\naccuracy   top-1  top-5  images  \(top-1, top-5 in %\)\n +100\.0 +100\.0 +21\nloss 0\.\d+\n",
+        done.stdout,
+    )
     metrics = json.loads((folder / "model" / "metrics.json").read_text())
-    assert metrics == {"step": STEPS, "top1": 1.0, "top5": 1.0, "num_images": 21}
+    assert 0 < metrics.pop("losses")["total"] < 0.7
+    assert metrics == {"step": STEPS, "unit": "fraction", "top1": 1.0, "top5": 1.0, "num_images": 21}
     curves = scalars(folder / "model" / "train")
     assert set(curves["losses/total"]) == set(range(10, STEPS + 1, 10))
     assert {name for name in curves if name.split("/")[0] in ("losses", "accuracy", "matching")} == {
@@ -80,7 +84,8 @@ def test_maxdl_eval_measures_a_classifier_too(trained, tmp_path, capsys):
     pictures = ["--pictures", tmp_path / "pictures", "--picture_count=2"]
     assert in_process(evaluate, *arguments, *pictures, "--json", tmp_path / "metrics.json") == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics == json.loads((folder / "model" / "metrics.json").read_text())
+    of_training = json.loads((folder / "model" / "metrics.json").read_text())
+    assert metrics.pop("losses") == pytest.approx(of_training.pop("losses"), rel=1e-5) and metrics == of_training
     assert sorted(os.listdir(tmp_path / "pictures")) == ["100.png", "101.png"]
     assert "top-1" in capsys.readouterr().out
 

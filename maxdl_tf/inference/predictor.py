@@ -133,10 +133,15 @@ class Predictor:
         if outputs is None:
             panoptic, table = self._segment(tf.constant(pixels))
         else:
-            segmenter = ImageSegmenter(None, self.postprocessor, input_size(outputs.mask_logits))
-            panoptic, table, _ = segmenter.segment_outputs(outputs, tf.constant(pixels.shape[:2]))
+            panoptic, table = self._segment_outputs(outputs, tf.constant(pixels.shape[:2]))
         table = SegmentTable(*(field.numpy() for field in table))
         return Prediction(panoptic.numpy(), segments_of(table, self.dataset_info), pixels, self.dataset_info)
+
+    @tf.function(autograph=False)
+    def _segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:
+        segmenter = ImageSegmenter(None, self.postprocessor, input_size(outputs.mask_logits))
+        prediction = segmenter.segment_outputs(outputs, image_size)
+        return prediction.panoptic, prediction.segments
 
     def network_outputs(self, image: ImageLike) -> PanopticOutputs:
         """The network's outputs, batch 1, for an image; see `__call__` for the argument and errors."""

@@ -5,8 +5,11 @@ import tensorflow as tf
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.evaluation import diagnosis
 from maxdl_tf.evaluation.diagnosis import REASONS, Removed
+from maxdl_tf.files import images
 from maxdl_tf.inference.diagnosis import diagnose
+from maxdl_tf.inference.predict_files import FileOptions, ImageTask, predict_file
 from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.writer import PredictionWriter
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticOutputs
 from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor, striped_image
@@ -126,3 +129,21 @@ def test_pixels_are_those_of_the_image():
     assert diagnosis.total([]).masks == 0 and diagnosis.as_table(
         diagnosis.total([]), {**read.thresholds, "min_score": 0}
     )
+
+
+def test_the_network_runs_once_for_prediction_and_diagnosis(tmp_path):
+    """Its outputs give the prediction that the whole model gives."""
+    images.write_image(str(tmp_path / "a.png"), striped_image(60, 80)[0])
+    predictor = Predictor.from_model(ColorNetwork(), postprocessor(), crop_size=CROP_SIZE, dataset_info=INFO)
+    whole = predictor(str(tmp_path / "a.png"))
+    outputs = predictor.network_outputs(str(tmp_path / "a.png"))
+    again = predictor(str(tmp_path / "a.png"), outputs)
+    np.testing.assert_array_equal(again.label_map, whole.label_map)
+    assert again.segments == whole.segments and len(whole.segments) == 3
+
+    ran = []
+    predictor = Predictor(None, lambda image: ran.append(1) or outputs._asdict(), INFO, postprocessor())
+    pictures = PredictionWriter(str(tmp_path / "out"), INFO, overlays=False).pictures
+    options = FileOptions(min_score=0.0, max_pixels=10**6, features=False, diagnose=True)
+    found = predict_file(predictor, ImageTask(str(tmp_path / "a.png"), "a", 1), pictures, options)
+    assert len(ran) == 1 and found.diagnosis.segments == len(found.record.annotation["segments_info"]) == 3

@@ -8,7 +8,7 @@ from maxdl_tf.layers.axial_attention import AxialAttention2D
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, SeparableConvBatchNorm
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.models.build import build_max_deeplab
-from maxdl_tf.models.complexity import measure, multiply_adds
+from maxdl_tf.models.complexity import frozen_multiply_adds, measure, multiply_adds
 from maxdl_tf.models.variants import VARIANTS
 
 
@@ -109,3 +109,20 @@ def test_published_sizes(name, parameters, billions):
     assert counted.parameters_without_semantic == parameters
     assert counted.multiply_adds_without_semantic / 1e9 == pytest.approx(billions, abs=0.05)
     assert counted.parameters > parameters and counted.multiply_adds > counted.multiply_adds_without_semantic
+
+
+@pytest.mark.parametrize(
+    ("trainable", "frozen"),
+    [((True, True, True), 0), ((False, True, True), 4), ((False, False, True), 4 + 6), ((True, False, False), 0)],
+)
+def test_layers_before_the_first_trained_one_need_no_gradient(trainable, frozen):
+    """Three pointwise convolutions of 3 to 4, 6 and 5 channels; those behind a trained one pass its gradient on."""
+
+    def build_model():
+        layers = [keras.layers.Conv2D(channels, 1) for channels in (4, 6, 5)]
+        for layer, is_trainable in zip(layers, trainable):
+            layer.trainable = is_trainable
+        return keras.Sequential(layers)
+
+    pixels = 7 * 9
+    assert frozen_multiply_adds(build_model, (7, 9)) == pixels * {0: 0, 4: 3 * 4, 10: 3 * 4 + 4 * 6}[frozen]
