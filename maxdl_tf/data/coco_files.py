@@ -198,8 +198,8 @@ def load_results(path: str | os.PathLike) -> Results:
         _check_list(content.setdefault(key, []), key, path, kind)
     annotations = _annotations_by_image(content["annotations"], path)
     file_names = {image_id: annotation.png_name for image_id, annotation in annotations.items()}
-    images = coco_fields.read_all(content["images"], coco_fields.IMAGE_NAME, str(path))
-    file_names.update({image["id"]: image["file_name"] for image in images if image["id"] in annotations})
+    images = _images_by_id(content["images"], path, coco_fields.IMAGE_NAME)
+    file_names.update({image_id: row["file_name"] for image_id, row in images.items() if image_id in annotations})
     return Results(annotations, file_names, read_categories(content["categories"], path))
 
 
@@ -288,9 +288,11 @@ def some(faults: Sequence[Any]) -> str:
     return named if len(faults) <= _NAMED else f"{named}; and {len(faults) - _NAMED} more"
 
 
-def _images_by_id(images: Iterable[Any], path: str | os.PathLike) -> dict[Any, dict[str, Any]]:
+def _images_by_id(
+    images: Iterable[Any], path: str | os.PathLike, kind: coco_fields.Kind = coco_fields.IMAGE
+) -> dict[Any, dict[str, Any]]:
     found: dict[Any, dict[str, Any]] = {}
-    for image in coco_fields.read_all(images, coco_fields.IMAGE, str(path)):
+    for image in coco_fields.read_all(images, kind, str(path)):
         other = found.setdefault(image["id"], image)
         if other is not image:
             raise UserError(

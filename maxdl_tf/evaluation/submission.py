@@ -24,6 +24,8 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.segment_map import SegmentMap
 from maxdl_tf.files import disk_space, images, new_folder, storage
 
+_LONGEST_NAME = 255  # Bytes, on most file systems.
+
 
 def results_name(name: str) -> str:
     """Name of the zip, the JSON file and the folder, without suffix.
@@ -87,7 +89,7 @@ class SubmissionWriter:
           category_of_class: Category id of each class id.
 
         Raises:
-          UserError: A segment id does not fit into a PNG, or an image of this name exists.
+          UserError: A segment id does not fit into a PNG, or the image id is no file name or occurs twice.
         """
         category_of = {segment.id: category_of_class[segment.class_id] for segment in prediction.segments}
         image_id = _coco_image_id(image_id)
@@ -98,6 +100,10 @@ class SubmissionWriter:
                 f"{panoptic_ids.MAX_SEGMENT_ID}"
             )
         file_name = f"{image_id:012d}.png" if isinstance(image_id, int) else f"{os.path.basename(str(image_id))}.png"
+        if not file_name.isprintable() or len(file_name.encode()) > _LONGEST_NAME:
+            raise UserError(
+                f"image id {image_id!r:.80}: cannot be the name of a PNG; use numbers or short names as ids"
+            )
         ids = np.where(np.isin(prediction.ids, list(category_of)), prediction.ids, 0)
         path = os.path.join(self._folder, self._results, file_name)
         if os.path.exists(path):

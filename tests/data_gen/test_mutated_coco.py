@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from tests.helpers import in_process
 IDS = np.repeat([[1, 2, 3, 0]], 4, axis=0)
 VALUES = [
     None, True, 0, -1, 1.5, 2.0, "2", "text", "", [], [[]], {}, {"id": 1}, 2**31, 2**70, 1e400, float("nan"), "\ud800",
-    "a\0b", "../../etc/passwd", "9" * 5000, [[[[[[1]]]]]], "\x1b[31m",
+    "\udcff.png", "a\0b", "../../etc/passwd", "9" * 5000, [[[[[[1]]]]]], "\x1b[31m",
 ]  # fmt: skip
 
 
@@ -105,6 +106,8 @@ def measure(folder):
     pairs = coco_pairs.open_pairs(files, str(folder / "truth.json"), str(folder / "panoptic"))
     for comparison in coco_pairs.compare_pairs(pairs, with_masks=True):
         assert 0 <= comparison.quality() <= 1
+    coco_pairs.submit_files(files, str(folder / "submission"), "x")
+    shutil.rmtree(folder / "submission")
 
 
 @pytest.mark.parametrize(

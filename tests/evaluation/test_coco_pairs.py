@@ -120,6 +120,7 @@ FAULTS = [
         "results.json: image 1: segment 70000 has no 'category_id'; expected an integer",
     ),
     (lambda rows: rows.append(rows[0]), "image 1 has more than one annotation"),
+    (lambda rows: rows[1].update(image_id="1"), "image 1 has more than one annotation"),
     (lambda rows: rows[0].pop("segments_info"), "annotation of image 1 has no 'segments_info'; expected a list"),
 ]
 
