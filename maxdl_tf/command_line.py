@@ -50,6 +50,8 @@ from maxdl_tf.files import disk_space
 _START_UP_NOISE = re.compile(
     r"Unable to register cu\w+ factory|computation placer already registered|Could not find (cuda drivers|TensorRT)"
     r"|All log messages before absl::InitializeLog"
+    # Of a TensorFlow with CUDA on a machine without a driver, or without a GPU. Other errors of cuInit are faults.
+    r"|failed call to cuInit: .*(UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE)"
 )
 _MAY_BE_EMPTY = ("override",)  # No fragment. Other text is a path or a name.
 # TensorFlow warns of each variable of a checkpoint that could not be read, after the error that says so.
@@ -237,7 +239,7 @@ def user_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Hides the lines that TensorFlow's libraries are known to write whenever they are imported.
+    """Hides the lines that TensorFlow's libraries are known to write whenever they are imported and look for devices.
 
     All other output to stderr appears at the end. Everything appears if the import fails, or if the user asked for
     TensorFlow's messages with TF_CPP_MIN_LOG_LEVEL=0 or 1.
@@ -256,6 +258,8 @@ def quiet_imports() -> Iterator[None]:
         succeeded = False
         try:
             yield
+            if "tensorflow" in sys.modules:
+                sys.modules["tensorflow"].config.list_physical_devices()  # Which the first operation would do.
             succeeded = True
         finally:
             sys.stderr.flush()
