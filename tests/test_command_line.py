@@ -267,9 +267,9 @@ def test_quiet_imports_hold_back_known_noise_only(capfd, monkeypatch):
 def test_devices_are_looked_for_where_the_noise_is_hidden(capfd, monkeypatch):
     """A machine without a driver is no error. One whose driver does not work has to be reported."""
     said = [
-        b"E cuda_platform.cc:51] failed call to cuInit: INTERNAL: CUDA error: Failed call to cuInit: UNKNOWN ERROR (303)\n",
-        b"E cuda_driver.cc:274] failed call to cuInit: CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected\n",
-        b"E cuda_driver.cc:274] failed call to cuInit: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: unequal versions\n",
+        b"E cuda.cc:51] failed call to cuInit: INTERNAL: CUDA error: Failed call to cuInit: UNKNOWN ERROR (303)\n",
+        b"E cuda.cc:274] failed call to cuInit: CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected\n",
+        b"E cuda.cc:274] failed call to cuInit: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: unequal versions\n",
     ]
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     looks = types.SimpleNamespace(list_physical_devices=lambda: os.write(2, b"".join(said)))
