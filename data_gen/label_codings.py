@@ -71,10 +71,10 @@ class Coding:
             return _joined(number, instance)
         if self.colors is not None:
             return _joined(self._class_numbers(path), np.int64(0))
-        pixels, mode = source_files.read_png(path)
-        if mode in ("RGB", "LA"):
+        pixels, mode = _read_numbers(path)
+        if mode in ("RGB", "LA") and self.kind == "class_instance":
             return self._read_channels(pixels, mode, path)
-        _check_gray(pixels, mode, path)
+        self._check_one_channel(pixels, mode, path)
         if self.kind == "class":
             return Values(pixels, 1, self.void_values)
         if self.kind == "class_instance":
@@ -95,12 +95,19 @@ class Coding:
                 "are instances alone, or name class 0 in --class_names"
             )
 
-    def _read_channels(self, pixels: np.ndarray, mode: str, path: str) -> Values:
-        if self.kind != "class_instance":
+    def _check_one_channel(self, pixels: np.ndarray, mode: str, path: str) -> None:
+        if pixels.ndim == 2:
+            return
+        if self.kind == "class_instance":
             raise UserError(
-                f"{path}: a PNG of mode {mode} with --coding {self.kind}, which needs one channel; pass --colors with "
-                "the table of its colors, or drop --coding if the channels are class and instance"
+                f"{path}: a PNG of mode {mode}; expected gray, or RGB with class = red and instance = green + 256 blue"
             )
+        raise UserError(
+            f"{path}: a PNG of mode {mode} with --coding {self.kind}, which needs one channel; pass --colors with the "
+            "table of its colors, or drop --coding if the channels are class and instance"
+        )
+
+    def _read_channels(self, pixels: np.ndarray, mode: str, path: str) -> Values:
         wide = pixels.astype(np.int64)
         number, instance = wide[..., 0], wide[..., 1] + (256 * wide[..., 2] if mode == "RGB" else 0)
         if 0 in self.void_values and not self.trusts_channels:
@@ -115,8 +122,8 @@ class Coding:
     def _class_numbers(self, path: str) -> np.ndarray:
         """int64 [height, width], class numbers, or _VOID."""
         if self.colors is None:
-            pixels, mode = source_files.read_png(path)
-            _check_gray(pixels, mode, path)
+            pixels, mode = _read_numbers(path)
+            self._check_one_channel(pixels, mode, path)
             return np.where(np.isin(pixels, list(self.void_values)), _VOID, pixels).astype(np.int64)
         colors = color_to_id(source_files.read_png_colors(path))
         found, position = np.unique(colors, return_inverse=True)
@@ -145,17 +152,21 @@ def _joined(number: np.ndarray, instance: np.ndarray) -> Values:
     return Values(values, _WIDE_DIVISOR, frozenset({_VOID}))
 
 
+def _read_numbers(path: str) -> tuple[np.ndarray, str]:
+    """As `source_files.read_png`, but an RGB PNG of grays, as some tools save gray, has one channel."""
+    pixels, mode = source_files.read_png(path)
+    if mode == "RGB" and (pixels == pixels[..., :1]).all():
+        return pixels[..., 0].astype(np.int32), "L"
+    return pixels, mode
+
+
 def _instance_numbers(path: str) -> np.ndarray:
     """int64 [height, width], a number for each gray value or color; 0 (black) is no instance."""
     pixels, mode = source_files.read_png(path)
     if mode == "RGB":
         return color_to_id(pixels).astype(np.int64)
-    _check_gray(pixels, mode, path)
-    return pixels.astype(np.int64)
-
-
-def _check_gray(pixels: np.ndarray, mode: str, path: str) -> None:
     if pixels.ndim != 2:
         raise UserError(
-            f"{path}: a PNG of mode {mode}; expected gray, or RGB with class = red and instance = green + 256 blue"
+            f"{path}: a PNG of mode {mode}; expected RGB, gray or a palette, with a value for each instance"
         )
+    return pixels.astype(np.int64)

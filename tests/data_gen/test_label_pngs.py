@@ -165,6 +165,19 @@ def test_class_and_instance_in_two_channels(folders, channels):
     np.testing.assert_array_equal(converted.labels["a"], [[256, 513], [514, 0]])
 
 
+@pytest.mark.parametrize("flags", [["--coding=class"], ["--coding=class", "--instance_dir={}"], ["--coding=instance"]])
+def test_grays_in_an_rgb_png_are_gray_values(folders, tmp_path, flags):
+    flags = [flag.format(tmp_path / "labels") for flag in flags]
+    folders.add("a", [[0, 1, 2]], np.uint8)
+    assert folders.convert(*flags) == 0
+    expected = read_converted(folders.out).labels["a"]
+    folders.add("a", [[(0, 0, 0), (1, 1, 1), (2, 2, 2)]], np.uint8)
+    assert folders.convert(*flags, "--overwrite") == 0
+    np.testing.assert_array_equal(read_converted(folders.out).labels["a"], expected)
+    folders.add("a", [[(0, 0, 0), (1, 1, 1), (2, 2, 1)]], np.uint8)
+    assert folders.convert(*flags, "--overwrite") == 2
+
+
 def test_blue_is_the_upper_byte_of_an_instance(folders):
     folders.add("a", [[(5, 1, 0), (5, 1, 1), (5, 1, 0)]], np.uint8)
     assert folders.convert() == 0
