@@ -135,7 +135,7 @@ def path_inside(folder: str | os.PathLike, name: str) -> str:
     relative = os.path.normpath(name)
     if os.path.isabs(name) and not is_remote(folder):
         relative = os.path.relpath(name, os.path.abspath(folder))
-    if not name or is_remote(name) or os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
+    if not name or "\0" in name or is_remote(name) or os.path.isabs(relative) or relative.split(os.sep)[0] == os.pardir:
         raise UserError(f"file name {name!r} leads out of the folder {folder}; give a folder that contains it")
     return os.path.join(folder, relative)
 

@@ -6,7 +6,6 @@ The caller then collects the entries for the JSON files.
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
 import threading
@@ -78,7 +77,7 @@ def predict_file(predictor: Predictor, task: ImageTask, pictures: PictureWriter,
     """Predicts an image and writes its pictures.
 
     Raises:
-      UserError: The image cannot be read, is too large, does not fit into memory, or has too long a name.
+      UserError: The image cannot be read, is too large, or does not fit into memory.
       OSError: The pictures cannot be written.
     """
     image = images.read_image(task.path, options.max_pixels, limit_flag="--max_pixels")
@@ -93,10 +92,6 @@ def predict_file(predictor: Predictor, task: ImageTask, pictures: PictureWriter,
         found = diagnose(outputs, predictor.postprocessor, prediction, kept) if outputs else None
     except (MemoryError, tf.errors.ResourceExhaustedError) as error:
         raise UserError(f"{task.path}: {image.shape[1]}x{image.shape[0]} pixels do not fit into memory") from error
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:  # Unlike a full disk, the fault of this image alone.
-            raise UserError(f"{task.path}: the names of its outputs are too long; rename it") from error
-        raise
     return PredictedFile(record, found)
 
 

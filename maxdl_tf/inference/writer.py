@@ -33,11 +33,12 @@ OVERLAY_FOLDER = "overlays"
 FEATURE_FOLDER = "features"
 _FILES = (ANNOTATION_FILE, INSTANCE_FILE, DIAGNOSIS_FILE)
 _FOLDERS = (PANOPTIC_FOLDER, OVERLAY_FOLDER, FEATURE_FOLDER)
+_LONGEST_NAME = 251  # Bytes: file systems allow 255 with the suffix.
 GENERATOR = "predicted by maxdl-predict"  # Marks a folder of predictions.
 
 
 def output_names(paths: Sequence[str]) -> list[str]:
-    """The names of the outputs of image files: the file names without suffix.
+    """The names of the outputs of image files: the file names without suffix, cut to leave place for another suffix.
 
     Raises:
       UserError: Two images would have the same outputs.
@@ -45,6 +46,7 @@ def output_names(paths: Sequence[str]) -> list[str]:
     path_of_name: dict[str, str] = {}
     for path in paths:
         name = os.path.splitext(os.path.basename(path))[0]
+        name = os.fsdecode(os.fsencode(name)[:_LONGEST_NAME])
         other = path_of_name.setdefault(name, path)
         if other != path:
             raise UserError(f"{other} and {path} would both be written to {name}.png; use a separate --output for each")

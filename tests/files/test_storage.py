@@ -106,6 +106,7 @@ def test_a_name_that_is_not_utf_8_is_read(tmp_path):
         ("b/../../images/a.jpg", None),
         ("b/../../other/a.jpg", None),
         ("/dev/zero", None),
+        ("a.jpg\0/../../x", None),
         ("gs://bucket/a.jpg", None),
     ],
 )

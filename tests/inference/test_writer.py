@@ -13,3 +13,10 @@ def test_image_ids_are_numbers_only_if_all_names_are_different_numbers():
     assert writer.image_ids(["000139", "7"]) == [139, 7]
     assert writer.image_ids(["007", "7"]) == ["007", "7"]
     assert writer.image_ids(["1", "one"]) == ["1", "one"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "x" * 250 + ".jpeg", "\udcff" * 255, "é" * 127])
+def test_outputs_of_the_longest_file_names_can_be_written(tmp_path, name):
+    (written,) = writer.output_names([f"photos/{name}"])
+    (tmp_path / f"{written}.png").touch()
+    assert name.startswith(written[:125])
