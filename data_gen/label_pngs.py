@@ -225,8 +225,8 @@ def _check_table(info: DatasetInfo, names: dict[int, ClassName], coding: Coding)
     row = info.by_source_id.get(_background_number())
     if _BACKGROUND.value and (row is None or row.is_thing or row.name != _BACKGROUND.value):
         raise UserError(
-            f"--background={_BACKGROUND.value} is not in the class table of an earlier split ({info.name}); choose "
-            "another --output_dir, or convert all splits with the same --background"
+            f"--background={_BACKGROUND.value} is not in the class table of an earlier split ({info.name}); use the "
+            "same --background for all splits"
         )
     if coding.kind == "instance" and row and not _BACKGROUND.value:
         raise UserError(

@@ -280,8 +280,8 @@ def _check_class_table(dataset_info: DatasetInfo, output: Output) -> None:
         difference = _difference(class_table.load(table), dataset_info)
         if difference:
             raise UserError(
-                f"{table} differs from the class table of this split: {difference}; choose another --output_dir, or "
-                f"pass --dataset_info={table} if the converter has this flag"
+                f"{table} differs from the class table of this split: {difference}; convert all splits with the same "
+                "classes, or choose another --output_dir"
             )
 
 

@@ -23,7 +23,7 @@ converter_flags.define_input_of(label_pngs.FLAGS, FLAGS)
 _DATASET_INFO = flags.DEFINE_string(
     "dataset_info",
     None,
-    "Class table of a split that was converted before, dataset_info.textproto in its --output_dir.",
+    "Class table of a split that was converted before: dataset_info.textproto in the folder of its shards.",
     flag_values=FLAGS,
 )
 command.define_flags(FLAGS)

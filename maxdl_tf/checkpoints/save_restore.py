@@ -175,8 +175,8 @@ class Checkpoints:
                 self._log(f"checkpoint {path} is incomplete ({reason_of(error)}); trying the one before it")
         if paths:
             raise UserError(
-                f"none of the {len(paths)} checkpoints in {self.directory} can be read; delete them to start again, or "
-                "take another --model_dir"
+                f"none of the {len(paths)} checkpoints in {self.directory} can be read; delete them to train again, or "
+                "choose another folder"
             )
         return None
 
@@ -360,7 +360,7 @@ def _require_same(path: str, expected: Mapping[str, tf.Variable], whole: bool) -
     if not difference.is_none:
         raise CheckpointMismatch(
             f"checkpoint {path} does not fit this experiment; {difference.summary()}; use the config that it was "
-            "trained with, or start in an empty --model_dir"
+            "trained with, or train in an empty folder"
         )
 
 

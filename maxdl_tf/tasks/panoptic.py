@@ -40,7 +40,7 @@ class PanopticTask(base.Task):
             raise UserError(
                 f"{num_slots} slots do not fit below label_divisor {info.label_divisor} of data set {info.name!r}, "
                 f"which encodes their numbers; set model.num_slots to at most {info.label_divisor - 1}, or convert the "
-                f"data with a --label_divisor above {num_slots}"
+                f"data by maxdl-convert with a --label_divisor above {num_slots}"
             )
         with computing_in(self.precision), base.naming_bad_widths(self.experiment):
             model = build_max_deeplab(
