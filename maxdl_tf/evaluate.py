@@ -1,7 +1,7 @@
 r"""Measures panoptic quality of a checkpoint on the experiment's eval_dataset, or of predictions in files.
 
-Prints PQ, SQ and RQ of all classes, things, stuff and each class, with bootstrap intervals; --json writes them to a
-file. Crowds follow the rule of COCO's official evaluation.
+Prints PQ, SQ and RQ of all classes, things, stuff and each class in percent, with bootstrap intervals, and the loss of
+a checkpoint. --json writes them to a file, qualities in 0..1. Crowds follow the rule of COCO's official evaluation.
 
 --predictions measures files in the COCO panoptic format, a JSON file and a folder of PNGs, against --annotations. It
 does not matter what wrote them, and TensorFlow is not needed.

@@ -92,6 +92,10 @@ def test_metrics_report_and_submission(coco, tmp_path):
     assert 0 < metrics["mask_ap"]["ap"] < metrics["mask_ap"]["ap50"] < 1
 
     page = (tmp_path / "report.html").read_text()
+    head = page[: page.index("<h2>Result")]
+    assert str(coco["predictions"]) in head and str(coco["truth"][1]) in head and "12 images" in head
+    # Each picture has the colors of its classes.
+    assert all('<span class="key">' in caption for caption in re.findall("<figcaption>.*?</figcaption>", page))
     assert len(re.findall("<img ", page)) == 4 and "http" not in page
     for kind in ("missed", "false", "wrong class", "bad mask", "rough mask"):
         assert re.search(rf"<td>{kind}</td><td class=\"number\">{metrics['errors'][kind]['count']}</td>", page)
@@ -162,3 +166,55 @@ def test_extra_predictions_are_a_warning(coco, tmp_path):
     done = maxdl_eval("--predictions", path, *coco["truth"])
     assert done.returncode == 2 and "has no prediction of 2 of 12 images" in done.stderr
     assert np.all([str(row["id"]) in done.stderr for row in coco["content"]["images"][:2]])
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch):
+    """Path of an experiment with eight small images and a network of three layers."""
+    import tensorflow as tf
+
+    from maxdl_tf import class_table
+    from maxdl_tf.data.examples import encode_panoptic_example
+    from maxdl_tf.tasks.panoptic import PanopticTask
+    from tests.training import fakes
+
+    with tf.io.TFRecordWriter(str(tmp_path / "val.tfrecord")) as writer:
+        for seed in range(8):
+            labels = fakes.label_map(seed)
+            png = tf.io.encode_png(fakes.picture(labels).astype(np.uint8)).numpy()
+            writer.write(encode_panoptic_example(png, "png", labels, f"image{seed}"))
+    (tmp_path / class_table.FILE_NAME).write_text(class_table.to_text(fakes.DATASET_INFO))
+    (tmp_path / "experiment.textproto").write_text(
+        f"""
+        name: "small" model {{ variant: "tiny" }}
+        eval_dataset {{ file_pattern: "{tmp_path}/val.tfrecord" crop_size: {fakes.SIZE} batch_size: 3 }}
+        """
+    )
+    monkeypatch.setattr(PanopticTask, "build_model", lambda *arguments, **options: fakes.FakeModel())
+    return tmp_path / "experiment.textproto"
+
+
+def test_a_checkpoint_that_finds_nothing_is_explained(experiment, tmp_path, capsys):
+    from maxdl_tf import evaluate
+    from tests.helpers import in_process
+
+    unsure = "model { postprocess { class_threshold: 0.99 } }"
+    outputs = ("--report", tmp_path / "report.html", "--json", tmp_path / "metrics.json")
+    assert in_process(evaluate, "--config_file", experiment, "--untrained", "--override", unsure, *outputs) == 0
+    table = capsys.readouterr().out
+    (line,) = re.findall(
+        r"^PQ 0 of all, things, stuff: \d+ masks of the network, .*; 0 segments left\. .*$", table, re.M
+    )
+    assert "removed by class_threshold 0.99" in line or "void by the network itself" in line
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert f"\nloss {metrics['losses']['total']:.4g} (pq_style_dice " in table
+    assert metrics["losses"]["total"] == pytest.approx(sum(metrics["losses"].values()) / 2, rel=1e-5)
+    page = (tmp_path / "report.html").read_text()
+    assert line in page and f"loss {metrics['losses']['total']:.4g}" in page
+    head = page[: page.index("<h2>Result")]
+    for fact in ("initial weights", f"small ({experiment})", unsure, f"{tmp_path}/val.tfrecord", "33 x 33 pixels"):
+        assert fact in head, fact
+    assert "class_threshold 0.99" in head and "8 images" in head
+    # All images have a PQ of 0; each is shown once.
+    shown = re.findall(r"<figcaption>(image\d): PQ 0\.0", page)
+    assert sorted(shown) == [f"image{seed}" for seed in range(8)]

@@ -140,7 +140,11 @@ def test_a_training_that_is_killed_three_times_ends_as_if_it_had_not_been(config
     # It ends at the same step, with no more checkpoints than were asked for.
     assert [os.path.basename(p) for p in checkpoint_paths(str(model_dir))] == ["ckpt-300", "ckpt-290", "ckpt-280"]
     assert not [p for p in model_dir.iterdir() if "temp" in p.name]
-    assert json.loads((model_dir / "metrics.json").read_text())["step"] == STEPS
+    metrics = json.loads((model_dir / "metrics.json").read_text())
+    assert metrics["step"] == STEPS and metrics["unit"] == "fraction"
+    # The loss of the evaluation set stands beside its quality, by the tag that it has in training.
+    assert scalars(model_dir / "eval")["losses/total"] == {STEPS: pytest.approx(metrics["losses"]["total"])}
+    assert f"\nloss {metrics['losses']['total']:.4g} (" in last.stdout
 
     # The curves have no gap, the learning rate is the schedule's, and no restart threw the loss back.
     curves = scalars(model_dir / "train")
