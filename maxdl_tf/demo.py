@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from absl import flags
 
 from maxdl_tf import command_line, configs
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import folder_lock, storage
 
 FLAGS = flags.FlagValues()
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo_output", "Folder for all output.", flag_values=FLAGS)
@@ -34,6 +34,11 @@ _VAL_IMAGES = flags.DEFINE_integer("val_images", 100, "Number of validation imag
 _OVERRIDE = command_line.define_override(FLAGS, "training { steps: 100 }")
 
 _CONFIG_FILE = Path(configs.__file__).parent / "shapes" / "max_deeplab_tiny_81.textproto"
+_MARK = ".maxdl_demo"  # Only a folder with this file is emptied.
+_CONTENTS = {
+    *("shapes", "images", "model", "saved_model", "untrained.json", "metrics.json", "pictures", "predictions"),
+    *(_MARK, folder_lock.FILE),
+}
 _COMMANDS = {
     "maxdl-convert": "maxdl_tf.data_gen.convert",
     "maxdl-train": "maxdl_tf.trainer",
@@ -45,12 +50,28 @@ _COMMANDS = {
 
 def main(argv: list[str]) -> None:
     del argv
-    started = time.monotonic()
     output = Path(_OUTPUT_DIR.value)
-    if output.exists():
-        if not (output / "shapes").is_dir() and any(output.iterdir()):
-            raise UserError(f"--output_dir {output} holds something other than a demo; choose another folder")
-        shutil.rmtree(output)
+    with folder_lock.FolderLock(str(output), f"--output_dir {output}"):
+        _remove_earlier_demo(output)
+        (output / _MARK).touch()
+        _demonstrate(output)
+
+
+def _remove_earlier_demo(output: Path) -> None:
+    """Empties a folder of a demo; UserError if it holds something else."""
+    names = {path.name for path in output.iterdir()} - {folder_lock.FILE}
+    foreign = names - _CONTENTS
+    if foreign or (names and _MARK not in names):
+        raise UserError(
+            f"--output_dir {output} holds something other than a demo, such as {min(foreign or names)}; choose another "
+            "folder"
+        )
+    for path in map(str, (output / name for name in names)):
+        (storage.remove_folder if storage.is_folder(path) else storage.remove_file)(path)
+
+
+def _demonstrate(output: Path) -> None:
+    started = time.monotonic()
     shapes, images = output / "shapes", output / "images"
     model_dir, saved_model = output / "model", output / "saved_model"
     untrained, metrics = output / "untrained.json", output / "metrics.json"

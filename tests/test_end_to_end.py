@@ -1,44 +1,65 @@
 """From annotations to a served panoptic map, by the commands that a person types."""
 
 import json
+import os
 import re
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from maxdl_tf import panoptic_ids
-from tests.helpers import REPOSITORY, command, shared_path
+from maxdl_tf import demo, panoptic_ids
+from tests.helpers import REPOSITORY, command, in_process, shared_path
 
 
 def test_demo_goes_through_every_command(tmp_path):
     """The demo with two steps of training: its measurements mean nothing then, but they are made."""
-    demo = tmp_path / "demo"
+    output = tmp_path / "demo"
     done = command(
         "demo",
-        *("--output_dir", demo, "--train_images=16", "--val_images=2"),
+        *("--output_dir", output, "--train_images=16", "--val_images=2"),
         *("--override", "training { steps: 2 optimizer { warmup_steps: 1 } }"),
         *("--override", "train_dataset { batch_size: 2 } eval_dataset { batch_size: 2 }"),
     )
     assert re.fullmatch(
-        rf"demo: PQ \d+\.\d \(untrained \d+\.\d\)  overlays {demo}/predictions  "
-        rf"saved_model {demo}/saved_model  metrics {demo}/metrics.json",
+        rf"demo: PQ \d+\.\d \(untrained \d+\.\d\)  overlays {output}/predictions  "
+        rf"saved_model {output}/saved_model  metrics {output}/metrics.json",
         done.stdout.splitlines()[-1],
     )
-    metrics = json.loads((demo / "metrics.json").read_text())
+    metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["step"] == 2 and metrics["num_images"] == 2
-    assert json.loads((demo / "untrained.json").read_text())["step"] == 0
-    images = sorted(path.stem for path in (demo / "images").iterdir())
+    assert json.loads((output / "untrained.json").read_text())["step"] == 0
+    images = sorted(path.stem for path in (output / "images").iterdir())
     assert images == ["shapes_val_000000", "shapes_val_000001"]
-    assert sorted(path.stem for path in (demo / "pictures").iterdir()) == images
+    assert sorted(path.stem for path in (output / "pictures").iterdir()) == images
 
-    (annotation_file,) = (demo / "predictions").glob("*.json")
+    (annotation_file,) = (output / "predictions").glob("*.json")
     for annotation in json.loads(annotation_file.read_text())["annotations"]:
-        (png,) = (demo / "predictions").rglob(f"*/{annotation['file_name']}")
+        (png,) = (output / "predictions").rglob(f"*/{annotation['file_name']}")
         with Image.open(png) as picture:
             ids = panoptic_ids.color_to_id(np.asarray(picture))
         assert ids.shape == (81, 81)
         assert set(np.unique(ids)) - {0} == {segment["id"] for segment in annotation["segments_info"]}
+
+
+@pytest.mark.parametrize("foreign", [None, "notes.txt", ".maxdl_demo"])
+def test_a_demo_deletes_only_a_demo(tmp_path, capsys, foreign):
+    """With a folder `shapes` from elsewhere, with another file in a demo, and with the demo alone."""
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes" / "train").write_text("x")
+    if foreign != ".maxdl_demo":
+        (tmp_path / (foreign or "model")).write_text("x")
+    if foreign:
+        (tmp_path / ".maxdl_demo").touch()
+    before = sorted(os.listdir(tmp_path))
+    with mock.patch.object(demo, "_demonstrate") as demonstrate:
+        status = in_process(demo, "--output_dir", tmp_path)
+    if foreign == ".maxdl_demo":
+        assert status == 0 and demonstrate.called and os.listdir(tmp_path) == [".maxdl_demo"]
+    else:
+        assert status == 2 and not demonstrate.called and sorted(os.listdir(tmp_path)) == before
+        assert f"holds something other than a demo, such as {foreign or 'model'}" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -184,13 +184,16 @@ class Checkpoints:
         """Restores model, step and optimizers from one checkpoint.
 
         Raises:
-          CheckpointMismatch: A variable is missing from the checkpoint, has another shape, or is unknown. Nothing was
-            changed.
-          tf.errors.OpError, IndexError, RuntimeError: Files are missing or damaged; variables may have changed.
+          CheckpointMismatch: A variable is missing from the checkpoint, has another shape, or is unknown.
+          tf.errors.OpError, IndexError, RuntimeError: Files are missing or damaged. No variable has changed.
         """
         check_no_pattern(path)
         wanted = {key: v for key, v in variables_by_key(self._root).items() if key not in _BOOKKEEPING}
-        _require_same(path, wanted, whole=bool(self._optimizers))
+        reader = tf.train.load_checkpoint(path)
+        _require_same(path, reader, wanted, whole=bool(self._optimizers))
+        # Checksums first. TensorFlow would find damage halfway, and warn of each variable that it did not reach.
+        for key in wanted:
+            reader.get_tensor(key)
         status = self._root.restore(path)
         status.assert_existing_objects_matched()
         if self._ema is not None:
@@ -348,12 +351,12 @@ def is_of_model(key: str) -> bool:
     return key.startswith("model/") and SLOT not in key
 
 
-def _require_same(path: str, expected: Mapping[str, tf.Variable], whole: bool) -> None:
+def _require_same(path: str, reader: Any, expected: Mapping[str, tf.Variable], whole: bool) -> None:
     """Raises CheckpointMismatch unless the checkpoint has exactly these variables.
 
     If not `whole`, only the variables of the model are compared.
     """
-    shapes = shapes_by_key(tf.train.load_checkpoint(path))
+    shapes = shapes_by_key(reader)
     found = {name_of(key): shape for key, shape in shapes.items() if whole or key in expected or is_of_model(key)}
     wanted = {name_of(key): tuple(variable.shape) for key, variable in expected.items()}
     difference = compare(found, wanted)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.save_restore import (
+    DAMAGE,
     CheckpointMismatch,
     Checkpoints,
     NonFiniteModelError,
@@ -135,6 +137,10 @@ def test_an_incomplete_checkpoint_is_passed_over(tmp_path, damage):
         index.write_bytes(index.read_bytes()[: index.stat().st_size // 2] if damage == "half the index" else b"")
 
     new = _Run(tmp_path, seed=2)
+    # Damage is found first: TensorFlow would warn of each variable of the file that it did not reach.
+    with mock.patch.object(new.checkpoints._root, "restore") as start, pytest.raises(DAMAGE):
+        new.checkpoints.restore(path)
+    assert not start.called
     assert new.checkpoints.restore_latest().step == 3
     assert_equal_values(new.values(), values)
     assert "ckpt-6 is incomplete" in new.said[0] and "ckpt-3" in new.said[1]
