@@ -32,7 +32,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
-import logging as logging_of_python
 import os
 import re
 import sys
@@ -54,11 +53,6 @@ _START_UP_NOISE = re.compile(
     r"|failed call to cuInit: .*(UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE)"
 )
 _MAY_BE_EMPTY = ("override",)  # No fragment. Other text is a path or a name.
-# TensorFlow warns of each variable of a checkpoint that could not be read, after the error that says so.
-_UNRESTORED_VALUES = re.compile(
-    r"Detecting that an object or model or tf\.train\.Checkpoint is being deleted with unrestored values"
-    r"|Value in checkpoint could not be found in the restored object"
-)
 
 
 def define_experiment(
@@ -317,9 +311,4 @@ def _silence_tensorflow() -> bool:
         return False
     warnings.filterwarnings("ignore", category=UserWarning, module=r"tensorflow_addons\.")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"google\.")
-    logging_of_python.getLogger("tensorflow").addFilter(_is_news)
     return True
-
-
-def _is_news(record: logging_of_python.LogRecord) -> bool:
-    return not _UNRESTORED_VALUES.search(record.getMessage())

@@ -9,6 +9,7 @@ from PIL import Image
 
 from maxdl_tf import panoptic_ids, predict
 from maxdl_tf.export import saved_model
+from maxdl_tf.files import folder_lock
 from maxdl_tf.inference import predictor as predictor_module
 from maxdl_tf.inference.predictor import Predictor
 from tests.files import png_files
@@ -221,6 +222,25 @@ def test_a_saved_model_without_its_thresholds_cannot_be_diagnosed(export_dir, ph
     error = capsys.readouterr().err
     assert "does not state its thresholds" in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_another_prediction_uses_is_refused(export_dir, photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    with folder_lock.FolderLock(str(output), "the other"):
+        assert _run("--model", export_dir, "--input", photos, "--output", output, "--overwrite") == 2
+        assert f"--output {output} is in use by process {os.getpid()} on " in capsys.readouterr().err
+        assert os.listdir(output) == [folder_lock.FILE]
+
+
+def test_what_a_killed_prediction_left_is_replaced(export_dir, photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    (output / "panoptic").mkdir(parents=True)
+    for path in (output / "panoptic" / "stale.png", output / f".{'0f' * 16}.partial", output / folder_lock.FILE):
+        path.touch()
+    arguments = ("--model", export_dir, "--input", photos / "7.png", "--output", output, "--nooverlays")
+    assert _run(*arguments) == 2 and "add --overwrite" in capsys.readouterr().err
+    assert _run(*arguments, "--overwrite") == 0
+    assert sorted(path.name for path in output.rglob("*")) == ["7.png", "panoptic", "panoptic.json"]
 
 
 def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_path, capsys):

@@ -22,6 +22,8 @@ from PIL import Image
 from maxdl_tf import class_table, trainer
 from maxdl_tf.checkpoints.save_restore import checkpoint_paths
 from maxdl_tf.data.examples import encode_panoptic_example
+from maxdl_tf.files import folder_lock
+from maxdl_tf.files.folder_lock import FolderLock
 from maxdl_tf.tasks.panoptic import PanopticTask
 from maxdl_tf.training.optimizers import PolySchedule
 from tests.helpers import REPOSITORY, in_process
@@ -344,6 +346,24 @@ def train(config_file, tmp_path, monkeypatch, capsys):
         return capsys.readouterr().err.splitlines()
 
     return train
+
+
+def test_a_model_dir_that_another_training_uses_is_refused(train, config_file, tmp_path, capsys):
+    folder = tmp_path / "model"
+    with FolderLock(str(folder), "the other"):
+        arguments = (f"--config_file={config_file}", f"--model_dir={folder}", "--mode=train")
+        assert in_process(trainer, *arguments) == 2
+        message = f"--model_dir {folder} is in use by process {os.getpid()} on {socket.gethostname()}; wait"
+        assert message in capsys.readouterr().err
+        assert os.listdir(folder) == [folder_lock.FILE]
+
+
+@pytest.mark.parametrize("name", ["run [v2]", "run\\2"])
+def test_a_model_dir_that_tensorflow_takes_as_a_pattern_is_refused(train, config_file, tmp_path, capsys, name):
+    arguments = (f"--config_file={config_file}", f"--model_dir={tmp_path / name}", "--mode=train")
+    assert in_process(trainer, *arguments) == 2
+    assert "TensorFlow cannot restore weights from a path with" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_run_that_goes_on_reports_what_changed(train, tmp_path, config_file, monkeypatch):
