@@ -96,7 +96,7 @@ def check_size(path: str | os.PathLike, got: tuple[int, ...], expected: tuple[in
     if tuple(got) != tuple(expected):
         advice = "a label map and its image must have the same size"
         if tuple(got) == tuple(expected)[::-1]:
-            advice += "; if the image has one, turn the label map as the EXIF orientation turns the image"
+            advice += "; if the image has an EXIF orientation, label the upright image"
         raise UserError(
             f"{path}: {got[0]} x {got[1]} (height x width), but {other} is {expected[0]} x {expected[1]}; {advice}"
         )

@@ -279,7 +279,9 @@ def read_panoptic_png(path: str | os.PathLike, size: tuple[int, int] | None = No
 
 def size_mismatch(path: str | os.PathLike, got: tuple[int, int], expected: tuple[int, int]) -> str:
     """Describes a difference between the size of a file and the size in the JSON file, each (height, width)."""
-    return f"{path}: {got[0]} x {got[1]} (height x width), but the JSON file states {expected[0]} x {expected[1]}"
+    text = f"{path}: {got[0]} x {got[1]} (height x width), but the JSON file states {expected[0]} x {expected[1]}"
+    turned = tuple(got) == tuple(expected)[::-1]
+    return text + "; if the image has an EXIF orientation, annotate the upright image" * turned
 
 
 def some(faults: Sequence[Any]) -> str:
