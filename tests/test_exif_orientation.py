@@ -59,7 +59,7 @@ class _Server:
     def outputs_of(self, signature):
         return list(OUTPUTS)
 
-    def predict(self, signature, inputs):
+    def predict(self, signature, inputs, num_pixels=0):
         outputs = self._model.signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
         return {name: value.numpy() for name, value in outputs.items()}
 
