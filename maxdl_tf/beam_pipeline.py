@@ -83,7 +83,6 @@ def run_chunks(
     if runner == "DirectRunner":
         # There are no triggers. The flag keeps the runner from downloading and starting another program (Prism).
         arguments.append("--allow_unsafe_triggers")
-    logging.getLogger("apache_beam.io").setLevel(logging.ERROR)  # Warnings about missing file systems.
     try:
         pipeline = beam.Pipeline(options=PipelineOptions(arguments))
     except ValueError as error:
@@ -112,6 +111,8 @@ def import_beam() -> Any:
     Raises:
       UserError: It is not installed.
     """
+    logging.getLogger("apache_beam.io").setLevel(logging.ERROR)  # Warnings about missing file systems.
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # Errors that `run_chunks` raises.
     try:
         import apache_beam
     except ImportError as error:

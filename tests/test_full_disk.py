@@ -71,12 +71,12 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("writer", [*WRITERS, *(pytest.param(n, marks=needs_beam) for n in ("worker", "Beam"))])
-def test_the_path_and_the_advice_are_in_one_line(small_disk, capsys, writer):
+def test_the_path_and_the_advice_are_in_one_line(small_disk, capsys, caplog, writer):
     write = {**WRITERS, "worker": _in_worker, "Beam": lambda folder: _convert(folder, "DirectRunner")}[writer]
     with pytest.raises(SystemExit) as stopped:
         command_line.run(lambda argv: write(small_disk), flags.FlagValues(), ["command"])
-    (line,) = capsys.readouterr().err.splitlines()[-1:]
-    assert stopped.value.code == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2 and "cannot write" not in caplog.text
     assert line.startswith("command: cannot write ") and f"{small_disk}/" in line
     assert "No space left on device; " in line and "choose another" in line
     assert not [name for name in os.listdir(small_disk) if name not in ("big", "beam", "result", "x_temp")]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -278,6 +279,7 @@ def _first_unusable(files: Sequence[str], parse: Callable[[Tensor], Any]) -> Dam
 
 
 def _first_line(error: tf.errors.OpError) -> str:
-    """The message of an eager operation's error without the name of the operation."""
-    text = error.message.replace("assertion failed: ", "").strip()
+    """The message of an eager operation's error without the name of the operation and the value of a condition."""
+    text = error.message.replace("assertion failed: ", "").split("Summarized data: ")[-1].strip()
+    text = re.sub(r"^b(['\"])(.*)\1$", r"\2", text, flags=re.MULTILINE)  # Tensors of strings are printed as bytes.
     return " ".join(text.split("{{function_node")[0].split("[Op:")[0].split()) or text.splitlines()[0]
