@@ -222,7 +222,7 @@ def draw_pairs(pairs: CocoPairs, evaluation: DatasetEvaluation, num_pictures: in
             *maps, table = to_label_maps(*pairs.read(entry), pairs.dataset_info)
             image = None
             if pairs.image_dir:
-                image = images.read_image(storage.path_inside(pairs.image_dir, entry.file_name))
+                image = images.read_image(storage.path_inside(pairs.image_dir, entry.file_name), images.MAX_DATA_PIXELS)
                 if image.shape[:2] != (entry.height, entry.width):
                     raise UserError(size_mismatch(entry.file_name, image.shape[:2], (entry.height, entry.width)))
             pictures[entry.image_id] = label_maps.comparison_picture(image, *maps, table)
