@@ -12,7 +12,7 @@ from unittest import mock
 
 import pytest
 
-from maxdl_tf import check_data, config
+from maxdl_tf import check_data, command_help, config
 from maxdl_tf.data_gen import convert
 from tests.examples import code_blocks, documents, examples_of_config, examples_of_document, examples_of_help
 from tests.helpers import REPOSITORY, SCRIPTS
@@ -85,7 +85,8 @@ def flags_of(program: str, subcommand: str | None, known={}) -> set[str]:  # noq
     key = program, subcommand
     if key not in known:
         found = re.findall(r"^  --(\[no\])?(\w+)", help_of(*key), re.MULTILINE)
-        known[key] = {name for _, name in found} | {f"no{name}" for opposite, name in found if opposite} | {"help"}
+        known[key] = {name for _, name in found} | {f"no{name}" for opposite, name in found if opposite}
+        known[key] |= {flag.lstrip("-") for flag in command_help.FLAGS}
     return known[key]
 
 

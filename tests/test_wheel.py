@@ -72,13 +72,14 @@ def _python(*arguments, **options) -> str:
 
 
 def test_a_wheel_has_everything(wheel):
-    """Generated protos and configs are in it, and no generic top-level name."""
+    """Generated protos, their sources and configs are in it, and no generic top-level name."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     expected = {"/".join(module.split(".")) for module in MODULES}
     assert {name.removesuffix(".py").removesuffix("/__init__") for name in names if name.endswith(".py")} == expected
     configs = {f"maxdl_tf/{path.relative_to(REPOSITORY)}" for path in (REPOSITORY / "configs").rglob("*.textproto")}
-    assert {name for name in names if not name.endswith(".py")} == configs
+    protos = {f"maxdl_tf/protos/{path.name}" for path in (REPOSITORY / "protos").glob("*.proto")}
+    assert {name for name in names if not name.endswith(".py")} == configs | protos
 
 
 def test_an_installed_wheel_runs_every_command_and_the_python_face(run):
@@ -88,12 +89,16 @@ def test_an_installed_wheel_runs_every_command_and_the_python_face(run):
     run("maxdl-convert", *draw, "--split=val", "--count=2", "--image_dir=images")
     assert "2 images: 0 errors" in run("maxdl-check-data", "tfrecords", "--file_pattern=shapes/val-*.tfrecord")
     run("maxdl-train", *experiment, "--mode=train", "--model_dir=run")
-    assert re.search(r"^all ", run("maxdl-eval", *experiment, "--checkpoint=run"), re.MULTILINE)
-    run("maxdl-export", *experiment, "--checkpoint=run", "--export_dir=export")
+    assert re.search(r"^all ", run("maxdl-eval", "--checkpoint=run"), re.MULTILINE)
+    run("maxdl-export", "--checkpoint=run", "--export_dir=export")
     assert "predicted 2 of 2 images" in run("maxdl-predict", "--model=export", "--input=images", "--output=predicted")
     assert "parameters" in run("maxdl-benchmark", "--mode=count", *experiment)
     for command in ("maxdl-import-checkpoint", "maxdl-serving-client"):  # They need DeepLab2's files, or a server.
         assert run(command, "--help").startswith(f"{command}: ")
+
+    assert f"{EXPERIMENT} " in run("maxdl-train", "--list_configs")
+    assert "optional float learning_rate = " in run("maxdl-train", "--list_fields")
+    assert run("maxdl-check-data", "--version").startswith("maxdl-check-data ")
 
     lines = run("python", "-c", FACE).splitlines()
     assert lines[-2:] == ["run (33, 33) (33, 33)", "export (33, 33) (33, 33)"]
