@@ -115,7 +115,7 @@ def predict(
             predictor, network = task.build_predictor(model)
             paths = paths or prediction.draw_images(folder, crop_size)
             times = prediction.measure_model(predictor, network, crop_size, paths, folder=folder, rounds=rounds)
-    seconds = times.part_seconds.get("forward") or times.part_seconds["network"]
+    seconds = times.part_seconds["forward" if "forward" in times.part_seconds else "network"]
     return rounded(
         {
             "model": model or "random weights",

@@ -237,6 +237,7 @@ def _annotation(**values):
             "two images have the id 1, a.png and a.png",
         ),
         (lambda content: None, ["--background=x", "--semantic_dir=y"], "pass one of them"),
+        (lambda content: None, ["--processes=0"], "--processes=0: must be at least 1"),
         (lambda content: None, ["--semantic_dir=nowhere"], "--semantic_dir=nowhere is not a folder"),
         (
             lambda content: None,
