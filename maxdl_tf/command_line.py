@@ -32,6 +32,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import math
 import os
 import re
 import sys
@@ -286,6 +287,10 @@ def _parse(argv: list[str], flag_values: flags.FlagValues, max_positional: int) 
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING
     _check_not_empty(flag_values, rest[1:], help_hint)
+    for name in flag_values:  # The bounds of absl let nan through.
+        value = flag_values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"--{name}={value} must be a finite number; {help_hint}")
     unexpected = rest[1 + max_positional :]
     if unexpected:
         raise UserError(f"unexpected argument {unexpected[0]!r}; {help_hint}")

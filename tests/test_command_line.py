@@ -84,6 +84,13 @@ def test_the_name_of_a_converter_is_checked_before_its_flags(capsys, arguments, 
     assert error.startswith(f"maxdl-convert: {message}") and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_number_that_is_not_finite_is_refused(flag_values, capsys, value):
+    flags.DEFINE_float("score", 0.0, "Score.", lower_bound=0.0, flag_values=flag_values)
+    assert _run(lambda argv: pytest.fail("main was called"), flag_values, "--config_file=a", f"--score={value}") == 2
+    assert f"--score={value} must be a finite number" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "empty"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.compare import Difference, Shape, compact_names, compare
@@ -12,6 +13,7 @@ from maxdl_tf.checkpoints.save_restore import (
     DAMAGE,
     KEY_SUFFIX,
     CheckpointMismatch,
+    NonFiniteModelError,
     checkpoint_paths,
     is_of_model,
     name_of,
@@ -79,6 +81,7 @@ def load_initial_weights(model: tf.Module, path: str, log: Callable[[str], None]
 
     Raises:
       CheckpointMismatch: The checkpoint fits in none of these ways. Nothing was changed.
+      NonFiniteModelError: A variable is NaN or infinite.
       UserError: There is no checkpoint, or it cannot be read.
     """
     check_no_pattern(path)
@@ -115,7 +118,10 @@ def _load(model: tf.Module, path: str) -> InitialWeights:
         class_dependent={name_by_id[id(variable)] for variable in model.class_dependent_variables},
     )
     for name in choice.names:
-        variables[name].assign(reader.get_tensor(name + KEY_SUFFIX))
+        value = reader.get_tensor(name + KEY_SUFFIX)
+        if not np.isfinite(value).all():
+            raise NonFiniteModelError(f"initial_checkpoint {path}: variable {name} is not finite; take an earlier one")
+        variables[name].assign(value)
     loaded = [name for name in variables if name in choice.names]
     initial = [name for name in variables if name not in choice.names]
     return InitialWeights(path, loaded, initial, choice.is_backbone)

@@ -8,9 +8,10 @@ import re
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.compare import compare
@@ -35,7 +36,7 @@ class CheckpointMismatch(UserError):
 
 
 class NonFiniteModelError(UserError):
-    """A variable that is about to be saved is NaN or infinite."""
+    """A variable that is about to be saved, or was restored, is NaN or infinite."""
 
 
 class MovingAverage(Protocol):
@@ -126,8 +127,14 @@ class Checkpoints:
           NonFiniteModelError: A variable is NaN or infinite. Nothing is written.
           UserError: The disk is full.
         """
-        self._require_finite()
         step = int(self._global_step.numpy())
+        variables = variables_by_key(self._root)
+        broken = [key for key, variable in variables.items() if not _is_finite(variable)]
+        if broken:
+            raise NonFiniteModelError(
+                f"step {step} is not saved in {self.directory}: {_share(broken, variables)} not finite; start again from "
+                "the last checkpoint with a lower training.optimizer.learning_rate"
+            )
         self._root.save_counter.assign_add(1)
         try:
             with contextlib.ExitStack() as stack:
@@ -148,20 +155,10 @@ class Checkpoints:
             ) from error
         return path
 
-    def _require_finite(self) -> None:
-        variables = {name_of(key): v for key, v in variables_by_key(self._root).items() if v.dtype.is_floating}
-        broken = [name for name, variable in variables.items() if not _is_finite(variable)]
-        if broken:
-            raise NonFiniteModelError(
-                f"step {int(self._global_step.numpy())} is not saved in {self.directory}: {len(broken)} of "
-                f"{len(variables)} variables, such as {broken[0]}, are not finite; start again from the last "
-                "checkpoint with a lower training.optimizer.learning_rate"
-            )
-
     def restore_latest(self) -> Restored | None:
         """Restores the newest complete checkpoint of the directory; returns None if there are no checkpoints.
 
-        A checkpoint that a killed process or a full disk left incomplete is skipped and logged.
+        A checkpoint that a killed process or a full disk left incomplete, or that is not finite, is skipped and logged.
 
         Raises:
           CheckpointMismatch: The checkpoint does not fit; see `restore`.
@@ -173,6 +170,8 @@ class Checkpoints:
                 return self.restore(path)
             except DAMAGE as error:
                 self._log(f"checkpoint {path} is incomplete ({reason_of(error)}); trying the one before it")
+            except NonFiniteModelError as error:
+                self._log(f"skipping {error}")
         if paths:
             raise UserError(
                 f"none of the {len(paths)} checkpoints in {self.directory} can be read; delete them to train again, or "
@@ -185,6 +184,7 @@ class Checkpoints:
 
         Raises:
           CheckpointMismatch: A variable is missing from the checkpoint, has another shape, or is unknown.
+          NonFiniteModelError: A variable is NaN or infinite.
           tf.errors.OpError, IndexError, RuntimeError: Files are missing or damaged. No variable has changed.
         """
         check_no_pattern(path)
@@ -192,8 +192,9 @@ class Checkpoints:
         reader = tf.train.load_checkpoint(path)
         _require_same(path, reader, wanted, whole=bool(self._optimizers))
         # Checksums first. TensorFlow would find damage halfway, and warn of each variable that it did not reach.
-        for key in wanted:
-            reader.get_tensor(key)
+        broken = [key for key in wanted if not np.isfinite(reader.get_tensor(key)).all()]
+        if broken:
+            raise NonFiniteModelError(f"checkpoint {path}: {_share(broken, wanted)} not finite; take an earlier one")
         status = self._root.restore(path)
         status.assert_existing_objects_matched()
         if self._ema is not None:
@@ -321,7 +322,13 @@ def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
     return by_key
 
 
+def _share(broken: Sequence[str], keys: Collection[str]) -> str:
+    return f"{len(broken)} of {len(keys)} variables, such as {name_of(broken[0])}, are"
+
+
 def _is_finite(variable: tf.Variable) -> bool:
+    if not variable.dtype.is_floating:
+        return True
     # Reading a distributed variable as a whole would contact the other workers.
     copies = variable.values if isinstance(variable, tf.distribute.DistributedValues) else (variable,)
     return all(bool(tf.reduce_all(tf.math.is_finite(copy))) for copy in copies)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.checkpoints import save_restore
 from maxdl_tf.checkpoints.deeplab2_import import variable_tree
 from maxdl_tf.checkpoints.initial_weights import load_initial_weights
 from maxdl_tf.checkpoints.save_restore import (
     CheckpointMismatch,
     Checkpoints,
+    NonFiniteModelError,
     load_model_weights,
     name_of,
     variables_by_key,
@@ -191,3 +193,16 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path):
     assert_loaded(model, {}, saved, set(saved))
     with pytest.raises(UserError, match="cannot read initial_checkpoint"):
         load_initial_weights(model, str(tmp_path / "ckpt-9"))
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path, monkeypatch):
+    model = _shared_model()
+    variable = model.trainable_variables[0]
+    monkeypatch.setattr(save_restore, "_is_finite", lambda variable: True)  # As earlier versions saved.
+    variable.assign(tf.fill(variable.shape, np.inf))
+    path = Checkpoints(str(tmp_path), model=model, global_step=tf.Variable(7, dtype=tf.int64)).save()
+    with pytest.raises(
+        NonFiniteModelError, match=rf"^initial_checkpoint {path}: variable model/.* is not finite; take"
+    ):
+        load_initial_weights(model, path)
+    variable.assign(tf.zeros_like(variable))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from unittest import mock
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from maxdl_tf.checkpoints import save_restore
 from maxdl_tf.checkpoints.save_restore import (
     DAMAGE,
     CheckpointMismatch,
@@ -248,3 +250,18 @@ def test_a_model_that_is_not_finite_is_not_saved(tmp_path, spoil):
     ):
         run.save(2)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_a_checkpoint_that_is_not_finite_is_skipped(tmp_path, monkeypatch):
+    old, new = _Run(tmp_path, seed=1), _Run(tmp_path, seed=2)
+    old.save(1)
+    values = old.values()
+    old.model.variables[0].assign(tf.fill(old.model.variables[0].shape, np.nan))
+    with monkeypatch.context() as patch:  # As earlier versions saved.
+        patch.setattr(save_restore, "_is_finite", lambda variable: True)
+        path = old.save(2)
+    assert new.checkpoints.restore_latest().step == 1
+    assert_equal_values(new.values(), values)
+    assert re.match(rf"skipping checkpoint {path}: 1 of \d+ variables, such as model/.*, are not finite", new.said[0])
+    with pytest.raises(NonFiniteModelError, match="take an earlier one"):
+        load_model_weights(new.model, path)
