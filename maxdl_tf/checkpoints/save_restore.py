@@ -132,8 +132,8 @@ class Checkpoints:
         broken = [key for key, variable in variables.items() if not _is_finite(variable)]
         if broken:
             raise NonFiniteModelError(
-                f"step {step} is not saved in {self.directory}: {_share(broken, variables)} not finite; start again from "
-                "the last checkpoint with a lower training.optimizer.learning_rate"
+                f"step {step} is not saved in {self.directory}: {_share(broken, variables)} not finite; start again "
+                "from the last checkpoint with a lower training.optimizer.learning_rate"
             )
         self._root.save_counter.assign_add(1)
         try:
