@@ -13,6 +13,7 @@ from __future__ import annotations
 import colorsys
 import functools
 import io
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen import converter_flags, shard_writer
 from maxdl_tf.data_gen.annotated_images import AnnotatedImage
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 
 DATASET_INFO_FILE = Path(__file__).resolve().parent.parent / "configs" / "datasets" / "shapes.textproto"
 
@@ -149,10 +151,10 @@ class Painter:
         Image.fromarray(drawing.image).save(file, format="JPEG", quality=_JPEG_QUALITY)
         image_id = f"shapes_{self.split}_{index:06d}"
         if self.image_dir:
-            Path(self.image_dir, f"{image_id}.jpg").write_bytes(file.getvalue())
+            storage.write_file(os.path.join(self.image_dir, f"{image_id}.jpg"), file.getvalue())
         if self.class_folders:
             name = largest_thing(drawing.label)
-            Path(self.class_folders, name, f"{image_id}.jpg").write_bytes(file.getvalue())
+            storage.write_file(os.path.join(self.class_folders, name, f"{image_id}.jpg"), file.getvalue())
         return AnnotatedImage(file.getvalue(), "jpeg", drawing.label, image_id)
 
     def draw(self, index: int) -> Drawing:

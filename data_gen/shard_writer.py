@@ -52,8 +52,9 @@ def write_shards(
                 )
             publish(dataset_info, names, output)
     except OSError as error:
+        path = error.filename or output.folder
         raise UserError(
-            f"cannot write to {output.folder}: {error.strerror or error}; free space or choose another --output_dir"
+            f"cannot write to {path}: {error.strerror or error}; free space or choose another --output_dir"
         ) from error
     return Report(tally.written, len(names), tally.skipped, output, tally.void / max(tally.pixels, 1))
 

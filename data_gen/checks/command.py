@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from maxdl_tf import processes
+from maxdl_tf import command_line, processes
 from maxdl_tf.data_gen.checks import findings, report
 from maxdl_tf.data_gen.checks.findings import ERROR, ImageReport, Split
 from maxdl_tf.data_gen.checks.report import Load
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.progress import Progress
 
 
@@ -127,14 +126,11 @@ def write_reports(title: str, splits: list[Split], load: Load, options: Options)
     summaries = [findings.summarize(split, options.num_slots) for split in splits]
     result = report.Result(findings.all_findings(splits), summaries)
     print(report.as_text(result, options.shown))
-    try:
+    with command_line.user_errors(OSError):
         if options.json:
-            text = json.dumps(report.as_dict(result), indent=1) + "\n"
-            Path(options.json).write_text(text, encoding="utf-8")
+            storage.write_json(options.json, report.as_dict(result))
         if options.html:
             pictures = report.pictures(splits, load, options.pictures)
             samples = report.samples(splits, load)
             report.write_page(options.html, title, result, pictures, samples)
-    except OSError as error:
-        raise UserError(f"cannot write {error.filename or 'the report'}: {error.strerror or error}") from error
     return 1 if result.count(ERROR) else 0

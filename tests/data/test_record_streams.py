@@ -170,6 +170,44 @@ def test_a_length_beyond_the_file_never_reaches_tensorflow(tmp_path, length, ski
                 make(str(tmp_path / "*"), _number, **options)
 
 
+def _mutated(content: bytes, rng: np.random.Generator) -> bytes:
+    """The content with one to three changes: bytes that differ, are missing, repeated or added."""
+    for _ in range(rng.integers(1, 4)):
+        start, end = sorted(rng.integers(0, len(content) + 1, 2))
+        end = min(end, start + rng.integers(1, 60))
+        middle = [
+            rng.bytes(end - start),
+            b"",
+            2 * content[start:end],
+            content[start:end] + bytes(int(rng.integers(1, 30))),
+            struct.pack("<Q", 1 << int(rng.integers(0, 64))),
+        ][rng.integers(0, 5)]
+        content = content[:start] + middle + content[end:]
+    return content[: rng.integers(0, len(content) + 1)] if rng.random() < 0.3 else content
+
+
+def test_mutated_files_give_their_intact_records_or_a_user_error(tmp_path):
+    rng, path = np.random.default_rng(0), tmp_path / "a.tfrecord"
+    _write(path, range(8))
+    whole, outcomes = path.read_bytes(), {"refused": 0, "whole": 0}
+    for _ in range(60):
+        path.write_bytes(_mutated(whole, rng))
+        found = list(records.read_records(str(path)))
+        intact = [int(entry.data) for entry in found if isinstance(entry, records.Record)]
+        assert set(intact) <= set(range(8))
+        try:
+            skipping = record_streams.examples_in_order(str(path), _number, skip_damaged=True)
+            assert list(skipping.as_numpy_iterator()) == intact
+        except UserError as error:
+            assert not intact and "has an intact record" in str(error)
+        try:
+            assert _parse_all(str(path)) == intact and len(intact) == len(found)
+            outcomes["whole"] += 1
+        except UserError:
+            outcomes["refused"] += 1
+    assert outcomes["refused"] > 40
+
+
 def test_other_file_systems(capfd):
     for shard in range(2):
         _write(f"ram://damaged/{shard}.tfrecord", range(4 * shard, 4 * shard + 4))
