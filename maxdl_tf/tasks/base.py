@@ -212,6 +212,8 @@ def naming_bad_widths(experiment: experiment_pb2.Experiment) -> Iterator[None]:
     """Turns the ValueError of a layer whose widths do not fit together into a `UserError` that names the options."""
     try:
         yield
+    except UserError:  # It names its cause.
+        raise
     except ValueError as error:
         raise UserError(
             f"experiment {experiment.name!r}: this model cannot be built: {error}; change model.width, model.decoder "

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 
+from maxdl_tf import class_table
 from maxdl_tf.checkpoints.save_restore import Checkpoints, load_model_weights
 from maxdl_tf.errors import UserError
 from maxdl_tf.protos import experiment_pb2, model_pb2
@@ -150,3 +151,23 @@ def test_more_slots_than_label_maps_can_number_are_refused():
 def test_thresholds_are_the_numbers_of_the_config():
     thresholds = task(_EXPERIMENT % "float32").build_postprocessor().thresholds
     assert (thresholds["class_threshold"], thresholds["pixel_threshold"]) == (0.7, 0.4)
+
+
+@pytest.mark.parametrize("kind", ["panoptic", "classification"])
+def test_a_missing_class_table_names_its_field(kind):
+    text = (_EXPERIMENT % "float32").replace("batch_size: 2", "dataset_info: 'no.textproto'") + f"task: {kind}"
+    made = task_of(text_format.Parse(text, experiment_pb2.Experiment()))
+    with pytest.raises(UserError, match=r"^train_dataset.dataset_info 'no.textproto' does not exist"):
+        made.build_model()
+
+
+def test_weights_of_other_classes_are_not_loaded(tmp_path):
+    (tmp_path / "ckpt-1.index").touch()
+    box, floor, wall = fakes.DATASET_INFO.classes
+    swapped = (box, dataclasses.replace(floor, name=wall.name), dataclasses.replace(wall, name=floor.name))
+    table = dataclasses.replace(fakes.DATASET_INFO, classes=swapped)
+    (tmp_path / class_table.FILE_NAME).write_text(class_table.to_text(table))
+    with pytest.raises(
+        UserError, match="trained with the stuff class 'wall' where 'rectangles' has the stuff class 'floor'"
+    ):
+        task(_EXPERIMENT % "float32").load_weights(None, str(tmp_path))
