@@ -232,7 +232,7 @@ def _facts(experiment: experiment_pb2.Experiment, task: PanopticTask) -> dict[st
     dataset, most = experiment.eval_dataset, experiment.evaluation.max_images
     thresholds = task.build_postprocessor().thresholds
     return {
-        "experiment": f"{experiment.name} ({_CONFIG_FILE.value})",
+        "experiment": f"{experiment.name} ({_CONFIG_FILE.value or 'from the folder of the checkpoint'})",
         **({"overrides": "  ".join(_OVERRIDE.value)} if _OVERRIDE.value else {}),
         "data": ", ".join(dataset.file_pattern) + (f", the first {most:,} images" if most else ""),
         "input of the network": f"{task.crop_size[0]} x {task.crop_size[1]} pixels",
