@@ -201,6 +201,8 @@ def prepared(dataset_info: DatasetInfo, output: Output) -> Iterator[None]:
     """
     if storage.exists(output.folder) and not storage.is_folder(output.folder):
         raise UserError(f"--output_dir={output.folder} is a file; name a folder")
+    if os.path.islink(output.hidden):  # Its target is not ours to empty.
+        os.unlink(output.hidden)
     with folder_lock.FolderLock(output.hidden, f"split {output.split!r} of --output_dir={output.folder}"):
         try:
             _move_back(output)

@@ -11,6 +11,8 @@ import tensorflow as tf
 from maxdl_tf.data import record_streams, records
 from maxdl_tf.data.shards import find_shards
 from maxdl_tf.errors import UserError
+from maxdl_tf.protos import dataset_pb2, experiment_pb2
+from maxdl_tf.tasks import checks
 from tests.data import damaged_files
 from tests.data.data_servers import data_servers
 
@@ -168,6 +170,20 @@ def test_a_length_beyond_the_file_never_reaches_tensorflow(tmp_path, length, ski
             options = {"batch_size": 1} if make is record_streams.endless_batches else {}
             with pytest.raises(UserError, match=rf"b\.tfrecord: record 0 at byte 0: .*{length} bytes.*the file has 64"):
                 make(str(tmp_path / "*"), _number, **options)
+
+
+@pytest.mark.parametrize("skip_damaged", [False, True])
+def test_a_part_of_a_set_is_refused(tmp_path, skip_damaged):
+    for shard in (0, 2):
+        _write(tmp_path / f"train-{shard:05d}-of-00003.tfrecord", range(3))
+    files = str(tmp_path / "train-*.tfrecord")
+    with pytest.raises(UserError, match="1 of 3 shards are missing"):
+        record_streams.examples_in_order(files, _number, skip_damaged=skip_damaged)
+    with pytest.raises(UserError, match="1 of 3 shards are missing"):
+        record_streams.endless_batches(files, _number, batch_size=1, skip_damaged=skip_damaged)
+    experiment = experiment_pb2.Experiment(eval_dataset=dataset_pb2.DatasetOptions(file_pattern=[files]))
+    with pytest.raises(UserError, match="1 of 3 shards are missing"):
+        checks.check_shards(experiment, "eval_dataset")
 
 
 def _mutated(content: bytes, rng: np.random.Generator) -> bytes:

@@ -19,6 +19,8 @@ from maxdl_tf.data_gen.shard_output import Output
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # The children only move files.
+
 INFO = DatasetInfo("test", (SegmentClass(1, "thing", True, (1, 2, 3), 7),))
 _KILLED = 99
 
@@ -188,3 +190,12 @@ def test_a_damaged_or_hostile_journal_moves_nothing(tmp_path, text):
     with pytest.raises(UserError, match=r"moving\.json is damaged"):
         _convert(output, "new")
     assert os.path.exists(f"{output.staging}/x") and (tmp_path / "train-00000-of-00001.tfrecord").exists()
+
+
+def test_a_link_in_place_of_the_hidden_folder_is_not_followed(tmp_path):
+    output = Output(str(tmp_path / "out"), "train", num_shards=1)
+    (tmp_path / "precious" / "new").mkdir(parents=True)
+    (tmp_path / "out").mkdir()
+    os.symlink(tmp_path / "precious", output.hidden)
+    _convert(output, "new")
+    assert os.listdir(tmp_path / "precious") == ["new"] and _read(output.folder) == "new"
