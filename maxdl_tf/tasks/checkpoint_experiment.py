@@ -5,7 +5,6 @@ Needs no TensorFlow, so that commands see errors at once.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import sys
@@ -71,22 +70,15 @@ def _load_beside(path: str, overrides: Sequence[str]) -> experiment_pb2.Experime
 
 
 def _changes_of_results(experiment: experiment_pb2.Experiment, path: str) -> list[str]:
-    """Fields that change predictions, as "FIELD VALUE instead of VALUE", against the experiment at `path`."""
+    """Fields that change predictions, each with both values. `checks.check_classes` compares the class tables."""
     try:
         trained = _load_beside(path, ())
     except UserError:  # Of another version. It is not needed.
         return []
     shared = [name for name in _DATASETS if experiment.HasField(name) and trained.HasField(name)]
     compared = re.compile(rf"task|model\.(?!({'|'.join(_ONLY_IN_TRAINING)})$).*|({'|'.join(shared)})\.crop_size")
-    found = [
+    return [
         f"{field} {values}"
         for field, values in config.differences(trained, experiment).items()
         if compared.fullmatch(field)
     ]
-    for name in shared:
-        here, there = getattr(experiment, name), getattr(trained, name)
-        with contextlib.suppress(UserError):  # Reported where the table is needed.
-            tables = [class_table.of_dataset(options) for options in (here, there)]
-            if len({(table.classes, table.label_divisor, table.ignore_label) for table in tables}) > 1:
-                found.append(f"the classes of {name}.dataset_info")
-    return found

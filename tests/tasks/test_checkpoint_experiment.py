@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from maxdl_tf import class_table, config
 from maxdl_tf.errors import UserError
 from maxdl_tf.tasks import checkpoint_experiment
-from tests.inference.color_network import INFO
 
 EXPERIMENT = "shapes/max_deeplab_tiny_81"
 TRAINED = "train_dataset { crop_size: 129 } eval_dataset { crop_size: 129 } training { steps: 7 }"
@@ -45,18 +43,6 @@ def test_another_experiment_wins_and_what_changes_predictions_is_said(model_dir,
         "train_dataset.crop_size 81 instead of 129, eval_dataset.crop_size 81 instead of 129; drop --config_file to "
         "use it\n"
     )
-
-
-def test_other_classes_are_said_and_the_same_ones_elsewhere_are_not(model_dir, tmp_path, capsys):
-    info = class_table.load(os.path.join(model_dir, class_table.FILE_NAME))
-    table = tmp_path / "table.textproto"
-    overrides = [TRAINED, f'eval_dataset {{ dataset_info: "{table}" }}']
-    table.write_text(class_table.to_text(info))
-    checkpoint_experiment.load(model_dir, EXPERIMENT, overrides)
-    assert capsys.readouterr().err == ""
-    table.write_text(class_table.to_text(dataclasses.replace(info, classes=INFO.classes)))
-    checkpoint_experiment.load(model_dir, EXPERIMENT, overrides)
-    assert "experiment: the classes of eval_dataset.dataset_info; drop" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, "field_of_a_later_version: 5"])
