@@ -17,7 +17,7 @@ import tensorflow as tf
 from maxdl_tf.checkpoints.compare import compare
 from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import storage
+from maxdl_tf.files import disk_space, storage
 from maxdl_tf.keras_api import keras
 
 KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -149,6 +149,8 @@ class Checkpoints:
                 _write_list(self.directory, kept[: self._keep])
                 _delete(self.directory, kept[self._keep :])
         except (tf.errors.ResourceExhaustedError, OSError) as error:
+            if isinstance(error, OSError) and not disk_space.full_disk(error):
+                raise
             raise UserError(
                 f"cannot save step {step} in {self.directory}: {reason_of(error)}; make room, and start the same "
                 "command again to resume from the last checkpoint"
@@ -265,7 +267,8 @@ def _delete(directory: str, paths: list[str]) -> None:
         for ending in (r"\.index", _DATA):
             for name in names:
                 if re.fullmatch(re.escape(prefix) + ending, name):
-                    storage.remove_file(os.path.join(directory, name))
+                    with contextlib.suppress(FileNotFoundError):
+                        storage.remove_file(os.path.join(directory, name))
 
 
 def load_model_weights(model: tf.Module, path: str, log: Callable[[str], None] = lambda line: None) -> Restored:

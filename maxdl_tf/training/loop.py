@@ -189,13 +189,21 @@ class Loop:
             summaries.write_summaries({**curves, "steps_per_second": steps_per_second})
             summaries.flush()
 
-    def _keep_folder(self) -> None:
-        if self._restore_folder():
+    def _keep_folder(self) -> bool:
+        """Creates model_dir again if someone removed it; returns whether it did."""
+        was_gone = self._restore_folder()
+        if was_gone:
             self._summaries.clear()  # Their files are gone, which TensorFlow does not notice.
+        return was_gone
 
     def _save(self) -> None:
         self._keep_folder()
-        self._checkpoints.save()
+        try:
+            self._checkpoints.save()
+        except (tf.errors.NotFoundError, FileNotFoundError):  # Perhaps it was removed just now.
+            if not self._keep_folder():
+                raise
+            self._checkpoints.save()
 
     def _evaluate_ema(self, evaluator: Evaluator) -> None:
         with contextlib.nullcontext() if self._ema is None else self._ema.in_model():

@@ -177,6 +177,7 @@ def test_the_list_of_tensorflow_neither_deletes_nor_restores(tmp_path):
     (tmp_path / "model" / "checkpoint").write_text(
         'model_checkpoint_path: "../other/ckpt-5"\n'
         'all_model_checkpoint_paths: "../other/ckpt-5"\nall_model_checkpoint_paths: "ckpt-4"\n'
+        "all_model_checkpoint_timestamps: 1\nall_model_checkpoint_timestamps: 2\n"
     )
     run = _Run(tmp_path / "model", seed=2, keep=1)
     assert next(new_checkpoints(str(tmp_path / "model"), 1)) == str(tmp_path / "model" / "ckpt-5")
