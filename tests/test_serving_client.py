@@ -12,8 +12,10 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf import predict, serving_client
+from maxdl_tf.errors import UserError
 from maxdl_tf.export import saved_model
 from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.served_model import OUTPUTS, GrpcServer, RequestError, ServedModel
 from tests.export.color_export import save_color_model
 from tests.helpers import in_process
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
@@ -188,6 +190,41 @@ def test_the_port_of_the_other_protocol_ends_it(
     with STAND_INS[other](servable) as address:
         assert _ask(protocol, address, export_dir, photos, tmp_path / "out") == 2
     _check_complaint(capsys, message)
+
+
+@NEEDS_EXTRA
+@pytest.mark.parametrize(
+    "dims, content, error, message",
+    [
+        ((1, 10**6, 10**6), b"", RequestError, "panoptic_map of nowhere:1 has 1,000,000,000,000 values; wanted the"),
+        ((1, 3, 4), b"123", UserError, "nowhere:1 sends what is no answer of TensorFlow Serving: "),
+        (
+            (2, 3, 4),
+            b"",
+            UserError,
+            r"output panoptic_map of the served model is int32 \[2, 3, 4\]; wanted finite",
+        ),
+    ],
+)
+def test_strange_tensors_over_grpc_are_one_line(dims, content, error, message, tmp_path, monkeypatch):
+    """A tensor with one value stands for a tensor of any shape with that value everywhere."""
+    from tensorflow_serving.apis import predict_pb2
+
+    response = predict_pb2.PredictResponse()
+    for name in OUTPUTS:
+        response.outputs[name].CopyFrom(tf.make_tensor_proto([1], tf.float32 if "scores" in name else tf.int32))
+    strange = response.outputs["panoptic_map"]
+    strange.Clear()
+    strange.dtype, strange.tensor_content = tf.int32.as_datatype_enum, content
+    strange.tensor_shape.CopyFrom(tf.TensorShape(dims).as_proto())
+    if not content:
+        strange.int_val.append(7)
+    server = GrpcServer("nowhere:1", "shapes")
+    monkeypatch.setattr(server, "_call", lambda method, request: response)
+    monkeypatch.setattr(server, "outputs_of", lambda signature: OUTPUTS)
+    Image.fromarray(np.zeros([3, 4, 3], np.uint8)).save(tmp_path / "a.png")
+    with pytest.raises(error, match=message):
+        ServedModel(server, INFO).predict(str(tmp_path / "a.png"), np.zeros([3, 4, 3], np.uint8))
 
 
 @BOTH
