@@ -29,7 +29,7 @@ class VisibleStream:
     A carriage return at the start of a write is kept: progress lines are redrawn by it.
 
     Attributes:
-      failed: Whether the stream could not be written, so that its errors are told from those of files and sockets.
+      failed: Whether the stream could not be written, to distinguish its errors from those of files and sockets.
     """
 
     def __init__(self, stream: TextIO):

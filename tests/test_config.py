@@ -318,7 +318,7 @@ def test_numbers_of_a_class_table_are_in_range():
         class_table.parse(INFO + "label_divisor: 1", "table")
 
 
-# --- what a resumed run is told ---
+# --- reports of a resumed run ---
 
 
 def test_differences_name_the_fields_that_changed(write):

@@ -1,7 +1,7 @@
 """Images and label maps of records, decoded by operations of TensorFlow.
 
-The format and the size are read from the header first: a PNG of some kilobytes may announce so many pixels that its
-decoder takes all memory.
+The format and the size are read from the header first: a PNG of some kilobytes may announce more pixels than fit into
+memory.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Server(Protocol):
         """The names of a signature's outputs."""
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray], pixels: int) -> dict[str, np.ndarray]:
-        """The outputs by name, for inputs of so many pixels; strings are arrays of bytes objects."""
+        """The outputs by name, for inputs with this number of pixels; strings are arrays of bytes objects."""
 
 
 class ServedModel:
