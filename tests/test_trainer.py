@@ -20,7 +20,7 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf import class_table, trainer
-from maxdl_tf.checkpoints.save_restore import checkpoint_paths
+from maxdl_tf.checkpoints.folder import checkpoint_paths
 from maxdl_tf.data.examples import encode_panoptic_example
 from maxdl_tf.files import folder_lock
 from maxdl_tf.files.folder_lock import FolderLock

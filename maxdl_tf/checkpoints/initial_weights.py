@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.compare import Difference, Shape, compact_names, compare
+from maxdl_tf.checkpoints.folder import checkpoint_paths
 from maxdl_tf.checkpoints.save_restore import (
     DAMAGE,
     KEY_SUFFIX,
     CheckpointMismatch,
     NonFiniteModelError,
-    checkpoint_paths,
     is_of_model,
     name_of,
     reason_of,

@@ -6,27 +6,24 @@ import contextlib
 import os
 import re
 import tempfile
-import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
 
+from maxdl_tf.checkpoints import folder
 from maxdl_tf.checkpoints.compare import compare
 from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.errors import UserError
-from maxdl_tf.files import disk_space, storage
+from maxdl_tf.files import disk_space
 from maxdl_tf.keras_api import keras
 
 KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 SLOT = "/.OPTIMIZER_SLOT/"
-_PREFIX = "ckpt"
-_DATA = r"\.data-[0-9]{5}-of-[0-9]{5}"
 _BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + KEY_SUFFIX)
 _BYTES_PER_NAME = 1000  # In a checkpoint's index and object graph, about.
-_SECONDS_BETWEEN_LOOKS = 1.0  # For a new checkpoint.
 # Errors of reading a damaged checkpoint. TensorFlow's reader turns some of its errors into Python's own.
 DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
 
@@ -143,11 +140,9 @@ class Checkpoints:
                     directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="maxdl_worker_"))
                 if self._ema is not None:
                     stack.enter_context(self._ema.in_model())
-                path = self._root.write(os.path.join(directory, f"{_PREFIX}-{step}"))
+                path = self._root.write(os.path.join(directory, f"{folder.PREFIX}-{step}"))
             if self._writes:
-                kept = [path for path in checkpoint_paths(self.directory) if _step_of(path) <= step]
-                _write_list(self.directory, kept[: self._keep])
-                _delete(self.directory, kept[self._keep :])
+                folder.keep_newest(self.directory, self._keep, step)
         except (tf.errors.ResourceExhaustedError, OSError) as error:
             if isinstance(error, OSError) and not disk_space.full_disk(error):
                 raise
@@ -166,7 +161,7 @@ class Checkpoints:
           CheckpointMismatch: The checkpoint does not fit; see `restore`.
           UserError: All checkpoints are damaged.
         """
-        paths = checkpoint_paths(self.directory)
+        paths = folder.checkpoint_paths(self.directory)
         for path in paths:
             try:
                 return self.restore(path)
@@ -213,63 +208,6 @@ class Checkpoints:
         self._log(restored.report())
         return restored
 
-    def remove_leftovers(self) -> None:
-        """Deletes temporary files of a process that was killed. No other process may write to the directory."""
-        complete = {os.path.basename(path) for path in checkpoint_paths(self.directory)}
-        for name in storage.list_folder(self.directory):
-            match = re.fullmatch(rf"({_PREFIX}-[0-9]+)(_temp.*|{_DATA}|\.index\.tempstate.*)", name)
-            if match and not (match.group(1) in complete and re.fullmatch(_DATA, match.group(2))):
-                path = os.path.join(self.directory, name)
-                (storage.remove_folder if storage.is_folder(path) else storage.remove_file)(path)
-        for folder in (self.directory, os.path.join(self.directory, "eval")):
-            storage.remove_partial_files(folder)
-
-
-def checkpoint_paths(directory: str) -> list[str]:
-    """Prefixes of the checkpoints in a directory, the newest (highest step) first.
-
-    The files count, not TensorFlow's list in the file `checkpoint`, which is out of date after a crash and may name
-    paths elsewhere.
-    """
-    prefixes = (re.fullmatch(rf"({_PREFIX}-[0-9]+)\.index", name) for name in storage.list_folder(directory))
-    return sorted((os.path.join(directory, match.group(1)) for match in prefixes if match), key=_step_of, reverse=True)
-
-
-def new_checkpoints(directory: str, timeout_seconds: float) -> Iterator[str]:
-    """Yields each checkpoint that becomes the newest one of a directory, until none does for the timeout."""
-    last, end = None, time.monotonic() + timeout_seconds
-    while True:
-        newest = next(iter(checkpoint_paths(directory)), None)
-        if newest not in (None, last):
-            yield newest
-            last, end = newest, time.monotonic() + timeout_seconds
-        elif time.monotonic() >= end:
-            return
-        else:
-            time.sleep(min(_SECONDS_BETWEEN_LOOKS, timeout_seconds))
-
-
-def _step_of(path: str) -> int:
-    return int(path.rpartition("-")[2])
-
-
-def _write_list(directory: str, paths: list[str]) -> None:
-    """Writes TensorFlow's list of checkpoints, for `tf.train.latest_checkpoint`; nothing here reads it."""
-    names = [os.path.basename(path) for path in paths]
-    lines = [f'model_checkpoint_path: "{names[0]}"'] + [f'all_model_checkpoint_paths: "{name}"' for name in names[::-1]]
-    storage.write_whole(os.path.join(directory, "checkpoint"), ("\n".join(lines) + "\n").encode())
-
-
-def _delete(directory: str, paths: list[str]) -> None:
-    """Deletes checkpoints, each one's index first: if this is killed, the rest are leftovers."""
-    names = storage.list_folder(directory)
-    for prefix in map(os.path.basename, paths):
-        for ending in (r"\.index", _DATA):
-            for name in names:
-                if re.fullmatch(re.escape(prefix) + ending, name):
-                    with contextlib.suppress(FileNotFoundError):
-                        storage.remove_file(os.path.join(directory, name))
-
 
 def load_model_weights(model: tf.Module, path: str, log: Callable[[str], None] = lambda line: None) -> Restored:
     """Restores all variables of a model, and only these, from a checkpoint of `Checkpoints`.
@@ -293,7 +231,7 @@ def load_model_weights(model: tf.Module, path: str, log: Callable[[str], None] =
     if is_directory:
         restored = checkpoints.restore_latest()
         if restored is None:
-            raise UserError(f"no checkpoint in {path}; wanted files like {_PREFIX}-1000.index")
+            raise UserError(f"no checkpoint in {path}; wanted files like {folder.PREFIX}-1000.index")
         return restored
     try:
         return checkpoints.restore(path)

@@ -13,8 +13,9 @@ import orbit
 import tensorflow as tf
 
 from maxdl_tf import config
+from maxdl_tf.checkpoints.folder import checkpoint_paths, remove_leftovers
 from maxdl_tf.checkpoints.initial_weights import load_initial_weights
-from maxdl_tf.checkpoints.save_restore import Checkpoints, checkpoint_paths
+from maxdl_tf.checkpoints.save_restore import Checkpoints
 from maxdl_tf.data.record_streams import DataService
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space, storage
@@ -265,7 +266,7 @@ class Run:
 
     def _prepare_model_dir(self, step: int) -> None:
         """Removes what a killed run left, checks that the checkpoints will fit, and writes the experiment."""
-        self._checkpoints.remove_leftovers()
+        remove_leftovers(self._model_dir)
         # A new checkpoint is complete before the oldest is deleted.
         missing = self._experiment.training.checkpoints_to_keep + 1 - len(checkpoint_paths(self._model_dir))
         disk_space.check_space(self._model_dir, self._checkpoints.size, max(1, missing))

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import orbit
 import tensorflow as tf
 
-from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints, new_checkpoints
+from maxdl_tf.checkpoints.folder import new_checkpoints
+from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints
 from maxdl_tf.evaluation.model_images import Evaluator, Result
 from maxdl_tf.files import storage
 from maxdl_tf.progress import Progress, duration

@@ -12,14 +12,13 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.checkpoints import save_restore
+from maxdl_tf.checkpoints.folder import checkpoint_paths, new_checkpoints, remove_leftovers
 from maxdl_tf.checkpoints.save_restore import (
     DAMAGE,
     CheckpointMismatch,
     Checkpoints,
     NonFiniteModelError,
-    checkpoint_paths,
     load_model_weights,
-    new_checkpoints,
     variables_by_key,
 )
 from maxdl_tf.errors import UserError
@@ -208,7 +207,7 @@ def test_folders_whose_names_look_like_patterns(tmp_path, folder):
         return
     for step in (1, 2, 3):
         run.save(step)
-    run.checkpoints.remove_leftovers()
+    remove_leftovers(str(tmp_path / folder))
     assert len(list((tmp_path / folder).iterdir())) == 5  # Two files of each checkpoint, and their list.
     assert _Run(tmp_path / folder, seed=2).checkpoints.restore_latest().step == 3
 
@@ -234,7 +233,7 @@ def test_leftovers_of_a_killed_save_go_and_nothing_else(tmp_path):
     (tmp_path / "ckpt-6.data-00000-of-00001").write_bytes(b"x")
     (tmp_path / "ckpt-notes.txt").write_text("keep me")
     before = {"checkpoint", "ckpt-3.index", "ckpt-3.data-00000-of-00001", "ckpt-notes.txt", "ckpt-3.data-of-mine"}
-    run.checkpoints.remove_leftovers()
+    remove_leftovers(str(tmp_path))
     assert set(os.listdir(tmp_path)) == before
     assert _Run(tmp_path, seed=2).checkpoints.restore_latest().step == 3
 

@@ -10,7 +10,8 @@ import orbit
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.checkpoints.save_restore import Checkpoints, checkpoint_paths
+from maxdl_tf.checkpoints.folder import checkpoint_paths
+from maxdl_tf.checkpoints.save_restore import Checkpoints
 from maxdl_tf.evaluation.quality import PanopticQuality
 from maxdl_tf.files.folder_lock import FolderLock
 from maxdl_tf.training import loop
