@@ -112,7 +112,7 @@ def test_a_table_of_numbers_goes_without_a_file(trained, tmp_path):
     info = class_table.of_dataset(experiment.train_dataset)
     assert info.class_order == tuple(range(1, 1001)) and info.by_id[1000].name == "1000" and not info.thing_ids
     for overrides, complaint in (
-        (["train_dataset { num_classes: 0 }"], "num_classes 0: must be at least 1"),
+        (["train_dataset { num_classes: 0 }"], "num_classes 0: must lie between 1 and 65535"),
         (["train_dataset { num_classes: 3 dataset_info: 'x' }"], "there is also a dataset_info"),
         (["task: panoptic eval_dataset { num_classes: 3 }"], "it is for task: classification"),
     ):
