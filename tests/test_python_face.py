@@ -125,6 +125,10 @@ def test_overrides_are_text_and_keywords_and_keywords_win():
     options = experiment.training
     assert (options.steps, options.seed, options.ema_decay, experiment.model.num_slots) == (7, 5, 0.5, 4)
     assert maxdl_tf.load_experiment(EXPERIMENT, "training { steps: 8 }").training.steps == 8
+    with pytest.raises(UserError, match=r"^the keyword arguments: training.ema_decay 7: must lie between 0 and 1"):
+        maxdl_tf.load_experiment(EXPERIMENT, text, training={"ema_decay": 7})
+    with pytest.raises(UserError, match=r"^overrides\[0\]: training.steps 0: must be at least 1"):
+        maxdl_tf.load_experiment(EXPERIMENT, "training { steps: 0 }")
 
 
 def test_the_model_has_the_documented_shapes(workplace):
