@@ -105,7 +105,14 @@ def test_predictions_of_a_saved_model_are_measured_in_a_table(tmp_path):
         (["--mode", "count", "--config_file", "no/such.textproto"], "no/such.textproto: there is no such file"),
         (["--mode", "train", "--config_file", CONFIG, "--override", "task: classification"], "task: classification"),
         (
-            ["--mode", "count", "--config_file", CONFIG, "--override", 'eval_dataset { dataset_info: "" }'],
+            [
+                "--mode",
+                "count",
+                "--config_file",
+                CONFIG,
+                "--override",
+                'eval_dataset { dataset_info: "" file_pattern: "x" }',
+            ],
             "no class table",
         ),
         (
