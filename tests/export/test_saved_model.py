@@ -151,7 +151,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(tf.saved_model, "save", save)
     with pytest.raises(UserError, match="No space left on device"):
         _export(tmp_path / "deep" / "a")
-    assert os.listdir(tmp_path / "deep") == []
+    assert os.listdir(tmp_path) == []
 
 
 def test_what_maxdl_export_did_not_write_is_refused(tmp_path):
