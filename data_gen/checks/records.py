@@ -26,8 +26,6 @@ from maxdl_tf.data import examples, records, shards
 from maxdl_tf.data_gen.checks import command, images
 from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, Loaded, Split
 from maxdl_tf.data_gen.checks.images import Find
-from maxdl_tf.errors import UserError
-from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()
 _FILE_PATTERN = flags.DEFINE_multi_string(
@@ -46,7 +44,7 @@ def main(argv: list[str]) -> int:
     del argv
     options = command.read_flags(FLAGS)
     patterns = _FILE_PATTERN.value
-    files = [_matching(pattern) for pattern in patterns]
+    files = [shards.matching_shards(pattern, "--file_pattern") for pattern in patterns]
     folder = os.path.dirname(patterns[0])
     info = class_table.load(_DATASET_INFO.value or os.path.join(folder, class_table.FILE_NAME))
     names = [_split_name(pattern) for pattern in patterns]
@@ -66,13 +64,6 @@ def main(argv: list[str]) -> int:
         return load_record(*source, info)
 
     return command.write_reports(f"Check of {', '.join(names)}", splits, load, options)
-
-
-def _matching(pattern: str) -> list[str]:
-    paths = storage.matching_files(pattern)
-    if not paths:
-        raise UserError(f"--file_pattern {pattern!r} matches no file; correct the path, or convert the data first")
-    return paths
 
 
 def _split_name(pattern: str) -> str:

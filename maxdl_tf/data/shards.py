@@ -37,7 +37,7 @@ class ShardSet(NamedTuple):
     @property
     def pattern(self) -> str:
         """Glob of the set."""
-        return os.path.join(self.folder, f"{self.split}-*-of-{self.count:05d}{self.ending}")
+        return os.path.join(self.folder, f"{self.split}-?????-of-{self.count:05d}{self.ending}")
 
 
 def shard_name(split: str, number: int, count: int, ending: str = ".tfrecord") -> str:
@@ -72,6 +72,33 @@ def mixed(sets: Sequence[ShardSet]) -> Iterator[list[ShardSet]]:
             yield same
 
 
+def matching_shards(pattern: str, option: str) -> list[str]:
+    """Finds the files of one pattern, which must not match two splits as `train-*` matches train and train-small.
+
+    Args:
+      pattern: Path or glob of TFRecord shards.
+      option: Name of the pattern in errors.
+
+    Raises:
+      UserError: No file matches, or those of two splits, of which one name continues the other.
+    """
+    matches = storage.matching_files(pattern)
+    if not matches:
+        raise UserError(
+            f"{option} {pattern!r} matches no file; expected TFRecord shards such as those of maxdl-convert "
+            "(train-00000-of-00008.tfrecord): convert the data first, or correct the path"
+        )
+    found = (_NAME.fullmatch(os.path.basename(path)) for path in matches)
+    splits = sorted({match["split"] for match in found if match})
+    for split, longer in ((first, second) for first in splits for second in splits):
+        if longer.startswith(f"{split}-"):
+            raise UserError(
+                f"{option} {pattern!r} matches the shards of {split} and of {longer}; give a pattern for one split, "
+                f"such as '{split}-?????-of-*', or one for each"
+            )
+    return matches
+
+
 def find_shards(file_pattern: str | Sequence[str], option: str = "file_pattern") -> list[str]:
     """Finds the files of one or more patterns.
 
@@ -84,7 +111,7 @@ def find_shards(file_pattern: str | Sequence[str], option: str = "file_pattern")
       The sorted paths, each once.
 
     Raises:
-      UserError: A pattern matches no file, shards are missing, or shards of two conversions match.
+      UserError: A pattern matches no file or two splits, shards are missing, or shards of two conversions match.
       OSError: A remote folder cannot be read.
     """
     patterns = [file_pattern] if isinstance(file_pattern, str) else list(file_pattern)
@@ -92,12 +119,7 @@ def find_shards(file_pattern: str | Sequence[str], option: str = "file_pattern")
         raise UserError(f"{option} is empty; name the TFRecord shards, such as 'data/train-*.tfrecord'")
     files, chosen_by_glob = set(), []
     for pattern in patterns:
-        matches = storage.matching_files(pattern)
-        if not matches:
-            raise UserError(
-                f"{option} {pattern!r} matches no file; expected TFRecord shards such as those of maxdl-convert "
-                "(train-00000-of-00008.tfrecord): convert the data first, or correct the path"
-            )
+        matches = matching_shards(pattern, option)
         files.update(matches)
         if matches != [pattern]:
             chosen_by_glob += matches

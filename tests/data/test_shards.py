@@ -33,9 +33,9 @@ def test_whole_sets_are_found_once_and_in_order(folder):
 def test_missing_shards_are_counted_and_named(folder):
     tf.io.gfile.remove(f"{folder}/{shard_name('train', 1, 3)}")
     with pytest.raises(
-        UserError, match=r"train-\*-of-00003\.tfrecord: 1 of 3 shards .*train-00001-of-00003\.tfrecord;"
+        UserError, match=r"train-\?{5}-of-00003\.tfrecord: 1 of 3 shards .*train-00001-of-00003\.tfrecord;"
     ):
-        find_shards(f"{folder}/train-*.tfrecord")
+        find_shards(f"{folder}/train-0*")
     assert _names(find_shards(f"{folder}/train-small-*")) == [
         shard_name("train-small", number, 2) for number in range(2)
     ]
@@ -55,14 +55,23 @@ def test_a_part_may_be_read_if_the_whole_is_there_or_if_its_files_are_named(fold
 def test_two_conversions_do_not_mix(folder):
     with tf.io.gfile.GFile(f"{folder}/{shard_name('train', 0, 1)}", "w") as file:
         file.write("x")
-    with pytest.raises(UserError, match=r"two conversions, .*train-\*-of-00001\.tfrecord and .*train-\*-of-00003"):
-        find_shards(f"{folder}/train-*.tfrecord")
-    assert len(find_shards(f"{folder}/train-*-of-00003.tfrecord")) == 3
+    with pytest.raises(
+        UserError, match=r"two conversions, .*train-\?{5}-of-00001\.tfrecord and .*train-\?{5}-of-00003"
+    ):
+        find_shards(f"{folder}/train-?????-of-*")
+    assert len(find_shards(f"{folder}/train-?????-of-00003.tfrecord")) == 3
+
+
+@pytest.mark.parametrize("pattern", ["train-*", "*.tfrecord"])
+def test_a_glob_does_not_mix_a_split_with_one_whose_name_continues(folder, pattern):
+    with pytest.raises(UserError, match=r"matches the shards of train and of train-small; .*'train-\?{5}-of-\*'"):
+        find_shards(f"{folder}/{pattern}")
+    assert len(find_shards([f"{folder}/train-?????-of-*", f"{folder}/train-small-?????-of-*"])) == 5
 
 
 def test_patterns_without_files(folder):
     with pytest.raises(UserError, match=r"eval_dataset\.file_pattern '.*/val-\*' matches no file"):
-        find_shards([f"{folder}/train-*", f"{folder}/val-*"], "eval_dataset.file_pattern")
+        find_shards([f"{folder}/train-0*", f"{folder}/val-*"], "eval_dataset.file_pattern")
     with pytest.raises(UserError, match="file_pattern is empty"):
         find_shards([])
 
