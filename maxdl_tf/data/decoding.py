@@ -1,18 +1,12 @@
-"""Images and label maps of records, decoded by operations of TensorFlow.
-
-The format and the size are read from the header first: a PNG of some kilobytes may announce more pixels than fit into
-memory.
-"""
+"""Images and label maps of records, decoded by operations of TensorFlow after a check of their headers."""
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+from maxdl_tf.data.image_headers import has_format, png_bit_depth, stored_size
 from maxdl_tf.files.images import MAX_DATA_PIXELS
 from maxdl_tf.structs import Tensor
-
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_SIZE_AT, _BIT_DEPTH_AT, _HEADER = 16, 24, 25  # Offsets in a PNG file: width and height, 4 bytes each; then a byte.
 
 
 def decode_image(encoded: Tensor, image_id: Tensor) -> Tensor:
@@ -42,8 +36,7 @@ def decode_png_label(png: Tensor, image_id: Tensor) -> Tensor:
     png = _checked(png, "a label map", image_id)
     pixels = tf.cast(tf.io.decode_png(png, dtype=tf.uint16), tf.int32)  # [height, width, 1 or 3]
     # Decoded to 16 bits, a value v of 8 bits becomes v * 257.
-    bit_depth = tf.io.decode_raw(tf.strings.substr(png, _BIT_DEPTH_AT, 1), tf.uint8)[0]
-    pixels = tf.cond(tf.equal(bit_depth, 16), lambda: pixels, lambda: pixels // 257)
+    pixels = tf.cond(tf.equal(png_bit_depth(png), 16), lambda: pixels, lambda: pixels // 257)
     return tf.cond(
         tf.equal(tf.shape(pixels)[-1], 1),
         lambda: pixels[..., 0],
@@ -53,15 +46,12 @@ def decode_png_label(png: Tensor, image_id: Tensor) -> Tensor:
 
 def _checked(encoded: Tensor, what: str, image_id: Tensor) -> Tensor:
     """Returns the file itself, after a check of its header."""
-    # Zeros follow the header of a file that is shorter.
-    header = tf.strings.join([tf.strings.substr(encoded, 0, _HEADER), bytes(_HEADER)])
-    is_jpeg, is_png = (tf.equal(tf.strings.substr(header, 0, len(magic)), magic) for magic in (_JPEG, _PNG))
-    width_height = tf.io.decode_raw(tf.strings.substr(header, _SIZE_AT, 8), tf.int32, little_endian=False)
-    size = tf.cond(is_jpeg, lambda: tf.io.extract_jpeg_shape(encoded)[:2], lambda: width_height[::-1])
+    size = stored_size(encoded)
     small = tf.reduce_prod(tf.cast(size, tf.int64)) <= MAX_DATA_PIXELS
     checks = [
         tf.debugging.Assert(
-            is_jpeg | is_png, ["image", image_id, f"has {what} that is no JPEG or PNG; convert it again"]
+            has_format(encoded, "jpeg") | has_format(encoded, "png"),
+            ["image", image_id, f"has {what} that is no JPEG or PNG; convert it again"],
         ),
         tf.debugging.Assert(
             tf.reduce_all(size > 0) & small,

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from maxdl_tf.data.image_headers import has_format, png_bit_depth, stored_size
 from maxdl_tf.files.images import DARK_16_BIT, MAX_SIDE
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_PNG_SIZE_AT, _PNG_BITS_AT = 16, 24  # Width and height have 4 bytes each, the bits per channel 1.
 _MOST_SEGMENTS = 100  # Segments of a file that are searched for EXIF, which comes before the pixels.
 
 
@@ -28,7 +27,7 @@ def image_sizes(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
 
     def size_of(index):
         image = encoded[index]
-        size = _header_size(image)
+        size = _attempt(stored_size, image, tf.zeros([2], tf.int32))
         height, width = tf.unstack(size)
         pixels = tf.cast(height, tf.int64) * tf.cast(width, tf.int64)
         text = tf.strings.as_string
@@ -40,7 +39,10 @@ def image_sizes(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
         )
         complaint = _first_that_holds(
             (tf.strings.length(image) == 0, "is empty; send the bytes of a JPEG or PNG file"),
-            (_kind(image) == "", "is no JPEG or PNG; send the bytes of such a file"),
+            (
+                ~(has_format(image, "jpeg") | has_format(image, "png")),
+                "is no JPEG or PNG; send the bytes of such a file",
+            ),
             ((height < 1) | (width < 1), "has a damaged header; send the whole file, unchanged"),
             (pixels > max_pixels, too_large),
             (tf.reduce_max(size) > MAX_SIDE, f"has a side of more than {MAX_SIDE} pixels; cut it into tiles"),
@@ -66,7 +68,7 @@ def decode_image(encoded: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tf.Te
     orientation = _orientation(encoded[index])
     image = tf.cond(orientation > 1, lambda: _turned(image, orientation), lambda: image)
     damaged = tf.reduce_any(tf.shape(image)[:2] != size)
-    has_16_bits = (_kind(encoded[index]) == "png") & (_number(_bytes(encoded[index]), _PNG_BITS_AT, 1) == 16)
+    has_16_bits = has_format(encoded[index], "png") & (png_bit_depth(encoded[index]) == 16)
     too_dark = f"has only values below {DARK_16_BIT} of 65535; scale all images alike to 0..65535, or send 8 bits"
     complaint = _first_that_holds(
         (damaged, "is damaged or cut off; send the whole file, unchanged"),
@@ -85,39 +87,10 @@ def encoded_images(examples: tf.Tensor, key: str) -> tf.Tensor:
     return tf.map_fn(lambda example: _attempt(read, example, tf.constant("")), examples, parallel_iterations=1)
 
 
-def _kind(image: tf.Tensor) -> tf.Tensor:
-    """ "jpeg", "png" or "" by the first bytes."""
-    kinds = ((_JPEG, "jpeg"), (_PNG, "png"))
-    return _first_that_holds(*((tf.strings.substr(image, 0, len(magic)) == magic, kind) for magic, kind in kinds))
-
-
-def _header_size(image: tf.Tensor) -> tf.Tensor:
-    """int32 [2], (height, width) as stored; zeros if the header does not state it."""
-    unknown = tf.zeros([2], tf.int32)
-    length = tf.strings.length(image)
-
-    def of_jpeg():
-        return _attempt(lambda image: tf.image.extract_jpeg_shape(image)[:2], image, unknown)
-
-    def of_png():
-        header = _bytes(tf.strings.substr(image, _PNG_SIZE_AT, 8))
-        width, height = (tf.cast(_number(header, 4 * place, 4), tf.int32) for place in (0, 1))  # May become negative.
-        return tf.stack([height, width])
-
-    kind = _kind(image)
-    return tf.case(
-        [
-            (kind == "jpeg", of_jpeg),
-            ((kind == "png") & (length >= _PNG_SIZE_AT + 8), of_png),
-        ],
-        default=lambda: unknown,
-    )
-
-
 def _orientation(image: tf.Tensor) -> tf.Tensor:
     """int64 scalar, the EXIF orientation of an encoded image, 1..8; 1 if it has none."""
     data = _bytes(image)
-    is_jpeg = _kind(image) == "jpeg"
+    is_jpeg = has_format(image, "jpeg")
 
     def next_segment(start, exif):
         """JPEG: FF, marker, length with itself, content. PNG: length of the content, name, content, checksum."""
