@@ -125,8 +125,7 @@ def _text_rows(text: str, path: str) -> list[tuple[int, ClassName]]:
             raise UserError(
                 f"{path}, line {at}: {line!r}; expected `number: name`, `number: name: thing` or `number: name: stuff`"
             )
-    kinds = {"thing": True, "stuff": False, None: None}
-    return [(int(match[1]), ClassName(match[2], kinds[match[3]])) for match in numbered]
+    return [(int(match[1]), ClassName(match[2], _KINDS[match[3]])) for match in numbered]
 
 
 def _json_rows(path: str) -> list[tuple[int, ClassName]]:

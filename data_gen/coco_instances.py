@@ -6,9 +6,8 @@ that gets a shared pixel. The default is the smaller object: an object on or in 
 objects. Objects without a remaining pixel are dropped.
 
 Pixels outside of all objects are void by default. --background assigns them to a class of stuff, a new one or the
-category with this name. --semantic_dir names
-a folder of gray PNGs of stuff, IMAGE.png for each image, with category ids as values. A thing category in these PNGs
-marks a crowd where there is no object.
+category with this name. --semantic_dir names a folder of gray PNGs of stuff, IMAGE.png for each image, with category
+ids as values. A thing category in these PNGs marks a crowd where there is no object.
 
 The class table is built from the categories of the JSON file and from --stuff_categories. Categories of the JSON file
 are things unless they have "isthing": 0. Images without an object are dropped if pixels outside of objects are void.
@@ -29,13 +28,14 @@ import numpy as np
 from absl import flags
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data.coco_files import InstanceImage, load_instances, some, table_of_categories
+from maxdl_tf.data.coco_categories import table_of_categories
+from maxdl_tf.data.coco_files import InstanceImage, load_instances
 from maxdl_tf.data_gen import class_names, converter_flags, shard_writer
 from maxdl_tf.data_gen.annotated_images import AnnotatedImage, Conversion
 from maxdl_tf.data_gen.coco_masks import decode_mask
 from maxdl_tf.data_gen.label_maps import CONTESTED, OVERLAPS, Numbering, paint, replace_values
 from maxdl_tf.data_gen.source_files import check_size, read_gray_png, read_image
-from maxdl_tf.errors import UserError
+from maxdl_tf.errors import UserError, some
 from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()

@@ -19,19 +19,13 @@ from absl import flags
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data.coco_files import (
-    ImageEntry,
-    load_annotations,
-    read_panoptic_png,
-    size_mismatch,
-    some,
-    table_of_categories,
-)
+from maxdl_tf.data.coco_categories import table_of_categories
+from maxdl_tf.data.coco_files import ImageEntry, load_annotations, read_panoptic_png
 from maxdl_tf.data_gen import converter_flags, shard_writer
 from maxdl_tf.data_gen.annotated_images import AnnotatedImage
 from maxdl_tf.data_gen.label_maps import Numbering
 from maxdl_tf.data_gen.source_files import read_image
-from maxdl_tf.errors import UserError
+from maxdl_tf.errors import UserError, size_mismatch, some
 from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()

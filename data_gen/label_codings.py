@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maxdl_tf.data.coco_files import some
 from maxdl_tf.data_gen import source_files
-from maxdl_tf.errors import UserError
+from maxdl_tf.errors import UserError, some
 from maxdl_tf.panoptic_ids import color_to_id
 
 CODINGS = ("class_instance", "class", "instance")

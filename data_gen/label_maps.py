@@ -9,8 +9,7 @@ import numpy as np
 
 from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data.coco_files import some
-from maxdl_tf.errors import UserError
+from maxdl_tf.errors import UserError, some
 
 OVERLAPS = ("smaller_on_top", "larger_on_top", "later_on_top", "void")
 NOTHING, CONTESTED = -1, -2

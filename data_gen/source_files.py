@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from maxdl_tf.data.coco_files import some
-from maxdl_tf.errors import UserError
+from maxdl_tf.errors import UserError, size_mismatch, some
 from maxdl_tf.files import images, storage
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")  # Formats that records hold.
@@ -94,12 +93,7 @@ def read_gray_png(path: str | os.PathLike) -> np.ndarray:
 def check_size(path: str | os.PathLike, got: tuple[int, ...], expected: tuple[int, ...], other: str) -> None:
     """Raises UserError if the size of a file differs from the size of `other`; sizes are (height, width)."""
     if tuple(got) != tuple(expected):
-        advice = "a label map and its image must have the same size"
-        if tuple(got) == tuple(expected)[::-1]:
-            advice += "; if the image has an EXIF orientation, label the upright image"
-        raise UserError(
-            f"{path}: {got[0]} x {got[1]} (height x width), but {other} is {expected[0]} x {expected[1]}; {advice}"
-        )
+        raise UserError(size_mismatch(path, got, expected, f"{other} is"))
 
 
 class FilePair(NamedTuple):

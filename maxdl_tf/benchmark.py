@@ -35,7 +35,7 @@ import json
 
 from absl import flags
 
-from maxdl_tf import command_line
+from maxdl_tf import command_flags, command_line
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
@@ -43,7 +43,7 @@ FLAGS = flags.FlagValues()
 _MODE = flags.DEFINE_enum(
     "mode", None, ["count", "train", "predict"], "Measurement to make.", required=True, flag_values=FLAGS
 )
-_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "model { num_slots: 64 }", required=False)
+_CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "model { num_slots: 64 }", required=False)
 _STEPS = flags.DEFINE_integer(
     "steps",
     5,

@@ -1,13 +1,13 @@
-"""What all commands share: flags, --help, errors in one line, a quiet start of TensorFlow.
+"""What all commands share: parsing of flags, --help, errors in one line, a quiet start of TensorFlow.
 
 A command is a module. Its docstring describes it and ends with an example:
 
     from absl import flags
 
-    from maxdl_tf import command_line
+    from maxdl_tf import command_flags, command_line
 
     FLAGS = flags.FlagValues()
-    _CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "training { steps: 100 }")
+    _CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "training { steps: 100 }")
 
     def main(argv):
         from maxdl_tf import config
@@ -54,88 +54,6 @@ _START_UP_NOISE = re.compile(
     r"|failed call to cuInit: .*(UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE)"
 )
 _MAY_BE_EMPTY = ("override",)  # No fragment. Other text is a path or a name.
-
-
-def define_experiment(
-    flag_values: flags.FlagValues, override: str, *, required: bool = True
-) -> tuple[flags.FlagHolder, flags.FlagHolder]:
-    """Defines --config_file and --override.
-
-    Args:
-      flag_values: Flags of the command.
-      override: Example of a fragment.
-      required: Whether --config_file is required. Otherwise its default is the experiment beside the checkpoint.
-    """
-    config_file = flags.DEFINE_string(
-        "config_file",
-        None,
-        "Path of the experiment's textproto, or name of a packaged one such as shapes/max_deeplab_tiny_81."
-        + ("" if required else " Default: experiment.textproto in the folder of the checkpoint."),
-        required=required,
-        flag_values=flag_values,
-    )
-    return config_file, define_override(flag_values, override)
-
-
-def define_override(flag_values: flags.FlagValues, example: str) -> flags.FlagHolder:
-    """Defines --override alone, for commands that choose the experiment themselves."""
-    return flags.DEFINE_multi_string(
-        "override",
-        [],
-        f"Textproto fragment to merge over the experiment, such as '{example}'.",
-        flag_values=flag_values,
-    )
-
-
-def define_checkpoint(flag_values: flags.FlagValues, *, required: bool) -> flags.FlagHolder:
-    """Defines --checkpoint."""
-    return flags.DEFINE_string(
-        "checkpoint",
-        None,
-        "Path of a checkpoint (runs/shapes/ckpt-1000), or of a folder for its latest checkpoint.",
-        required=required,
-        flag_values=flag_values,
-    )
-
-
-def define_strategy(flag_values: flags.FlagValues, *more: str) -> flags.FlagHolder:
-    """Defines --strategy with the strategies of one process and `more`."""
-    return flags.DEFINE_enum(
-        "strategy",
-        "auto",
-        ["auto", "one_device", "mirrored", *more],
-        "How a batch is distributed over devices. auto: "
-        + ("the TPU of --tpu, the hosts of TF_CONFIG, all GPUs, or the CPU." if more else "all GPUs, or the CPU."),
-        flag_values=flag_values,
-    )
-
-
-def define_predictions(flag_values: flags.FlagValues, max_pixels: int) -> None:
-    """Defines --input, --output, --max_pixels, --overlays and --overwrite, for commands that predict images.
-
-    Args:
-      flag_values: Flags of the command.
-      max_pixels: Default of --max_pixels.
-    """
-    flags.DEFINE_multi_string(
-        "input",
-        None,
-        "Path of an image or of a folder of images, or a glob. Positional arguments are inputs as well.",
-        required=True,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_string("output", None, "Folder for the predictions.", required=True, flag_values=flag_values)
-    flags.DEFINE_integer(
-        "max_pixels",
-        max_pixels,
-        "Largest number of pixels of an image. Larger images are skipped before they are decoded.",
-        lower_bound=1,
-        flag_values=flag_values,
-    )
-    flags.DEFINE_boolean("overlays", True, "Whether to draw overlays.", flag_values=flag_values)
-    flags.DEFINE_boolean(
-        "overwrite", False, "Whether to replace the predictions in the output folder.", flag_values=flag_values
-    )
 
 
 def run(

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from absl import flags
 
-from maxdl_tf import command_line, configs
+from maxdl_tf import command_flags, command_line, configs
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import folder_lock, storage
 
@@ -31,7 +31,7 @@ _TRAIN_IMAGES = flags.DEFINE_integer(
     "train_images", 2000, "Number of training images.", lower_bound=1, flag_values=FLAGS
 )
 _VAL_IMAGES = flags.DEFINE_integer("val_images", 100, "Number of validation images.", lower_bound=1, flag_values=FLAGS)
-_OVERRIDE = command_line.define_override(FLAGS, "training { steps: 100 }")
+_OVERRIDE = command_flags.define_override(FLAGS, "training { steps: 100 }")
 
 _CONFIG_FILE = Path(configs.__file__).parent / "shapes" / "max_deeplab_tiny_81.textproto"
 _MARK = ".maxdl_demo"  # Only a folder with this file is emptied.

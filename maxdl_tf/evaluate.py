@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 import maxdl_tf
-from maxdl_tf import command_line, processes
+from maxdl_tf import command_flags, command_line, processes
 from maxdl_tf.errors import UserError
 from maxdl_tf.progress import Progress
 
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from maxdl_tf.tasks.panoptic import PanopticTask
 
 FLAGS = flags.FlagValues()
-_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "evaluation { max_images: 100 }", required=False)
-_CHECKPOINT = command_line.define_checkpoint(FLAGS, required=False)
-_STRATEGY = command_line.define_strategy(FLAGS)
+_CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "evaluation { max_images: 100 }", required=False)
+_CHECKPOINT = command_flags.define_checkpoint(FLAGS, required=False)
+_STRATEGY = command_flags.define_strategy(FLAGS)
 _UNTRAINED = flags.DEFINE_boolean("untrained", False, "Evaluate initial weights instead.", flag_values=FLAGS)
 _PREDICTIONS = flags.DEFINE_string(
     "predictions",

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from absl import flags
 
-from maxdl_tf import command_line
+from maxdl_tf import command_flags, command_line
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()
-_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }", required=False)
-_CHECKPOINT = command_line.define_checkpoint(FLAGS, required=True)
+_CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }", required=False)
+_CHECKPOINT = command_flags.define_checkpoint(FLAGS, required=True)
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Path of the folder to create.", required=True, flag_values=FLAGS)
 _FOLD = flags.DEFINE_boolean(
     "fold",

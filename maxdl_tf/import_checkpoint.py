@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 
 from absl import flags
 
-from maxdl_tf import command_line
+from maxdl_tf import command_flags, command_line
 
 FLAGS = flags.FlagValues()
 _DEEPLAB2_CHECKPOINT = flags.DEFINE_string(
@@ -32,7 +32,7 @@ _DEEPLAB2_CHECKPOINT = flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
-_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "model { semantic_branch: false }")
+_CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "model { semantic_branch: false }")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to create for ckpt-STEP.", required=True, flag_values=FLAGS)
 _ALLOW_MISSING = flags.DEFINE_multi_string(
     "allow_missing",

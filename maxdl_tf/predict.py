@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from maxdl_tf import beam_pipeline, command_line
+from maxdl_tf import beam_pipeline, command_flags, command_line
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 from maxdl_tf.files.images import MAX_PIXELS
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from maxdl_tf.protos import experiment_pb2
 
 FLAGS = flags.FlagValues()
-command_line.define_predictions(FLAGS, MAX_PIXELS)
+command_flags.define_predictions(FLAGS, MAX_PIXELS)
 _MODEL = flags.DEFINE_string(
     "model",
     None,
@@ -55,7 +55,7 @@ _MODEL = flags.DEFINE_string(
     required=True,
     flag_values=FLAGS,
 )
-_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }", required=False)
+_CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }", required=False)
 _VISUALIZE = flags.DEFINE_multi_enum(
     "visualize",
     [],
@@ -117,7 +117,7 @@ def _predict(
     if _DIAGNOSE.value and predictor.postprocessor is None:
         raise UserError(
             f"--diagnose: SavedModel {_MODEL.value} does not state its thresholds; export it again, or give its "
-            "checkpoint and --config_file"
+            "checkpoint"
         )
     tasks = [ImageTask(*task) for task in zip(paths, names, predictions.image_ids(names))]
     started = time.monotonic()

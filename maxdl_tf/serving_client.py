@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from maxdl_tf import class_table, command_line
+from maxdl_tf import class_table, command_flags, command_line
 from maxdl_tf.errors import UserError
 from maxdl_tf.files.images import MAX_PIXELS
 from maxdl_tf.progress import Progress
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from maxdl_tf.inference.writer import PredictionWriter
 
 FLAGS = flags.FlagValues()
-command_line.define_predictions(FLAGS, MAX_PIXELS)
+command_flags.define_predictions(FLAGS, MAX_PIXELS)
 _SERVER = flags.DEFINE_string(
     "server",
     None,

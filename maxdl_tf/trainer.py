@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 from absl import flags
 
-from maxdl_tf import command_line
+from maxdl_tf import command_flags, command_line
 
 
 class Mode(NamedTuple):
@@ -54,12 +54,12 @@ _MODES = {
 _TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong with the command.
 
 FLAGS = flags.FlagValues()
-_CONFIG_FILE, _OVERRIDE = command_line.define_experiment(FLAGS, "training { steps: 100 }")
+_CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "training { steps: 100 }")
 _MODE = flags.DEFINE_enum("mode", "train_and_eval", list(_MODES), "Mode of the run.", flag_values=FLAGS)
 _MODEL_DIR = flags.DEFINE_string(
     "model_dir", None, "Folder of the checkpoints, curves and metrics.", required=True, flag_values=FLAGS
 )
-_STRATEGY = command_line.define_strategy(FLAGS, "multi_worker", "tpu")
+_STRATEGY = command_flags.define_strategy(FLAGS, "multi_worker", "tpu")
 _DATA_SERVICE = flags.DEFINE_string(
     "data_service",
     None,

@@ -84,7 +84,7 @@ def test_a_label_map_of_the_stored_picture_is_named(upright, tmp_path, capsys):
     save_map(tmp_path / "labels" / "a.png", np.swapaxes(upright[1], 0, 1), np.uint16)
     flags = (f"--image_dir={tmp_path / 'images'}", f"--label_dir={tmp_path / 'labels'}")
     assert run_convert("label_pngs", *flags, f"--output_dir={tmp_path / 'out'}") == 2
-    assert "if the image has an EXIF orientation, label the upright image" in capsys.readouterr().err
+    assert "if the image has an EXIF orientation, annotate the upright image" in capsys.readouterr().err
 
 
 def test_prediction(photos, wanted, saved_model):

@@ -33,6 +33,7 @@ RESERVED = {
     "maxdl_tf.protos": {"maxdl_tf", "config"} | _WITH_OPTIONS,
     "maxdl_tf.config": _WITH_OPTIONS,
     "maxdl_tf.command_line": _PROGRAMS,
+    "maxdl_tf.command_flags": _PROGRAMS,
     "tensorflow_addons": {"training"},
 }
 # What tf-models-official brings along and nothing here needs.
@@ -106,7 +107,11 @@ def imports_of(tree: ast.Module, known_modules: set[str]) -> list[Import]:
 
 def _comes_quickly(module: str, place: Place) -> bool:
     """Whether a module is imported before --help is printed, so that it may not wait for TensorFlow."""
-    return place.floor >= COMMANDS or place.group == "data_gen" or module == "maxdl_tf.command_line"
+    return (
+        place.floor >= COMMANDS
+        or place.group == "data_gen"
+        or module in ("maxdl_tf.command_line", "maxdl_tf.command_flags")
+    )
 
 
 def complaints(module: str, source: str, known_modules: set[str]) -> list[str]:

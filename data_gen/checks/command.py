@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from maxdl_tf import command_line, processes
-from maxdl_tf.data_gen.checks import findings, report
+from maxdl_tf.data_gen.checks import findings, report, statistics
 from maxdl_tf.data_gen.checks.findings import ERROR, ImageReport, Split
 from maxdl_tf.data_gen.checks.report import Load
 from maxdl_tf.errors import UserError
@@ -123,7 +123,7 @@ def write_reports(title: str, splits: list[Split], load: Load, options: Options)
         image.findings.append(finding)
     for split in splits:
         split.findings.extend(findings.mostly_void(split))
-    summaries = [findings.summarize(split, options.num_slots) for split in splits]
+    summaries = [statistics.summarize(split, options.num_slots) for split in splits]
     result = report.Result(findings.all_findings(splits), summaries)
     print(report.as_text(result, options.shown))
     with command_line.user_errors(OSError):

@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
     Attributes:
       findings: All findings, the worst first.
-      summaries: Statistics of each split, from `findings.summarize`.
+      summaries: Statistics of each split, from `statistics.summarize`.
     """
 
     findings: list[Finding]

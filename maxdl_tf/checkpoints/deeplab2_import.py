@@ -13,15 +13,8 @@ import tensorflow as tf
 
 from maxdl_tf.checkpoints.compare import Difference, Shape, compare
 from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
-from maxdl_tf.checkpoints.save_restore import (
-    DAMAGE,
-    KEY_SUFFIX,
-    Checkpoints,
-    is_of_model,
-    name_of,
-    reason_of,
-    shapes_by_key,
-)
+from maxdl_tf.checkpoints.keys import KEY_SUFFIX, is_of_model, name_of, shapes_by_key
+from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints, reason_of
 from maxdl_tf.checkpoints.source import CheckpointSource
 from maxdl_tf.errors import UserError
 from maxdl_tf.models.max_deeplab import MaXDeepLab

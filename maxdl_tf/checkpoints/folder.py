@@ -18,6 +18,11 @@ _DATA = r"\.data-[0-9]{5}-of-[0-9]{5}"
 _SECONDS_BETWEEN_LOOKS = 1.0  # For a new checkpoint.
 
 
+def folder_of(checkpoint: str) -> str:
+    """The folder of a checkpoint; the path itself if it is a folder."""
+    return checkpoint if storage.is_folder(checkpoint) else os.path.dirname(checkpoint)
+
+
 def checkpoint_paths(directory: str) -> list[str]:
     """Prefixes of the checkpoints in a directory, the newest (highest step) first.
 

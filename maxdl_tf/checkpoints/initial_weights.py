@@ -10,17 +10,8 @@ import tensorflow as tf
 
 from maxdl_tf.checkpoints.compare import Difference, Shape, compact_names, compare
 from maxdl_tf.checkpoints.folder import checkpoint_paths
-from maxdl_tf.checkpoints.save_restore import (
-    DAMAGE,
-    KEY_SUFFIX,
-    CheckpointMismatch,
-    NonFiniteModelError,
-    is_of_model,
-    name_of,
-    reason_of,
-    shapes_by_key,
-    variables_by_key,
-)
+from maxdl_tf.checkpoints.keys import KEY_SUFFIX, is_of_model, name_of, shapes_by_key, variables_by_key
+from maxdl_tf.checkpoints.save_restore import DAMAGE, CheckpointMismatch, NonFiniteModelError, reason_of
 from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.errors import UserError
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import tempfile
-from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -15,14 +14,11 @@ import tensorflow as tf
 
 from maxdl_tf.checkpoints import folder
 from maxdl_tf.checkpoints.compare import compare
+from maxdl_tf.checkpoints.keys import BOOKKEEPING, is_of_model, name_of, shapes_by_key, variables_by_key
 from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space
-from maxdl_tf.keras_api import keras
 
-KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-SLOT = "/.OPTIMIZER_SLOT/"
-_BOOKKEEPING = ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter" + KEY_SUFFIX)
 _BYTES_PER_NAME = 1000  # In a checkpoint's index and object graph, about.
 # Errors of reading a damaged checkpoint. TensorFlow's reader turns some of its errors into Python's own.
 DAMAGE = (tf.errors.OpError, IndexError, RuntimeError)
@@ -185,7 +181,7 @@ class Checkpoints:
           tf.errors.OpError, IndexError, RuntimeError: Files are missing or damaged. No variable has changed.
         """
         check_no_pattern(path)
-        wanted = {key: v for key, v in variables_by_key(self._root).items() if key not in _BOOKKEEPING}
+        wanted = {key: v for key, v in variables_by_key(self._root).items() if key not in BOOKKEEPING}
         reader = tf.train.load_checkpoint(path)
         _require_same(path, reader, wanted, whole=bool(self._optimizers))
         # Checksums first. TensorFlow would find damage halfway, and warn of each variable that it did not reach.
@@ -239,30 +235,6 @@ def load_model_weights(model: tf.Module, path: str, log: Callable[[str], None] =
         raise UserError(f"cannot read the checkpoint {path}: {reason_of(error)}; check the path") from error
 
 
-def variables_by_key(root: tf.train.Checkpoint) -> dict[str, tf.Variable]:
-    """All variables that `root` saves, including optimizer slots, by their keys in a checkpoint's files."""
-    view = tf.train.TrackableView(root)
-    paths = {id(root): ""}
-    objects, queue = [], deque([root])
-    while queue:
-        parent = queue.popleft()
-        objects.append(parent)
-        for name, child in view.children(parent).items():
-            if id(child) not in paths:
-                paths[id(child)] = f"{paths[id(parent)]}/{name.replace('.', '..').replace('/', '.S')}".lstrip("/")
-                queue.append(child)
-    variables = [value for value in objects if isinstance(value, tf.Variable)]
-    by_key = {paths[id(variable)] + KEY_SUFFIX: variable for variable in variables}
-    # Only optimizers have slots. Reading any attribute of a distributed variable would contact the other workers.
-    for optimizer in (value for value in objects if isinstance(value, keras.optimizers.legacy.Optimizer)):
-        for slot in optimizer.get_slot_names():
-            for variable in variables:
-                if _has_slot(optimizer, variable, slot):
-                    key = f"{paths[id(variable)]}{SLOT}{paths[id(optimizer)]}/{slot}{KEY_SUFFIX}"
-                    by_key[key] = optimizer.get_slot(variable, slot)
-    return by_key
-
-
 def _share(broken: Sequence[str], keys: Collection[str]) -> str:
     return f"{len(broken)} of {len(keys)} variables, such as {name_of(broken[0])}, are"
 
@@ -273,30 +245,6 @@ def _is_finite(variable: tf.Variable) -> bool:
     # Reading a distributed variable as a whole would contact the other workers.
     copies = variable.values if isinstance(variable, tf.distribute.DistributedValues) else (variable,)
     return all(bool(tf.reduce_all(tf.math.is_finite(copy))) for copy in copies)
-
-
-def _has_slot(optimizer: Any, variable: tf.Variable, slot: str) -> bool:
-    # get_slot() raises if there is no such slot.
-    try:
-        return optimizer.get_slot(variable, slot) is not None
-    except KeyError:
-        return False
-
-
-def shapes_by_key(reader: Any) -> dict[str, tuple[int, ...]]:
-    """Shapes of all variables in a checkpoint, including slots, from a reader of `tf.train.load_checkpoint`."""
-    shapes = reader.get_variable_to_shape_map()
-    return {key: tuple(shape) for key, shape in shapes.items() if key not in _BOOKKEEPING}
-
-
-def name_of(key: str) -> str:
-    """The object path of a key in a checkpoint's files."""
-    return key.removesuffix(KEY_SUFFIX)
-
-
-def is_of_model(key: str) -> bool:
-    """Whether a key in a checkpoint of `Checkpoints` belongs to the model."""
-    return key.startswith("model/") and SLOT not in key
 
 
 def _require_same(path: str, reader: Any, expected: Mapping[str, tf.Variable], whole: bool) -> None:

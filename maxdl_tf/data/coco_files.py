@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from maxdl_tf import panoptic_ids
-from maxdl_tf.class_table import DatasetInfo, SourceClass, from_source_classes
 from maxdl_tf.data import coco_fields
+from maxdl_tf.data.coco_categories import read_categories
 from maxdl_tf.data.coco_fields import shown
-from maxdl_tf.errors import UserError
+from maxdl_tf.errors import UserError, size_mismatch, some
 from maxdl_tf.files import storage
 from maxdl_tf.files.images import open_label_png
-
-_NAMED = 3  # Faults in one message.
 
 
 class ImageAnnotation(NamedTuple):
@@ -203,58 +201,6 @@ def load_results(path: str | os.PathLike) -> Results:
     return Results(annotations, file_names, read_categories(content["categories"], path))
 
 
-def read_categories(categories: Iterable[Any], source: str | os.PathLike) -> list[dict[str, Any]]:
-    """Reads a list of categories.
-
-    Args:
-      categories: JSON values.
-      source: Path of the file with the categories, for error messages.
-
-    Returns:
-      Dictionaries with id, name and, where the list has them, isthing and color.
-
-    Raises:
-      UserError: An entry is incomplete or invalid, or two have the same id.
-    """
-    rows = coco_fields.read_all(categories, coco_fields.CATEGORY, str(source))
-    names: dict[int, str] = {}
-    for row in rows:
-        if row["id"] in names:
-            raise UserError(
-                f"{source}: two categories have the id {row['id']}, {names[row['id']]!r} and {row['name']!r}; give "
-                "each its own id"
-            )
-        names[row["id"]] = row["name"]
-    return rows
-
-
-def table_of_categories(
-    categories: Sequence[Any], source: str | os.PathLike, name: str, label_divisor: int = 256
-) -> DatasetInfo:
-    """Builds the class table of a category list.
-
-    Args:
-      categories: JSON values with id, name, isthing and, optionally, color.
-      source: Path of the file with the categories, for error messages.
-      name: Name of the data set.
-      label_divisor: Label divisor of the table.
-
-    Raises:
-      UserError: The list is empty, or an entry is incomplete or invalid.
-    """
-    if not categories:
-        raise UserError(f"{source} lists no categories; add them")
-    rows = []
-    for row in read_categories(categories, source):
-        if "isthing" not in row:
-            raise UserError(f"{source}: category {row['id']} has no 'isthing'; add 1 for things and 0 for stuff")
-        rows.append(SourceClass(row["id"], row["name"], row["isthing"], row.get("color")))
-    try:
-        return from_source_classes(rows, name, label_divisor)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from error
-
-
 def read_panoptic_png(path: str | os.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
     """Reads a PNG of segment ids.
 
@@ -275,19 +221,6 @@ def read_panoptic_png(path: str | os.PathLike, size: tuple[int, int] | None = No
     if size is not None and colors.shape[:2] != size:
         raise UserError(size_mismatch(path, colors.shape[:2], size))
     return panoptic_ids.color_to_id(colors)
-
-
-def size_mismatch(path: str | os.PathLike, got: tuple[int, int], expected: tuple[int, int]) -> str:
-    """Describes a difference between the size of a file and the size in the JSON file, each (height, width)."""
-    text = f"{path}: {got[0]} x {got[1]} (height x width), but the JSON file states {expected[0]} x {expected[1]}"
-    turned = tuple(got) == tuple(expected)[::-1]
-    return text + "; if the image has an EXIF orientation, annotate the upright image" * turned
-
-
-def some(faults: Sequence[Any]) -> str:
-    """Joins the first few faults and counts the others."""
-    named = "; ".join(str(fault) for fault in faults[:_NAMED])
-    return named if len(faults) <= _NAMED else f"{named}; and {len(faults) - _NAMED} more"
 
 
 def _images_by_id(

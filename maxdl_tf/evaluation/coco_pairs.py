@@ -9,18 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data.coco_files import (
-    ImageAnnotation,
-    ImageEntry,
-    load_annotations,
-    load_results,
-    read_panoptic_png,
-    size_mismatch,
-    some,
-    table_of_categories,
-)
+from maxdl_tf.data.coco_categories import table_of_categories
+from maxdl_tf.data.coco_files import ImageAnnotation, ImageEntry, load_annotations, load_results, read_panoptic_png
 from maxdl_tf.drawing import label_maps
-from maxdl_tf.errors import UserError
+from maxdl_tf.errors import UserError, size_mismatch, some
 from maxdl_tf.evaluation import pairing
 from maxdl_tf.evaluation.comparison import Comparison, DatasetEvaluation, compare
 from maxdl_tf.evaluation.segment_map import SegmentMap, from_coco, to_label_maps

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data.coco_files import ImageEntry, Results, some
-from maxdl_tf.errors import UserError
+from maxdl_tf.data.coco_files import ImageEntry, Results
+from maxdl_tf.errors import UserError, some
 
 
 def prediction_of(

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from maxdl_tf import class_table, config
+from maxdl_tf.checkpoints.folder import folder_of
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 from maxdl_tf.protos import experiment_pb2
@@ -54,8 +55,7 @@ def load(checkpoint: str, config_file: str | None = None, overrides: Sequence[st
 
 
 def _beside(checkpoint: str) -> str:
-    folder = checkpoint if storage.is_folder(checkpoint) else os.path.dirname(checkpoint)
-    return os.path.join(folder, config.EXPERIMENT_FILE)
+    return os.path.join(folder_of(checkpoint), config.EXPERIMENT_FILE)
 
 
 def _load_beside(path: str, overrides: Sequence[str]) -> experiment_pb2.Experiment:

@@ -7,6 +7,7 @@ import sys
 from typing import NamedTuple
 
 from maxdl_tf import class_table
+from maxdl_tf.checkpoints.folder import folder_of
 from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import shards
@@ -121,7 +122,7 @@ def check_classes(checkpoint: str, info: DatasetInfo, *, only_starts: bool = Fal
     Raises:
       UserError: A class has another place in the table, or is a thing in one and stuff in the other.
     """
-    folder = checkpoint if storage.is_folder(checkpoint) else os.path.dirname(checkpoint)
+    folder = folder_of(checkpoint)
     path = os.path.join(folder, class_table.FILE_NAME)
     if not has_checkpoints(folder) or not storage.exists(path):
         return

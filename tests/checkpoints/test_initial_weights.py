@@ -13,14 +13,8 @@ import tensorflow as tf
 from maxdl_tf.checkpoints import save_restore
 from maxdl_tf.checkpoints.deeplab2_import import variable_tree
 from maxdl_tf.checkpoints.initial_weights import load_initial_weights
-from maxdl_tf.checkpoints.save_restore import (
-    CheckpointMismatch,
-    Checkpoints,
-    NonFiniteModelError,
-    load_model_weights,
-    name_of,
-    variables_by_key,
-)
+from maxdl_tf.checkpoints.keys import name_of, variables_by_key
+from maxdl_tf.checkpoints.save_restore import CheckpointMismatch, Checkpoints, NonFiniteModelError, load_model_weights
 from maxdl_tf.errors import UserError
 from maxdl_tf.models.build import build_image_classifier, build_max_deeplab
 from maxdl_tf.models.variants import VARIANTS

@@ -13,13 +13,13 @@ import tensorflow as tf
 
 from maxdl_tf.checkpoints import save_restore
 from maxdl_tf.checkpoints.folder import checkpoint_paths, new_checkpoints, remove_leftovers
+from maxdl_tf.checkpoints.keys import variables_by_key
 from maxdl_tf.checkpoints.save_restore import (
     DAMAGE,
     CheckpointMismatch,
     Checkpoints,
     NonFiniteModelError,
     load_model_weights,
-    variables_by_key,
 )
 from maxdl_tf.errors import UserError
 from maxdl_tf.training.optimizers import Optimizers, PolySchedule

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from maxdl_tf.data import coco_fields, coco_files
+from maxdl_tf.data import coco_categories, coco_fields, coco_files
 from maxdl_tf.data.coco_fields import CATEGORY, IMAGE, OBJECT, SEGMENT, read_all
 from maxdl_tf.errors import UserError
 
@@ -100,11 +100,11 @@ def test_image_ids_are_numbers_or_names(image_id, meant):
 )
 def test_categories(change, complaint):
     rows = [{"id": 1, "name": "sky", "isthing": "0"}, {"id": 2, "name": "dog", "isthing": 1, "color": ["1", 2.0, 3]}]
-    info = coco_files.table_of_categories(rows, "x", "two")
+    info = coco_categories.table_of_categories(rows, "x", "two")
     assert info.stuff_ids == (1,) and info.by_id[2].color == (1, 2, 3)
     rows[1].update(change)
     with pytest.raises(UserError, match=complaint):
-        coco_files.table_of_categories(rows, "x", "two")
+        coco_categories.table_of_categories(rows, "x", "two")
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from PIL import Image
 
 from maxdl_tf import class_table, panoptic_ids
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data import coco_files, examples, panoptic
+from maxdl_tf.data import coco_categories, examples, panoptic
 from maxdl_tf.data_gen import coco_panoptic, convert, shapes
 from maxdl_tf.errors import UserError
 from tests.helpers import REPOSITORY, shared_golden, shared_path
@@ -57,7 +57,7 @@ class Dataset:
 
     def annotate(self, **options):
         annotations = coco_panoptic.load_annotations(self.annotation_file)
-        info = coco_files.table_of_categories(annotations.categories, self.annotation_file, "test", **options)
+        info = coco_categories.table_of_categories(annotations.categories, self.annotation_file, "test", **options)
         annotator = coco_panoptic.Annotator(self.images, self.pngs, self.annotation_file.name, info)
         return [annotator.annotate(entry) for entry in annotations.images]
 
@@ -123,7 +123,7 @@ def test_real_data_survives_conversion(tmp_path, name, images, split):
 
 
 def test_class_ids_are_ranks_of_category_ids_and_missing_colors_are_generated(dataset):
-    info = coco_files.table_of_categories(CATEGORIES, dataset.annotation_file, "test")
+    info = coco_categories.table_of_categories(CATEGORIES, dataset.annotation_file, "test")
     assert [(row.id, row.name, row.is_thing, row.source_id) for row in info.classes] == [
         (1, "dog", True, 7),
         (2, "cat", True, 9),
@@ -364,7 +364,7 @@ def test_drawn_shapes_survive_a_round_trip_through_coco_files(tmp_path):
         content["annotations"].append({"image_id": index, "file_name": f"{index}.png", "segments_info": segments})
     (tmp_path / "panoptic.json").write_text(json.dumps(content))
     annotations = coco_panoptic.load_annotations(tmp_path / "panoptic.json")
-    info = coco_files.table_of_categories(annotations.categories, tmp_path, "shapes")
+    info = coco_categories.table_of_categories(annotations.categories, tmp_path, "shapes")
     assert isinstance(info, DatasetInfo) and info.classes[0] == SegmentClass(1, "disk", True, info.classes[0].color, 10)
     annotator = coco_panoptic.Annotator(folders["images"], folders["panoptic"], "panoptic.json", info)
     for entry, (image, label) in zip(annotations.images, drawings):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from maxdl_tf import class_table
-from maxdl_tf.data import coco_files
+from maxdl_tf.data import coco_categories
 from tests.helpers import REPOSITORY, shared_path
 
 TABLES = REPOSITORY / "configs" / "datasets"
@@ -23,7 +23,7 @@ TABLES = REPOSITORY / "configs" / "datasets"
 )
 def test_equals_the_category_list_of_the_data(table, annotations):
     path = shared_path("data", *annotations.split("/"))
-    made = coco_files.table_of_categories(json.loads(path.read_text())["categories"], path, table)
+    made = coco_categories.table_of_categories(json.loads(path.read_text())["categories"], path, table)
     assert class_table.load(str(TABLES / f"{table}.textproto")) == made
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from maxdl_tf import panoptic_ids
-from maxdl_tf.data import coco_files
+from maxdl_tf.data import coco_categories, coco_files
 from maxdl_tf.data_gen import coco_instances, coco_panoptic
 from maxdl_tf.data_gen.checks import coco as coco_check
 from maxdl_tf.errors import UserError
@@ -81,7 +81,7 @@ def mutations(content):
 
 def convert_panoptic(folder):
     images, categories = coco_files.load_annotations(folder / "x.json")
-    info = coco_files.table_of_categories(categories, folder / "x.json", "x")
+    info = coco_categories.table_of_categories(categories, folder / "x.json", "x")
     annotator = coco_panoptic.Annotator(str(folder / "images"), str(folder / "panoptic"), "x.json", info)
     for image in images:
         annotated = annotator.annotate(image)
@@ -93,7 +93,7 @@ def convert_panoptic(folder):
 def convert_instances(folder):
     images, categories = coco_files.load_instances(folder / "x.json")
     table = coco_instances.build_table(categories, {}, None, folder / "x.json")
-    info = coco_files.table_of_categories(table.categories, folder / "x.json", "x")
+    info = coco_categories.table_of_categories(table.categories, folder / "x.json", "x")
     annotator = coco_instances.Annotator(str(folder / "images"), "x.json", info)
     for image in images:
         annotated = annotator.annotate(image)

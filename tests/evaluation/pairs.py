@@ -7,7 +7,8 @@ import json
 import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.data.coco_files import read_panoptic_png, table_of_categories
+from maxdl_tf.data.coco_categories import table_of_categories
+from maxdl_tf.data.coco_files import read_panoptic_png
 from maxdl_tf.evaluation.segment_map import different_ids
 from tests.helpers import shared_path
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.checkpoints.save_restore import Checkpoints, variables_by_key
+from maxdl_tf.checkpoints.keys import variables_by_key
+from maxdl_tf.checkpoints.save_restore import Checkpoints
 from maxdl_tf.errors import UserError
 from maxdl_tf.keras_api import keras
 from maxdl_tf.training import optimizers as optimizers_module
