@@ -89,7 +89,7 @@ def classes_in(coding: Coding, pair: FilePair) -> FoundClasses:
             number, instance = divmod(value, divisor)
             found.is_thing[number] = found.is_thing.get(number, False) or instance > 0
             instances.append(instance)
-    instances = [] if pair.instances else [instance for instance in instances if instance]  # Colors are no numbers.
+    instances = [] if pair.instances else [instance for instance in instances if instance]  # Colors are not numbers.
     found.least_instance, found.largest_instance = min(instances, default=None), max(instances, default=0)
     return found
 

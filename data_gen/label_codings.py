@@ -152,7 +152,7 @@ def _joined(number: np.ndarray, instance: np.ndarray) -> Values:
 
 
 def _read_numbers(path: str) -> tuple[np.ndarray, str]:
-    """As `source_files.read_png`, but an RGB PNG of grays, as some tools save gray, has one channel."""
+    """As `source_files.read_png`, but an RGB PNG of grays, which some tools write, has one channel."""
     pixels, mode = source_files.read_png(path)
     if mode == "RGB" and (pixels == pixels[..., :1]).all():
         return pixels[..., 0].astype(np.int32), "L"

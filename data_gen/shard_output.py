@@ -201,7 +201,7 @@ def prepared(dataset_info: DatasetInfo, output: Output) -> Iterator[None]:
     """
     if storage.exists(output.folder) and not storage.is_folder(output.folder):
         raise UserError(f"--output_dir={output.folder} is a file; name a folder")
-    if os.path.islink(output.hidden):  # Its target is not ours to empty.
+    if os.path.islink(output.hidden):  # Its target must not be emptied.
         os.unlink(output.hidden)
     with folder_lock.FolderLock(output.hidden, f"split {output.split!r} of --output_dir={output.folder}"):
         try:
@@ -226,7 +226,7 @@ def publish(dataset_info: DatasetInfo, names: list[str], output: Output) -> None
     """Moves the class table and then the shards out of the hidden folder.
 
     Raises:
-      UserError: Another split brought another class table meanwhile.
+      UserError: Another split has written a different class table since `prepared`.
       OSError: A file cannot be moved. All files are back in their places after `prepared`, which must surround this.
     """
     _check_class_table(dataset_info, output)

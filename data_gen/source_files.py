@@ -130,7 +130,7 @@ def find_pairs(image_dir: str, label_dir: str, *, image_ending: str = "", label_
 
     Args:
       image_dir: Folder of the images.
-      label_dir: Folder of the label maps. It may be the same or lie in the other one: label maps are no images.
+      label_dir: Folder of the label maps. It may be the same or lie in the other one: label maps are not images.
       image_ending: End of the image names before the suffix; images without it are ignored.
       label_ending: End of the label map names before the suffix; label maps without it are ignored.
 

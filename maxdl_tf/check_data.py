@@ -5,8 +5,8 @@ maxdl-check-data coco_instances  images with COCO instances annotations, as maxd
 maxdl-check-data label_pngs      images and label PNGs, as maxdl-convert label_pngs reads them
 maxdl-check-data tfrecords       shards of maxdl-convert
 
-Each check has its own flags: maxdl-check-data coco_panoptic --help. Check all splits in one run, so that images that
-occur in two splits are found. Each finding names the file and the segment and says how to fix it.
+Each check has its own flags: maxdl-check-data coco_panoptic --help. coco_panoptic and tfrecords take all splits in one
+run, so that images that occur in two splits are found. Each finding names the file and the segment and states the fix.
 
 Exit status: 0 without errors (warnings and notes are possible), 1 with errors, 2 if the check could not run.
 

@@ -229,7 +229,7 @@ def _with_environment(value: str) -> str:
 
 
 def _change_strings(message: Message, change: Callable[[str], str]) -> None:
-    """Applies a function to all strings of a message whose repeated fields are no messages."""
+    """Applies a function to all strings of a message whose repeated fields are not messages."""
     for field, value in message.ListFields():
         if field.message_type:
             _change_strings(value, change)

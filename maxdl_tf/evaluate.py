@@ -120,7 +120,7 @@ def _check_flags() -> None:
     mixed = [f"--{name}" for name in others if FLAGS[name].value != FLAGS[name].default]
     if mixed:
         raise UserError(
-            f"{mixed[0]} does not go with {kind}; give --config_file and --checkpoint to measure a checkpoint, or "
+            f"{mixed[0]} does not go with {kind}; give --checkpoint to measure a checkpoint, or "
             "--predictions and --annotations to measure files"
         )
     if _PREDICTIONS.value:

@@ -25,7 +25,7 @@ _MOST_BYTES = 50_000_000_000
 _MOST_MEMBERS = 10_000
 _LONGEST_NAME = 16_384  # Bytes of a long name or other attributes of a member; Linux allows paths of 4,096.
 _MOST_HEADERS = 16_000_000  # Bytes of the headers and names of all members.
-_LONGEST_END = 1 << 20  # Bytes behind the last member. `tar` pads with zeros to a multiple of some kilobytes.
+_LONGEST_END = 1 << 20  # Bytes after the last member. `tar` pads with zeros to a multiple of some kilobytes.
 _BLOCK = 512
 
 # First bytes of compressed files.
@@ -62,7 +62,7 @@ def _check_end(archive: str, content: _BoundedReads, offset: int) -> None:
     """Checks what `tarfile` does not read: a block of zeros at the end, and the checksum of a compressed file."""
     content.seek(offset)
     if content.read(_BLOCK) != bytes(_BLOCK):
-        raise UserError(f"{archive} is cut short behind one of its members; download it again")
+        raise UserError(f"{archive} is cut short after one of its members; download it again")
     if len(content.read(_LONGEST_END + 1)) > _LONGEST_END:
         raise UserError(f"{archive} was not unpacked: more data follow its end; is this the right archive?")
 

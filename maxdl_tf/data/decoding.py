@@ -17,7 +17,7 @@ def decode_image(encoded: Tensor, image_id: Tensor) -> Tensor:
       image_id: scalar string, the name of the record in errors.
 
     Raises:
-      tf.errors.InvalidArgumentError: It is no JPEG or PNG, has too many pixels, or cannot be decoded.
+      tf.errors.InvalidArgumentError: It is not a JPEG or PNG, has too many pixels, or cannot be decoded.
     """
     image = tf.io.decode_image(_checked(encoded, "an image", image_id), channels=3, expand_animations=False)
     return tf.ensure_shape(image, [None, None, 3])
@@ -51,7 +51,7 @@ def _checked(encoded: Tensor, what: str, image_id: Tensor) -> Tensor:
     checks = [
         tf.debugging.Assert(
             has_format(encoded, "jpeg") | has_format(encoded, "png"),
-            ["image", image_id, f"has {what} that is no JPEG or PNG; convert it again"],
+            ["image", image_id, f"has {what} that is not a JPEG or PNG; convert it again"],
         ),
         tf.debugging.Assert(
             tf.reduce_all(size > 0) & small,

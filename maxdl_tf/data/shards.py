@@ -1,4 +1,4 @@
-"""Names of shards, and the search for the shards of a pattern: `train-00000-of-00008.tfrecord` and its seven siblings.
+"""Names of shards, such as `train-00000-of-00008.tfrecord`, and the search for the shards of a pattern.
 
 A split with missing shards is refused: a killed conversion or an interrupted copy would otherwise pass for the whole.
 Needs no TensorFlow, except for `scheme://` paths.

@@ -89,7 +89,7 @@ class SubmissionWriter:
           category_of_class: Category id of each class id.
 
         Raises:
-          UserError: A segment id does not fit into a PNG, or the image id is no file name or occurs twice.
+          UserError: A segment id does not fit into a PNG, or the image id is not a file name or occurs twice.
         """
         category_of = {segment.id: category_of_class[segment.class_id] for segment in prediction.segments}
         image_id = _coco_image_id(image_id)

@@ -41,7 +41,7 @@ def image_sizes(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
             (tf.strings.length(image) == 0, "is empty; send the bytes of a JPEG or PNG file"),
             (
                 ~(has_format(image, "jpeg") | has_format(image, "png")),
-                "is no JPEG or PNG; send the bytes of such a file",
+                "is not a JPEG or PNG; send the bytes of such a file",
             ),
             ((height < 1) | (width < 1), "has a damaged header; send the whole file, unchanged"),
             (pixels > max_pixels, too_large),

@@ -5,8 +5,8 @@ at a threshold, a network that sums in another order may decide otherwise. Such 
 the outputs of both networks agree within rounding, and the post-processing of the exported outputs gives exactly the
 exported labels.
 
-The weights of a model can also be such that rounding decides most labels, as random ones of a large model. Then nothing
-can be compared. It is measured on the model alone, by moving its input by one unit in the last place of float32.
+With some weights, such as random ones of a large model, rounding decides most labels. Then nothing can be compared.
+This is measured on the model alone, by moving its input by one unit in the last place of float32.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ def find_images(pattern: str) -> list[str]:
             for name in storage.list_folder(pattern)
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
         ]
-        # Folders and pipes are no images, whatever their names. A dead link is reported when it is read.
+        # Folders and pipes are not images, whatever their names. A dead link is reported when it is read.
         paths = [path for path in paths if not storage.exists(path) or _is_file(path)]
         if not paths:
             raise UserError(

@@ -34,7 +34,7 @@ def fault(content: bytes, *, last_row_is_zero: bool) -> str | None:
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes, int]]:
-    """Name, content and checksum of each chunk up to IEND; bytes behind it do no harm."""
+    """Name, content and checksum of each chunk up to IEND; bytes after it do no harm."""
     place = _SIGNATURE_SIZE
     while place + 12 <= len(content):
         length, kind = struct.unpack_from(">I4s", content, place)

@@ -141,7 +141,7 @@ class _Status(Exception):
 def _within(seconds: float, function) -> Any:
     """The result of a function, or TimeoutError after some seconds, whatever it waits for.
 
-    The function then goes on in its thread, which does not keep the process.
+    The function then continues in its thread, which does not keep the process alive.
     """
     future: concurrent.futures.Future = concurrent.futures.Future()
 

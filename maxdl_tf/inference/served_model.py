@@ -28,7 +28,7 @@ from maxdl_tf.inference.segmenter import OUTPUT_NAMES, SegmentTable
 
 INPUT_OF_SIGNATURE = {"serving_default": "image_bytes", "image_tensor": "image", "tf_example": "examples"}
 OUTPUTS = ("panoptic_map", "image_size", *OUTPUT_NAMES)
-# Shape of each output behind the batch; a name is any length.
+# Shape of each output after the batch axis; a name stands for any length.
 _SHAPES = {
     "panoptic_map": ("height", "width"),
     "image_size": (2,),
@@ -165,7 +165,7 @@ class GrpcServer:
         for name, value in outputs.items():  # A short message may stand for a huge tensor of equal values.
             size = math.prod(dimension.size for dimension in value.tensor_shape.dim)
             if size > answer_limit(pixels):
-                raise RequestError(f"output {name} of {self._address} has {size:,} values; wanted the image's")
+                raise RequestError(f"output {name} of {self._address} has {size:,} values, too many for the image")
         with self._reading_an_answer():
             return {name: tf.make_ndarray(value) for name, value in outputs.items()}
 
@@ -176,7 +176,7 @@ class GrpcServer:
         try:
             yield
         except (DecodeError, TypeError, ValueError) as error:
-            raise UserError(f"{self._address} sends what is no answer of TensorFlow Serving: {error}") from error
+            raise UserError(f"{self._address} does not answer like TensorFlow Serving: {error}") from error
 
     def _call(self, method, request):
         import grpc
@@ -244,7 +244,7 @@ def _check_labels(label_map: np.ndarray, table: SegmentTable, size: list[int], d
             )
     strange = label_map[~np.isin(label_map, [dataset_info.void, *ids])]
     if strange.size:
-        raise UserError(f"the served model returns pixels of {strange[0]}, which is no segment; export it again")
+        raise UserError(f"the served model returns pixels of {strange[0]}, which is not a segment; export it again")
 
 
 def answer_limit(pixels: int) -> int:

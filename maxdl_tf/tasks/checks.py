@@ -117,7 +117,7 @@ def check_classes(checkpoint: str, info: DatasetInfo, *, only_starts: bool = Fal
     Args:
       checkpoint: Path of a checkpoint, or of a folder of checkpoints.
       info: The class table in use.
-      only_starts: Whether a training with new classes starts from the checkpoint, which is no error.
+      only_starts: Whether a training with new classes starts from the checkpoint, which is not an error.
 
     Raises:
       UserError: A class has another place in the table, or is a thing in one and stuff in the other.

@@ -157,7 +157,7 @@ def test_an_archive_that_ends_between_two_members_or_goes_on_behind_its_end(tmp_
     path = _archive(tmp_path / "a.tar", _member("a"), _member("b"), mode="w")
     whole = (tmp_path / "a.tar").read_bytes()
     (tmp_path / "a.tar").write_bytes(whole[:1024])  # The header and the block of the first member.
-    with pytest.raises(UserError, match="cut short behind one of its members; download it again"):
+    with pytest.raises(UserError, match="cut short after one of its members; download it again"):
         unpack(path, str(folder))
     (tmp_path / "a.tar").write_bytes(gzip.compress(whole + bytes(3_000_000)))
     with pytest.raises(UserError, match="more data follow its end"):

@@ -75,7 +75,7 @@ def test_it_sees_what_python_sees(program, export_dir, tmp_path, suffix, size, c
 
 
 @pytest.mark.parametrize(
-    "content, message", [(b"no image", "image 0 of the batch is no JPEG or PNG"), (None, "cannot be read")]
+    "content, message", [(b"no image", "image 0 of the batch is not a JPEG or PNG"), (None, "cannot be read")]
 )
 def test_a_bad_image_ends_it(program, export_dir, tmp_path, content, message):
     path = tmp_path / "image.jpg"

@@ -80,7 +80,7 @@ def test_pixels(url, wanted):
 
 @pytest.mark.parametrize(
     "path, status, message",
-    [(":predict", 400, "is no JPEG or PNG"), ("/versions/8:predict", 404, "Servable not found")],
+    [(":predict", 400, "is not a JPEG or PNG"), ("/versions/8:predict", 404, "Servable not found")],
 )
 def test_refusals(url, path, status, message):
     with pytest.raises(urllib.error.HTTPError) as refusal:

@@ -165,7 +165,7 @@ def test_strange_outputs_are_one_line(name, photo):
 @pytest.mark.parametrize(
     "changed, message",
     [
-        ({"panoptic_map": [[[1001, 7, 0, 0]] * HEIGHT]}, "returns pixels of 7, which is no segment"),
+        ({"panoptic_map": [[[1001, 7, 0, 0]] * HEIGHT]}, "returns pixels of 7, which is not a segment"),
         ({"panoptic_map": [[[1001] * WIDTH]]}, "returns a map of 1 x 4 pixels"),
         ({"num_segments": [3]}, "returns 3 segments"),
         ({"num_segments": [-1]}, "returns -1 segments"),
