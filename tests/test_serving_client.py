@@ -196,7 +196,12 @@ def test_the_port_of_the_other_protocol_ends_it(
 @pytest.mark.parametrize(
     "dims, content, error, message",
     [
-        ((1, 10**6, 10**6), b"", RequestError, "panoptic_map of nowhere:1 has 1,000,000,000,000 values, too many for the"),
+        (
+            (1, 10**6, 10**6),
+            b"",
+            RequestError,
+            "panoptic_map of nowhere:1 has 1,000,000,000,000 values, too many for the",
+        ),
         ((1, 3, 4), b"123", UserError, "nowhere:1 does not answer like TensorFlow Serving: "),
         (
             (2, 3, 4),
