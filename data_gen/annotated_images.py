@@ -91,14 +91,18 @@ class Record(NamedTuple):
       content: The `tf.train.Example`.
       pixels: Number of pixels of the label map; 0 if there is none.
       void: Number of void ones among them.
+      has_objects: Whether the label map has an instance.
     """
 
     content: bytes
     pixels: int = 0
     void: int = 0
+    has_objects: bool = False
 
 
-def make_record(annotate: Callable[[Any], Annotated], label_format: str, void: int, task: Any) -> Record | UserError:
+def make_record(
+    annotate: Callable[[Any], Annotated], label_format: str, void: int, label_divisor: int, task: Any
+) -> Record | UserError:
     """Returns the record of a task, or the error if its input is bad; `void` is the label of void."""
     try:
         annotated = annotate(task)
@@ -106,7 +110,10 @@ def make_record(annotate: Callable[[Any], Annotated], label_format: str, void: i
             content = annotated.encode(label_format)
             if not isinstance(annotated, AnnotatedImage):
                 return Record(content)
-            return Record(content, annotated.label.size, int(np.count_nonzero(annotated.label == void)))
+            label = annotated.label
+            is_void = label == void
+            has_objects = bool(np.any((label % label_divisor != 0) & ~is_void))
+            return Record(content, label.size, int(np.count_nonzero(is_void)), has_objects)
         except ValueError as error:
             raise UserError(f"{annotated.image_id}: {error}") from error
     except UserError as error:

@@ -118,7 +118,8 @@ def _text_rows(text: str, path: str) -> list[tuple[int, ClassName]]:
     lines = [(at, line.strip()) for at, line in enumerate(text.splitlines(), start=1)]
     lines = [(at, line) for at, line in lines if line and not line.startswith("#")]
     numbered = [re.fullmatch(r"(\d{1,9})\s*:\s*([^:]+?)\s*(?::\s*(thing|stuff))?", line, re.ASCII) for _, line in lines]
-    if not any(numbered) and not any(":" in line for _, line in lines):
+    are_names = not all(re.match(r"\d+[\s,;]", line, re.ASCII) for _, line in lines)  # Not `0 sky` or `0,sky`.
+    if are_names and not any(":" in line for _, line in lines):
         return [(number, ClassName(line)) for number, (_, line) in enumerate(lines, start=1)]
     for match, (at, line) in zip(numbered, lines):
         if not match:

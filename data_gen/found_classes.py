@@ -15,8 +15,8 @@ from maxdl_tf.data_gen.source_files import FilePair
 from maxdl_tf.errors import UserError
 
 _SAMPLE = 20
-_MANY_INSTANCES = 1000
-_USUAL_VOID = 255
+_LARGE_NUMBER = 1000
+_LARGEST_VALUES = (255, 65535)  # Of 8 and 16 bits.
 # Classes and instances in channels count from 1. If all of them are larger, they are parts of colors.
 _LEAST_CLASS_OF_COLORS = 64
 _LEAST_INSTANCE_OF_COLORS = 100
@@ -40,18 +40,26 @@ class FoundClasses:
 
     def warnings(self, coding: Coding, named: Collection[int]) -> Iterator[str]:
         """Yields warnings of classes that look invented; classes with a name are intended."""
-        if _USUAL_VOID in self.is_thing and _USUAL_VOID not in named:
-            yield (
-                "class 255 has no name; in many tools 255 is void, and in masks of 0 and 255 it is the object: pass "
-                "--void_values=0,255, or name class 255 in --class_names"
-            )
-        if coding.kind == "instance" and self.least_instance == self.largest_instance == _USUAL_VOID:
-            yield "255 is the only instance: masks of 0 and 255 do not tell objects apart; see --coding class"
-        if self.largest_instance >= _MANY_INSTANCES:
-            yield (
-                f"instance numbers reach {self.largest_instance}; check --coding, --label_divisor and whether the "
-                "PNGs are color-coded (--colors)"
-            )
+        unnamed = self.is_thing.keys() - set(named)
+        for largest in _LARGEST_VALUES:
+            if largest in unnamed:
+                void_values = ",".join(str(value) for value in sorted({*coding.void_values, largest}))
+                yield (
+                    f"class {largest} has no name; in many tools {largest} is void, and in masks of 0 and {largest} it "
+                    f"is the object: pass --void_values={void_values}, or name class {largest} in --class_names"
+                )
+            if coding.kind == "instance" and self.least_instance == self.largest_instance == largest:
+                yield (
+                    f"{largest} is the only instance: masks of 0 and {largest} do not tell objects apart; see --coding "
+                    "class"
+                )
+        largest_class = max(unnamed - set(_LARGEST_VALUES), default=0)
+        for what, number in ("class", largest_class), ("instance", self.largest_instance):
+            if number >= _LARGE_NUMBER and number not in _LARGEST_VALUES:
+                yield (
+                    f"{what} numbers reach {number}; check --coding, --label_divisor and whether the PNGs are "
+                    "color-coded (--colors)"
+                )
 
 
 def find_classes(pairs: Sequence[FilePair], coding: Coding, processes: int, skip_bad_input: bool) -> FoundClasses:

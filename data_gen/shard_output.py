@@ -133,23 +133,27 @@ class Tally:
       skipped: Message of each skipped task.
       pixels: Number of pixels of the label maps.
       void: Number of void ones among them.
+      with_objects: Number of label maps with an instance.
     """
 
     written: int = 0
     skipped: list[str] = dataclasses.field(default_factory=list)
     pixels: int = 0
     void: int = 0
+    with_objects: int = 0
 
     def add(self, record: Record) -> None:
         self.written += 1
         self.pixels += record.pixels
         self.void += record.void
+        self.with_objects += record.has_objects
 
     def merge(self, other: Tally) -> None:
         self.written += other.written
         self.skipped += other.skipped
         self.pixels += other.pixels
         self.void += other.void
+        self.with_objects += other.with_objects
 
 
 class Report(NamedTuple):
@@ -161,6 +165,7 @@ class Report(NamedTuple):
       skipped: Message of each skipped task.
       output: Output options.
       void: Share of void among all pixels.
+      lacks_objects: Whether there are thing classes, but no label map has an instance.
     """
 
     written: int
@@ -168,6 +173,7 @@ class Report(NamedTuple):
     skipped: list[str]
     output: Output
     void: float = 0.0
+    lacks_objects: bool = False
 
     def __str__(self) -> str:
         shards = f"{self.output.folder}/{self.output.split}-*.tfrecord"
@@ -181,6 +187,11 @@ class Report(NamedTuple):
             lines.append(
                 f"warning: {self.void:.0%} of all pixels are void, from which training learns nothing; to see them: "
                 f"maxdl-check-data tfrecords --file_pattern '{shards}' --html check.html"
+            )
+        if self.lacks_objects:
+            lines.append(
+                "warning: no image has an instance of a thing class, so training learns no objects; check whether the "
+                "objects are crowds, outside of the images or missing, and state classes without instances as stuff"
             )
         return "\n".join(lines)
 

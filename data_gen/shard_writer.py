@@ -44,7 +44,9 @@ def write_shards(
     write_staged = _write_with_beam if output.runner else _write_locally
     try:
         with prepared(dataset_info, output):
-            make = functools.partial(make_record, annotate, output.label_format, dataset_info.void)
+            make = functools.partial(
+                make_record, annotate, output.label_format, dataset_info.void, dataset_info.label_divisor
+            )
             tally = write_staged(tasks, make, names, output)
             if not tally.written:
                 raise UserError(
@@ -56,7 +58,9 @@ def write_shards(
         raise UserError(
             f"cannot write to {path}: {error.strerror or error}; free space or choose another --output_dir"
         ) from error
-    return Report(tally.written, len(names), tally.skipped, output, tally.void / max(tally.pixels, 1))
+    void_share = tally.void / max(tally.pixels, 1)
+    lacks_objects = tally.pixels > 0 and not tally.with_objects and any(row.is_thing for row in dataset_info.classes)
+    return Report(tally.written, len(names), tally.skipped, output, void_share, lacks_objects)
 
 
 def _write_locally(

@@ -174,6 +174,9 @@ def quiet_imports() -> Iterator[None]:
             if "tensorflow" in sys.modules:
                 sys.modules["tensorflow"].config.list_physical_devices()  # Which the first operation would do.
             succeeded = True
+        except KeyboardInterrupt:
+            succeeded = True  # Nothing failed.
+            raise
         finally:
             sys.stderr.flush()
             os.dup2(stderr, 2)

@@ -130,8 +130,9 @@ def _check_flags() -> None:
         raise UserError("give --checkpoint or --untrained, or --predictions and --annotations to measure files")
     elif _UNTRAINED.value and not _CONFIG_FILE.value:
         raise UserError("--config_file is missing; --untrained needs the experiment's textproto")
-    for path in filter(None, (_JSON.value, _REPORT.value)):
-        disk_space.check_writable(os.path.dirname(path) or ".")
+    for flag in (_JSON, _REPORT):
+        if flag.value:
+            disk_space.check_file(flag.value, f"--{flag.name}")
     if _SUBMISSION.value:
         new_folder.check_new_folder(_SUBMISSION.value, "--submission")
         submission.results_name(_SUBMISSION_NAME.value)

@@ -9,8 +9,10 @@ import contextlib
 import itertools
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from typing import Any
 
 from maxdl_tf.errors import UserError
@@ -48,7 +50,8 @@ def results_in_order(function: Callable[[Any], Any], tasks: Sequence[Any], proce
     size = max(1, min(_TASKS_AT_ONCE, len(tasks) // (_CHUNKS_AHEAD * processes)))
     chunks = (tasks[start : start + size] for start in range(0, len(tasks), size))
     first = itertools.islice(chunks, processes * _CHUNKS_AHEAD)
-    ahead = collections.deque(pool.submit(_run, chunk) for chunk in first)
+    with _without_interrupts():  # Here the processes start.
+        ahead = collections.deque(pool.submit(_run, chunk) for chunk in first)
 
     def results():
         while ahead:
@@ -62,6 +65,20 @@ def results_in_order(function: Callable[[Any], Any], tasks: Sequence[Any], proce
         raise UserError("a process was ended from outside, perhaps for lack of memory; try fewer processes") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Starts processes that never see Ctrl-C, which this process gets at the end and which stops all of them."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows.
+        yield
+        return
+    resource_tracker.ensure_running()  # Its start with the first process would end the block.
+    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
 
 
 _function_here: Callable[[Any], Any] | None = None

@@ -294,6 +294,14 @@ def test_a_failed_import_shows_all(capfd, monkeypatch):
     assert capfd.readouterr().err == NOISE.decode()
 
 
+def test_an_interrupted_import_shows_no_noise(capfd, monkeypatch):
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    with pytest.raises(KeyboardInterrupt), command_line.quiet_imports():
+        os.write(2, NOISE)
+        raise KeyboardInterrupt
+    assert capfd.readouterr().err == ""
+
+
 def test_all_is_shown_to_whom_asks(capfd, monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "0")
     with command_line.quiet_imports():

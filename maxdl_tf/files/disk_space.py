@@ -36,6 +36,22 @@ def check_writable(directory: str) -> None:
         raise UserError(_complaint(directory, error)) from error
 
 
+def check_file(path: str, name: str) -> None:
+    """Checks that a file can be written, or replaced. Pipes and devices are not tried.
+
+    Args:
+      path: Path of the file.
+      name: Name of the path in errors, such as `--json`.
+
+    Raises:
+      UserError: The path is that of a folder, or its folder cannot be written to.
+    """
+    if storage.is_folder(path):
+        raise UserError(f"{name}={path} is a folder; give the path of a file")
+    if not storage.is_stream(path):
+        check_writable(os.path.dirname(path) or ".")
+
+
 def check_space(directory: str, size: int, count: int) -> None:
     """Checks that checkpoints and TensorBoard's files fit into a directory.
 

@@ -245,9 +245,14 @@ def write_file(path: str, content: bytes) -> None:
 def write_whole(path: str, content: bytes) -> None:
     """Writes a file whole or not at all, even if two processes write it at once.
 
+    Pipes and devices, such as /dev/stdout, get the content; a file in their place would replace them.
+
     Raises:
       OSError: The file cannot be written.
     """
+    if is_stream(path):
+        write_file(path, content)
+        return
     # Hidden and short, whatever the length of the name.
     partial = os.path.join(os.path.dirname(path), f".{uuid.uuid4().hex}.partial")
     try:
@@ -259,6 +264,13 @@ def write_whole(path: str, content: bytes) -> None:
         if isinstance(error, OSError) and error.errno:
             error.filename, error.filename2 = path, None
         raise
+
+
+def is_stream(path: str) -> bool:
+    """Whether an existing path is that of a pipe or a device, or below /dev, as /dev/stdout is even if it is a file."""
+    if is_remote(path) or not os.path.exists(path) or os.path.isdir(path):
+        return False
+    return os.path.abspath(path).startswith("/dev/") or not os.path.isfile(path)
 
 
 def remove_partial_files(folder: str) -> None:

@@ -127,6 +127,19 @@ def test_hidden_objects_get_no_number(dataset):
     np.testing.assert_array_equal(dataset.label(), _painted(((0, 0, 2, 2), 257), ((3, 0, 5, 2), 258)))
 
 
+@pytest.mark.parametrize("fault", ["all are crowds", "coordinates from 0 to 1", "none"])
+def test_a_split_without_objects_is_warned_of(dataset, capsys, fault):
+    """CVAT writes masks as crowds, and some tools write coordinates as parts of the size."""
+    for thing in dataset.content["annotations"] if fault != "none" else ():
+        if fault == "all are crowds":
+            thing["iscrowd"] = 1
+        else:
+            thing["segmentation"] = [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]
+    dataset.label("--background=ground")
+    warnings = capsys.readouterr().out.count("warning: no image has an instance of a thing class")
+    assert warnings == (fault != "none")
+
+
 @pytest.mark.parametrize("flag, crowd", [("--treat_crowd_as_ignore", 0), ("--notreat_crowd_as_ignore", 256)])
 def test_crowds_lie_below_other_objects(dataset, flag, crowd):
     dataset.content["annotations"][1]["iscrowd"] = 1

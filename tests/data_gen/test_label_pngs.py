@@ -97,7 +97,11 @@ def test_class_0_may_have_instances_if_it_has_a_name(folders, tmp_path):
     "values, flags, words",
     [
         ([[0, 255]], ["--coding=class"], "class 255 has no name"),
+        ([[0, 1, 255]], ["--coding=class", "--void_values="], "--void_values=255, or name class 255"),
+        ([[0, 65535]], ["--coding=class"], "class 65535 has no name"),
+        ([[0, 26001]], ["--coding=class"], "class numbers reach 26001"),
         ([[0, 255]], ["--coding=instance"], "255 is the only instance"),
+        ([[0, 65535]], ["--coding=instance"], "65535 is the only instance"),
         ([[256, 256 + 2000]], ["--label_divisor=4096"], None),
         ([[4096, 4096 + 2000]], ["--label_divisor=4096"], "instance numbers reach 2000"),
         ([[0, 1]], ["--coding=class"], None),
@@ -118,6 +122,25 @@ def test_void_on_most_pixels_is_warned_of(folders, capsys):
     folders.add("b", [[256, 0, 0]])
     assert folders.convert("--overwrite") == 0
     assert "warning: 67% of all pixels are void" in capsys.readouterr().out
+
+
+def test_things_without_any_instance_are_warned_of(folders, tmp_path, capsys):
+    """Their pixels are crowds, which become void: a class of things without instances should be stuff."""
+    folders.add("a", [[1, 2, 2]])
+    for kind, warnings in (("stuff", 0), ("thing", 1)):
+        (tmp_path / "names.txt").write_text(f"1: apple: {kind}\n2: sky: stuff\n")
+        flags = ["--coding=class", f"--class_names={tmp_path / 'names.txt'}", f"--output_dir={tmp_path / kind}"]
+        assert folders.convert(*flags) == 0
+        assert capsys.readouterr().out.count("warning: no image has an instance of a thing class") == warnings
+
+
+@pytest.mark.parametrize("content", ["0 soil\n1 crop\n", "0,soil\n1,crop\n", "0\tsoil\n1\tcrop\n"])
+def test_numbers_without_a_colon_are_no_part_of_names(folders, tmp_path, capsys, content):
+    """As a list of names, these lines would be the classes 1 and 2."""
+    folders.add("a", [[0, 1]])
+    (tmp_path / "names.txt").write_text(content)
+    assert folders.convert("--coding=class", "--void_values=", f"--class_names={tmp_path / 'names.txt'}") == 2
+    assert "expected `number: name`" in complaint(capsys)
 
 
 @pytest.mark.parametrize("layout", ["one folder", "labels below the images"])

@@ -27,6 +27,15 @@ def test_a_file_in_the_way(tmp_path, below):
         disk_space.check_writable(str(path / below))
 
 
+def test_a_file_is_not_replaced_for_a_folder_or_a_pipe(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe")
+    disk_space.check_file(str(tmp_path / "new" / "file.json"), "--json")
+    with pytest.raises(UserError, match=r"--json=.*new is a folder; give the path of a file"):
+        disk_space.check_file(str(tmp_path / "new"), "--json")
+    monkeypatch.setattr("tempfile.TemporaryFile", None)  # Nobody may write beside /dev/stdout.
+    disk_space.check_file(str(tmp_path / "pipe"), "--json")
+
+
 def test_what_may_not_be_written(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise PermissionError(errno.EACCES, "Permission denied", "somewhere")

@@ -60,6 +60,19 @@ def test_a_file_is_written_whole_and_nothing_else_stays(root):
     assert storage.read_file(f"{root}/x") == b"two"
 
 
+def test_a_pipe_gets_the_content_and_stays_a_pipe(tmp_path):
+    """As in `--json /dev/stdout` and `--json >(command)`: a renamed file would take the place of the device."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        storage.write_whole(str(pipe), b"content")
+        assert os.read(reader, 100) == b"content"
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo() and storage.list_folder(str(tmp_path)) == ["pipe"]
+
+
 def test_links_in_a_circle_repeat_no_files(tmp_path):
     """Real folders come first; a folder behind several links is searched once."""
     root, other = tmp_path / "root", tmp_path / "other"
