@@ -73,10 +73,10 @@ def test_images_and_label_maps_are_decoded_as_before(mode):
         (_png_of(2**32 - 1, 2**32 - 1), "at most 178956970"),
         (_png_of(0, 10), "at most 178956970"),
         (_jpeg_of(65_500, 65_500), "at most 178956970"),
-        (_file("GIF"), "no JPEG or PNG"),
-        (_file("BMP"), "no JPEG or PNG"),
+        (_file("GIF"), "not a JPEG or PNG"),
+        (_file("BMP"), "not a JPEG or PNG"),
         (b"\x89PNG\r\n\x1a\n", "at most 178956970"),
-        (b"", "no JPEG or PNG"),
+        (b"", "not a JPEG or PNG"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_its_header(mode, decode, content, words):
