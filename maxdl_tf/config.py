@@ -202,8 +202,14 @@ def _with_bases(path: str) -> list[_Source]:
         sources.insert(0, source)
         base = _with_environment(source.fields.base)
         textproto.check_placeholders(base, f"{_where('base', [source])}: base")
-        path = os.path.join(os.path.dirname(path), base) if base else ""
+        path = _base_file(os.path.join(os.path.dirname(path), base), base) if base else ""
     return sources
+
+
+def _base_file(path: str, base: str) -> str:
+    """The file of a base: `path`, which is relative to the file that names it, or the packaged experiment `base`."""
+    packaged = configs.experiments().get(base.removesuffix(_SUFFIX))
+    return packaged if packaged and not os.path.exists(path) else path
 
 
 def _source(name: str, text: str, folder: str) -> _Source:

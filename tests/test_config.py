@@ -102,6 +102,15 @@ def test_a_placeholder_without_a_value_is_an_error_where_it_is_read(write, monke
         config.load_experiment(write('base: "${MAXDL_UNSET}/a"', "child.textproto"))
 
 
+@pytest.mark.parametrize("name", ["shapes/max_deeplab_tiny_81", "shapes/max_deeplab_tiny_81.textproto"])
+def test_a_base_may_be_a_packaged_experiment(write, name):
+    """As for --config_file: after an installation there is no folder of configs to name."""
+    text = f'base: "{name}"\ntraining {{ steps: 9 }}'
+    assert config.load_experiment(write(text, "child.textproto")).training.steps == 9
+    with pytest.raises(UserError, match=r"nope.textproto: there is no such file"):
+        config.load_experiment(write('base: "nope.textproto"', "child.textproto"))
+
+
 def test_an_override_cannot_name_a_base(write):
     with pytest.raises(UserError, match=r"^--override: base 'x.textproto': only a file can name a base; "):
         config.load_experiment(write(GOOD), ['base: "x.textproto"'])
