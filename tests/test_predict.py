@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from maxdl_tf import panoptic_ids, predict
 from maxdl_tf.export import saved_model
 from maxdl_tf.files import folder_lock
 from maxdl_tf.inference import predictor as predictor_module
+from maxdl_tf.inference import writer
 from maxdl_tf.inference.predictor import Predictor
 from tests.files import png_files
 from tests.helpers import REPOSITORY, in_process
@@ -235,8 +237,8 @@ def test_a_folder_that_another_prediction_uses_is_refused(export_dir, photos, tm
 def test_what_a_killed_prediction_left_is_replaced(export_dir, photos, tmp_path, capsys):
     output = tmp_path / "out"
     (output / "panoptic").mkdir(parents=True)
-    for path in (output / "panoptic" / "stale.png", output / f".{'0f' * 16}.partial", output / folder_lock.FILE):
-        path.touch()
+    for name in ("panoptic/stale.png", f".{'0f' * 16}.partial", folder_lock.FILE, writer._UNFINISHED):
+        (output / name).touch()
     arguments = ("--model", export_dir, "--input", photos / "7.png", "--output", output, "--nooverlays")
     assert _run(*arguments) == 2 and "add --overwrite" in capsys.readouterr().err
     assert _run(*arguments, "--overwrite") == 0
@@ -244,13 +246,21 @@ def test_what_a_killed_prediction_left_is_replaced(export_dir, photos, tmp_path,
 
 
 def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_path, capsys):
-    for name, content in (("notes.txt", "mine"), ("panoptic.json", '{"annotations": "mine"}')):
-        output = tmp_path / name.split(".")[0]
-        output.mkdir()
-        (output / name).write_text(content)
+    ours = f'{{"info": {{"description": "{writer.GENERATOR}"}}}}'
+    cases = [
+        ("notes.txt", {"notes.txt": "mine"}),
+        ("panoptic.json", {"panoptic.json": '{"annotations": "mine"}'}),
+        ("panoptic;", {"panoptic/1.png": "an annotation, perhaps"}),
+        ("overlays/notes.txt", {"panoptic.json": ours, "overlays/notes.txt": "mine"}),
+    ]
+    for number, (name, contents) in enumerate(cases):
+        output = tmp_path / str(number)
+        for file, content in contents.items():
+            (output / file).parent.mkdir(parents=True, exist_ok=True)
+            (output / file).write_text(content)
         assert _run("--model", export_dir, "--input", photos, "--output", output, "--overwrite") == 2
         assert f"holds files other than predictions, such as {name}" in capsys.readouterr().err
-        assert (output / name).read_text() == content
+        assert {file: (output / file).read_text() for file in contents} == contents
 
 
 @pytest.mark.parametrize(
@@ -271,6 +281,19 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(export_dir, photos, tm
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_with_damaged_assets_is_told(export_dir, photos, tmp_path, capsys):
+    for name, content, status, message in (
+        ("export_info.json", "{", 2, "export_info.json is damaged"),
+        ("dataset_info.textproto", 'label_divisor: 256 segment_class { id: 900 name: "a" }', 1, "its class table"),
+    ):
+        export = tmp_path / name
+        shutil.copytree(export_dir, export)
+        (export / "assets" / name).write_text(content)
+        arguments = ("--model", export, "--input", photos, "--output", tmp_path / f"{name}.out")
+        assert _run(*arguments) == status
+        assert message in capsys.readouterr().err
 
 
 def test_a_folder_of_exports_is_its_highest_version(export_dir, photos, tmp_path, capsys):

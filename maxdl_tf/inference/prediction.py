@@ -84,7 +84,17 @@ class Prediction(NamedTuple):
 
 
 def segments_of(table: SegmentTable, dataset_info: DatasetInfo) -> list[Segment]:
-    """The segments that a table lists. The fields of the table are arrays."""
+    """The segments that a table lists. The fields of the table are arrays.
+
+    Raises:
+      UserError: A class of the model is missing in `dataset_info`.
+    """
+    for class_id in table.class_ids[: table.count].tolist():
+        if class_id not in dataset_info.by_id:
+            raise UserError(
+                f"the model has a class {class_id}, which its class table {dataset_info.name!r} lacks; give the "
+                "model's table, or export it again"
+            )
     return [
         Segment(
             id=int(table.ids[row]),

@@ -112,8 +112,11 @@ class Predictor:
             outputs = signature(image=image[tf.newaxis])
             return outputs["panoptic_map"][0], SegmentTable(*(outputs[name][0] for name in OUTPUT_NAMES))
 
-        info = _export_info_of(loaded)
-        postprocessor = Postprocessor(dataset_info, **info["postprocess"]) if "postprocess" in info else None
+        try:
+            info = _export_info_of(loaded)
+            postprocessor = Postprocessor(dataset_info, **info["postprocess"]) if "postprocess" in info else None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{path}: export_info.json is damaged ({error}); export it again") from error
         predictor = cls(segment, getattr(loaded, "network_outputs", None), dataset_info, postprocessor)
         predictor.export_info = info
         predictor._keep_alive = loaded  # The signature itself holds the weights only weakly.

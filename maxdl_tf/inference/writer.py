@@ -33,6 +33,7 @@ OVERLAY_FOLDER = "overlays"
 FEATURE_FOLDER = "features"
 _FILES = (ANNOTATION_FILE, INSTANCE_FILE, DIAGNOSIS_FILE)
 _FOLDERS = (PANOPTIC_FOLDER, OVERLAY_FOLDER, FEATURE_FOLDER)
+_UNFINISHED = ".maxdl_unfinished"  # Marks a folder of predictions until panoptic.json does.
 _LONGEST_NAME = 251  # Bytes: file systems allow 255 with the suffix.
 GENERATOR = "predicted by maxdl-predict"  # Marks a folder of predictions.
 
@@ -81,6 +82,11 @@ def _check_output(output: str, overwrite: bool) -> None:
     foreign = present - {*_FILES, *_FOLDERS}
     if ANNOTATION_FILE in present and not _is_ours(os.path.join(output, ANNOTATION_FILE)):
         foreign.add(ANNOTATION_FILE)
+    if ANNOTATION_FILE not in present and not storage.exists(os.path.join(output, _UNFINISHED)):
+        foreign |= present & set(_FOLDERS)
+    for folder in present & set(_FOLDERS):
+        names = storage.list_folder(os.path.join(output, folder))
+        foreign.update(f"{folder}/{name}" for name in names if not name.endswith((".png", ".jpg", ".partial")))
     if foreign:
         raise UserError(
             f"--output {output} holds files other than predictions, such as {min(foreign)}; name a new or empty folder"
@@ -95,6 +101,8 @@ def prepare_output(output: str, folders: Sequence[str]) -> None:
     Raises:
       OSError: They cannot be created.
     """
+    storage.make_folder(output)
+    storage.write_file(os.path.join(output, _UNFINISHED), b"")
     storage.remove_partial_files(output)
     for name in _FILES:
         if storage.exists(os.path.join(output, name)):
@@ -236,6 +244,7 @@ class PredictionWriter:
         if self._instances is not None:
             _write_json(os.path.join(self._output, INSTANCE_FILE), self._instances)
         _write_json(os.path.join(self._output, ANNOTATION_FILE), self._coco)
+        storage.remove_file(os.path.join(self._output, _UNFINISHED))
 
 
 def _write_json(path: str, content: Any) -> None:
