@@ -86,7 +86,6 @@ def main(argv: list[str]) -> None:
         from maxdl_tf.export import saved_model
         from maxdl_tf.export.fold_batch_norm import fold_batch_norms
         from maxdl_tf.export.serving_model import ServingOptions
-        from maxdl_tf.inference import segmenter
         from maxdl_tf.tasks.panoptic import PanopticTask
     tf.config.set_visible_devices([], "GPU")
     saved_model.check_export_dir(_EXPORT_DIR.value)
@@ -95,7 +94,7 @@ def main(argv: list[str]) -> None:
     model = task.build_model()
     restored = task.load_weights(model, _CHECKPOINT.value)
     print(restored.report())
-    model = segmenter.without_semantic_branch(model)
+    model = model.without_semantic_branch()
     report = saved_model.export_saved_model(
         model,
         task.build_postprocessor(),

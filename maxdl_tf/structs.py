@@ -28,6 +28,21 @@ class PanopticTargets(NamedTuple):
     thing_id_class: Tensor
 
 
+class AuxiliaryOutputs(NamedTuple):
+    """Outputs of a layer inside the network, for losses of their own (kMaX-DeepLab, deep supervision).
+
+    Attributes:
+      pixel_feature: float [batch, height, width, channels]; in training resized to the size of the model's mask logits,
+        after the normalization.
+      mask_logits: float [batch, height, width, slots], resized alike.
+      class_logits: float [batch, slots, classes + 1].
+    """
+
+    pixel_feature: Tensor
+    mask_logits: Tensor
+    class_logits: Tensor
+
+
 class PanopticOutputs(NamedTuple):
     """Output of the model for a batch (paper section 3.3, figure 3).
 
@@ -39,6 +54,7 @@ class PanopticOutputs(NamedTuple):
         model has no such branch.
       mask_embedding: float [batch, slots, channels]; the mask logits are the product of pixel features and these,
         scaled and shifted. For pictures; None in other uses.
+      auxiliary: Outputs of inner layers, in training only; empty if the model has none.
     """
 
     pixel_feature: Tensor
@@ -46,6 +62,7 @@ class PanopticOutputs(NamedTuple):
     class_logits: Tensor
     semantic_logits: Tensor | None
     mask_embedding: Tensor | None = None
+    auxiliary: tuple[AuxiliaryOutputs, ...] = ()
 
 
 class Metric(NamedTuple):

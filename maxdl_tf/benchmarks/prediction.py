@@ -17,7 +17,7 @@ from maxdl_tf.inference import prediction as predictions
 from maxdl_tf.inference.prediction import Prediction
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.segmenter import ImageSegmenter
-from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.network import PanopticNetwork
 
 
 class PredictTimes(NamedTuple):
@@ -43,7 +43,7 @@ class PredictTimes(NamedTuple):
 
 def measure_model(
     predictor: Predictor,
-    model: MaXDeepLab,
+    model: PanopticNetwork,
     crop_size: tuple[int, int],
     paths: Sequence[str],
     *,

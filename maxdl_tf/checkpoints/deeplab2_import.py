@@ -17,7 +17,7 @@ from maxdl_tf.checkpoints.keys import KEY_SUFFIX, is_of_model, name_of, shapes_b
 from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints, reason_of
 from maxdl_tf.checkpoints.source import CheckpointSource
 from maxdl_tf.errors import UserError
-from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.network import PanopticNetwork
 
 _ENCODER = "encoder/"
 # Path of the encoder in checkpoints of TensorFlow's Model Garden.
@@ -57,7 +57,11 @@ class Imported(NamedTuple):
 
 
 def import_weights(
-    model: MaXDeepLab, source: CheckpointSource, *, backbone_only: bool = False, allow_missing: Collection[str] = ()
+    model: PanopticNetwork,
+    source: CheckpointSource,
+    *,
+    backbone_only: bool = False,
+    allow_missing: Collection[str] = (),
 ) -> Imported:
     """Loads the weights of a checkpoint in DeepLab2's layout into a model.
 

@@ -25,10 +25,10 @@ from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseC
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.residual_block import ResidualBlock
 from maxdl_tf.models.heads import MaskHead, PixelHead
-from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.network import PanopticNetwork
 
 
-def fold_batch_norms(model: MaXDeepLab, storage: tf.DType = tf.float32) -> MaXDeepLab:
+def fold_batch_norms(model: PanopticNetwork, storage: tf.DType = tf.float32) -> PanopticNetwork:
     """A network with the outputs of `model` but fewer operations, for images of one size.
 
     The size is that of the first image. The network has no auxiliary semantic branch. `model` is not changed; layers
@@ -40,13 +40,14 @@ def fold_batch_norms(model: MaXDeepLab, storage: tf.DType = tf.float32) -> MaXDe
     """
     # Variables are shared, not copied: folding replaces most of them.
     shared = {id(variable): variable for variable in model.variables}
+    model = model.without_semantic_branch()
     copied = {
         name: copy.deepcopy(getattr(model, name), shared)
-        for name in ("backbone", "decoder", "pixel_head", "mask_head", "class_head")
+        for name in model.part_names
+        if getattr(model, name) is not None
     }
     fold = _Folding(storage, copied["backbone"], copied["decoder"])
-    parts = {name: fold(part) for name, part in copied.items()}
-    return MaXDeepLab(**parts, semantic_decoder=None, semantic_head=None, name=model.name)
+    return model.with_parts(**{name: fold(part) for name, part in copied.items()})
 
 
 class FoldedPixelHead(tf.Module):
@@ -69,12 +70,13 @@ class FoldedMaskHead(tf.Module):
 
     def __init__(self, layer: MaskHead, storage: tf.DType):
         super().__init__()
-        self.hidden, self.embedding = (FoldedLinear.of(part, storage) for part in (layer.hidden, layer.embedding))
+        self.hidden = FoldedLinear.of(layer.hidden, storage) if layer.hidden is not None else None
+        self.embedding = FoldedLinear.of(layer.embedding, storage)
         self.scale = Weight(affine(layer.batch_norm).scale, tf.float32)
 
     def __call__(self, inputs, training=False):
         pixel_feature, memory = inputs
-        embedding = self.embedding(self.hidden(memory))
+        embedding = self.embedding(memory if self.hidden is None else self.hidden(memory))
         return tf.einsum("bhwd,bnd->bhwn", pixel_feature, embedding * self.scale()), embedding
 
 

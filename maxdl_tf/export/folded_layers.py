@@ -6,6 +6,7 @@ kernel by the scale and add the offset as a bias. These layers take the same arg
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ class FoldedConv2D(tf.Module):
         self.kernel = Weight(layer.conv.kernel * scale, storage)
         self.bias = Weight(offset, tf.float32)
         self._convolve = layer.conv.convolution_op
-        self._padding, self._relu = layer.padding, layer.relu
+        self._padding, self._activate = layer.padding, layer.activate
 
     def __call__(self, inputs, training=False):
         if self._padding:
@@ -66,49 +67,50 @@ class FoldedConv2D(tf.Module):
             inputs = tf.pad(inputs, ((0, 0), margin, margin, (0, 0)))
         # TensorFlow fuses the three into one operation.
         x = tf.nn.bias_add(self._convolve(inputs, self.kernel()), self.bias())
-        return tf.nn.relu(x) if self._relu else x
+        return self._activate(x)
 
 
 class FoldedDepthwiseConv2D(tf.Module):
-    """A `DepthwiseConvBatchNorm` as one depthwise convolution and ReLU."""
+    """A `DepthwiseConvBatchNorm` as one depthwise convolution and activation."""
 
     def __init__(self, layer: DepthwiseConvBatchNorm, storage: tf.DType):
         super().__init__()
         scale, offset = affine(layer.batch_norm)
         self.kernel = Weight(layer.conv.depthwise_kernel * scale[:, np.newaxis], storage)
         self.bias = Weight(offset, tf.float32)
+        self._activate = layer.activate
 
     def __call__(self, inputs, training=False):
         x = tf.nn.depthwise_conv2d(inputs, self.kernel(), [1, 1, 1, 1], "SAME")
-        return tf.nn.relu(tf.nn.bias_add(x, self.bias()))
+        return self._activate(tf.nn.bias_add(x, self.bias()))
 
 
 class FoldedLinear(tf.Module):
-    """A linear map of the last axis with an optional ReLU. [batch, length, in] -> [batch, length, out].
+    """A linear map of the last axis with an optional activation. [batch, length, in] -> [batch, length, out].
 
     Args:
       kernel: float32 [in, out].
       bias: float32 [out].
-      relu: Whether ReLU follows.
+      activate: Function that follows; None for none.
       storage: Type of the stored kernel.
     """
 
-    def __init__(self, kernel, bias, *, relu: bool = False, storage: tf.DType):
+    def __init__(self, kernel, bias, *, activate: Callable[[tf.Tensor], tf.Tensor] | None = None, storage: tf.DType):
         super().__init__()
         self.kernel = Weight(kernel, storage)
         self.bias = Weight(bias, tf.float32)
-        self._relu = relu
+        self._activate = activate
 
     @classmethod
     def of(cls, layer: Conv1DBatchNorm, storage: tf.DType, gain=1.0) -> FoldedLinear:
         """A `Conv1DBatchNorm` whose result is multiplied by `gain`, a number or an array [channels]."""
         scale, offset = affine(layer.batch_norm)
-        return cls(layer.conv.kernel[0] * (scale * gain), offset * gain, relu=layer.relu, storage=storage)
+        return cls(layer.conv.kernel[0] * (scale * gain), offset * gain, activate=layer.activate, storage=storage)
 
     def __call__(self, inputs, training=False):
         length = tf.shape(inputs)[1] if inputs.shape[1] is None else inputs.shape[1]
         depth, channels = self.kernel.shape
         x = tf.matmul(tf.reshape(inputs, [-1, depth]), self.kernel())
         x = tf.nn.bias_add(x, self.bias())
-        x = tf.nn.relu(x) if self._relu else x
+        x = self._activate(x) if self._activate else x
         return tf.reshape(x, [-1, length, channels])

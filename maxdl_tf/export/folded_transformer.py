@@ -16,6 +16,7 @@ class FoldedCrossAttention(tf.Module):
     def __init__(self, layer: CrossAttention):
         super().__init__()
         scale, offset = affine(layer.batch_norm_retrieved_value)
+        self._activate = layer.activate
         self.scale, self.offset = Weight(scale[0], tf.float32), Weight(offset[0], tf.float32)  # [heads, 1, depth]
 
     def __call__(self, query, key, value):
@@ -28,7 +29,7 @@ class FoldedCrossAttention(tf.Module):
         value = value * self.scale() if few_values else value
         retrieved = tf.matmul(attention, value)
         retrieved = retrieved if few_values else retrieved * self.scale()
-        retrieved = tf.nn.relu(retrieved + self.offset())
+        retrieved = self._activate(retrieved + self.offset())
         return tf.reshape(tf.transpose(retrieved, [0, 2, 1, 3]), [-1, length, heads * value.shape[3]])
 
 

@@ -22,7 +22,7 @@ from maxdl_tf.export.serving_model import ServingModel, ServingOptions, write_wa
 from maxdl_tf.export.verification import Agreement, Reference, verify
 from maxdl_tf.files.new_folder import appears_when_complete, check_new_folder
 from maxdl_tf.inference.segmenter import ImageSegmenter
-from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID, encode_label
 
@@ -51,14 +51,14 @@ class ExportReport(NamedTuple):
 
 
 def export_saved_model(
-    model: MaXDeepLab,
+    model: PanopticNetwork,
     postprocessor: Postprocessor,
     *,
     crop_size: tuple[int, int],
     dataset_info: DatasetInfo,
     export_dir: str,
     origin: dict[str, str | int],
-    inference_model: MaXDeepLab | None = None,
+    inference_model: PanopticNetwork | None = None,
     options: ServingOptions = _DEFAULT_OPTIONS,
     images: Mapping[str, bytes] | None = None,
     min_agreement: float = 1.0,

@@ -96,7 +96,7 @@ class ServingModel(tf.Module):
         @tf.function(input_signature=[one_image], autograph=False)
         def network_outputs(image):
             outputs = segmenter.network_outputs(image)._asdict()
-            return {name: output for name, output in outputs.items() if name != "semantic_logits"}
+            return {name: output for name, output in outputs.items() if name not in ("semantic_logits", "auxiliary")}
 
         traced_network = network_outputs.get_concrete_function()  # The function itself would be traced twice.
 

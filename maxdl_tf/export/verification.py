@@ -24,7 +24,7 @@ import tensorflow as tf
 from maxdl_tf.data import transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.segmenter import ImageSegmenter
-from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticOutputs
 
@@ -74,7 +74,7 @@ class Reference:
       crop_size: (height, width) of the network's input, each 16k+1.
     """
 
-    def __init__(self, model: MaXDeepLab, postprocessor: Postprocessor, crop_size: tuple[int, int]):
+    def __init__(self, model: PanopticNetwork, postprocessor: Postprocessor, crop_size: tuple[int, int]):
         segmenter = ImageSegmenter(model, postprocessor, crop_size)
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)

@@ -18,7 +18,7 @@ from maxdl_tf.files.images import ImageLike, as_pixels
 from maxdl_tf.inference.prediction import Prediction, segments_of
 from maxdl_tf.inference.segmenter import OUTPUT_NAMES, ImageSegmenter, SegmentTable
 from maxdl_tf.layers.resize import input_size, size_at_stride
-from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import OUTPUT_STRIDE, PanopticOutputs
 
@@ -71,7 +71,12 @@ class Predictor:
 
     @classmethod
     def from_model(
-        cls, model: MaXDeepLab, postprocessor: Postprocessor, *, crop_size: tuple[int, int], dataset_info: DatasetInfo
+        cls,
+        model: PanopticNetwork,
+        postprocessor: Postprocessor,
+        *,
+        crop_size: tuple[int, int],
+        dataset_info: DatasetInfo,
     ) -> Predictor:
         """A predictor for a model in memory; `crop_size` is (height, width) of the network's input, each 16k+1."""
         segmenter = ImageSegmenter(model, postprocessor, crop_size)
@@ -149,7 +154,7 @@ class Predictor:
     def network_outputs(self, image: ImageLike) -> PanopticOutputs:
         """The network's outputs, batch 1, for an image; see `__call__` for the argument and errors."""
         outputs = self._network_outputs(tf.constant(as_pixels(image)))
-        return PanopticOutputs(**{name: outputs.get(name) for name in PanopticOutputs._fields})
+        return PanopticOutputs(**{"semantic_logits": None, **outputs})
 
     def features(self, image: ImageLike) -> Features:
         """Pixel features and mask embeddings of an image; see `__call__` for the argument.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from maxdl_tf.data import transforms
-from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor, SlotMap
 from maxdl_tf.structs import PanopticOutputs
 
@@ -64,7 +64,7 @@ class ImageSegmenter:
 
     def __init__(
         self,
-        model: MaXDeepLab,
+        model: PanopticNetwork,
         postprocessor: Postprocessor,
         crop_size: tuple[int, int],
         *,
@@ -97,23 +97,6 @@ class ImageSegmenter:
             segments=segment_table(slot_map, image_size),
             score=score,
         )
-
-
-def without_semantic_branch(model: MaXDeepLab) -> MaXDeepLab:
-    """A model of the same layers without the auxiliary semantic branch, which inference does not need.
-
-    Build and restore the model with the branch, as it was trained, before removing it.
-    """
-    return MaXDeepLab(
-        backbone=model.backbone,
-        decoder=model.decoder,
-        pixel_head=model.pixel_head,
-        mask_head=model.mask_head,
-        class_head=model.class_head,
-        semantic_decoder=None,
-        semantic_head=None,
-        name=model.name,
-    )
 
 
 def segment_table(slot_map: SlotMap, image_size: tf.Tensor) -> SegmentTable:

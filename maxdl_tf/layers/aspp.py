@@ -22,6 +22,7 @@ class ASPP(Layer):
       pool_size: (height, width) of the pooling window: the size of this feature for training crops. Larger images pool
         over the windows that the network was trained on; smaller ones are pooled whole.
       dropout: Share of the values that are dropped in training.
+      activation: Name of the activation.
       norm: Factory of the batch norms.
     """
 
@@ -32,12 +33,13 @@ class ASPP(Layer):
         rates: tuple[int, int, int],
         pool_size: tuple[int, int],
         dropout: float,
+        activation: str = "relu",
         norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.pool_size = tuple(pool_size)
-        branch = {"relu": True, "norm": norm}
+        branch = {"activation": activation, "norm": norm}
         self.direct = Conv2DBatchNorm(channels, **branch, name="direct")
         self.atrous1, self.atrous2, self.atrous3 = (
             Conv2DBatchNorm(channels, 3, rate=rate, **branch, name=f"atrous{number}")

@@ -13,7 +13,7 @@ from maxdl_tf.layers.configured import Layer
 
 
 class Conv2DBatchNorm(Layer):
-    """Convolution without bias, batch normalization and, optionally, ReLU.
+    """Convolution without bias, batch normalization and, optionally, an activation.
 
     [batch, height, width, in] -> [batch, ceil(height/strides), ceil(width/strides), filters]. Zeros are padded alike on
     all sides, so that strided outputs sample the pixels 0, 2, 4, ... and features of size 16k+1 stay aligned at their
@@ -24,7 +24,7 @@ class Conv2DBatchNorm(Layer):
       kernel_size: Side of the kernel, odd.
       strides: Distance between sampled pixels.
       rate: Distance between the kernel's taps; above 1 only where `strides` is 1.
-      relu: Whether to apply ReLU at the end.
+      activation: Name of the activation at the end, such as "relu" or "gelu"; None for none.
       gamma_initializer: Initial scale of the batch norm; "zeros" at the end of residual branches.
       norm: Factory of the batch norm.
 
@@ -39,7 +39,7 @@ class Conv2DBatchNorm(Layer):
         *,
         strides: int = 1,
         rate: int = 1,
-        relu: bool = False,
+        activation: str | None = None,
         gamma_initializer: Any = "ones",
         norm: Norm = DEFAULT_NORM,
         **kwargs,
@@ -47,7 +47,7 @@ class Conv2DBatchNorm(Layer):
         super().__init__(**kwargs)
         # "same" pads odd kernels symmetrically only where the stride is 1.
         self.padding = (kernel_size - 1) // 2 if strides > 1 else 0
-        self.relu = relu
+        self.activate = keras.activations.get(activation)
         common = {"use_bias": False, "kernel_initializer": "he_normal", "name": "conv"}
         if rate > 1:
             if strides > 1:
@@ -63,18 +63,17 @@ class Conv2DBatchNorm(Layer):
         if self.padding:
             margin = (self.padding, self.padding)
             x = tf.pad(x, ((0, 0), margin, margin, (0, 0)))
-        x = self.batch_norm(self.conv(x), training=training)
-        return tf.nn.relu(x) if self.relu else x
+        return self.activate(self.batch_norm(self.conv(x), training=training))
 
 
 class Conv1DBatchNorm(Layer):
-    """Linear map of each position without bias, batch normalization and, optionally, ReLU.
+    """Linear map of each position without bias, batch normalization and, optionally, an activation.
 
     [batch, length, in] -> [batch, length, filters].
 
     Args:
       filters: Number of output channels.
-      relu: Whether to apply ReLU at the end.
+      activation: Name of the activation at the end, such as "relu" or "gelu"; None for none.
       gamma_initializer: Initial scale of the batch norm.
       kernel_initializer: Initial kernel.
       norm: Factory of the batch norm.
@@ -84,44 +83,53 @@ class Conv1DBatchNorm(Layer):
         self,
         filters: int,
         *,
-        relu: bool = False,
+        activation: str | None = None,
         gamma_initializer: Any = "ones",
         kernel_initializer: Any = "he_normal",
         norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.relu = relu
+        self.activate = keras.activations.get(activation)
         self.conv = keras.layers.Conv1D(filters, 1, use_bias=False, kernel_initializer=kernel_initializer, name="conv")
         self.batch_norm = norm(gamma_initializer=gamma_initializer, name="batch_norm")
 
     def call(self, inputs, training=None):
-        x = self.batch_norm(self.conv(inputs), training=training)
-        return tf.nn.relu(x) if self.relu else x
+        return self.activate(self.batch_norm(self.conv(inputs), training=training))
 
 
 class DepthwiseConvBatchNorm(Layer):
-    """Depthwise convolution of stride 1 without bias, batch normalization and ReLU; keeps the shape."""
+    """Depthwise convolution of stride 1 without bias, batch normalization and activation; keeps the shape."""
 
-    def __init__(self, kernel_size: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
+    def __init__(self, kernel_size: int, *, activation: str = "relu", norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
+        self.activate = keras.activations.get(activation)
         self.conv = keras.layers.DepthwiseConv2D(kernel_size, padding="same", use_bias=False, name="conv")
         self.batch_norm = norm(name="batch_norm")
 
     def call(self, inputs, training=None):
-        return tf.nn.relu(self.batch_norm(self.conv(inputs), training=training))
+        return self.activate(self.batch_norm(self.conv(inputs), training=training))
 
 
 class SeparableConvBatchNorm(Layer):
-    """Depthwise, then pointwise convolution, each with batch normalization and ReLU.
+    """Depthwise, then pointwise convolution, each with batch normalization and activation.
 
     [batch, height, width, in] -> activated [batch, height, width, filters].
     """
 
-    def __init__(self, filters: int, kernel_size: int = 5, *, norm: Norm = DEFAULT_NORM, **kwargs):
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int = 5,
+        *,
+        activation: str = "relu",
+        norm: Norm = DEFAULT_NORM,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.depthwise = DepthwiseConvBatchNorm(kernel_size, norm=norm, name="depthwise")
-        self.pointwise = Conv2DBatchNorm(filters, relu=True, norm=norm, name="pointwise")
+        common = {"activation": activation, "norm": norm}
+        self.depthwise = DepthwiseConvBatchNorm(kernel_size, **common, name="depthwise")
+        self.pointwise = Conv2DBatchNorm(filters, **common, name="pointwise")
 
     def call(self, inputs, training=None):
         return self.pointwise(self.depthwise(inputs, training=training), training=training)

@@ -13,14 +13,15 @@ from maxdl_tf.layers.resize import spatial_size
 
 
 class CrossAttention(Layer):
-    """Multi-head attention with batch norms on similarities and retrieved values, and ReLU at the end.
+    """Multi-head attention with batch norms on similarities and retrieved values, and an activation at the end.
 
     Call with (query [batch, n, heads, depth], key [batch, m, heads, depth], value [batch, m, heads, value depth]).
     Returns [batch, n, heads * value depth], heads in order.
     """
 
-    def __init__(self, *, norm: Norm = DEFAULT_NORM, **kwargs):
+    def __init__(self, *, activation: str = "relu", norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
+        self.activate = keras.activations.get(activation)
         self.batch_norm_similarity = norm(axis=1, name="batch_norm_similarity")
         self.batch_norm_retrieved_value = norm(axis=(1, 3), name="batch_norm_retrieved_value")
 
@@ -30,7 +31,7 @@ class CrossAttention(Layer):
         similarity = self.batch_norm_similarity(similarity, training=training)
         attention = tf.cast(tf.nn.softmax(tf.cast(similarity, tf.float32)), similarity.dtype)
         retrieved = tf.einsum("bhnm,bmhd->bhnd", attention, value)
-        retrieved = tf.nn.relu(self.batch_norm_retrieved_value(retrieved, training=training))
+        retrieved = self.activate(self.batch_norm_retrieved_value(retrieved, training=training))
         length = tf.shape(query)[1] if query.shape[1] is None else query.shape[1]
         return tf.reshape(tf.transpose(retrieved, [0, 2, 1, 3]), [-1, length, value.shape[2] * value.shape[3]])
 
@@ -96,13 +97,13 @@ class DualPathTransformer(Layer):
         if "query" in self.pixel_parts:
             self.pixel_attention = CrossAttention(norm=self.norm, name="pixel_attention")
             self.pixel_expand = Conv1DBatchNorm(pixel_channels, **last, name="pixel_expand")
-        self.memory_ffn1 = Conv1DBatchNorm(self.ffn_channels, relu=True, norm=self.norm, name="memory_ffn1")
+        self.memory_ffn1 = Conv1DBatchNorm(self.ffn_channels, activation="relu", norm=self.norm, name="memory_ffn1")
         self.memory_ffn2 = Conv1DBatchNorm(memory_channels, **last, name="memory_ffn2")
 
     def _projection(self, path: str, parts: tuple[str, ...]) -> tuple[Conv1DBatchNorm, Conv1DBatchNorm]:
         """The bottleneck of a path and its joint projection to `parts`."""
         hidden = 2 * self.width
-        reduce = Conv1DBatchNorm(hidden, relu=True, norm=self.norm, name=f"{path}_reduce")
+        reduce = Conv1DBatchNorm(hidden, activation="relu", norm=self.norm, name=f"{path}_reduce")
         qkv = Conv1DBatchNorm(
             sum(self._depth(part) for part in parts),
             kernel_initializer=keras.initializers.TruncatedNormal(stddev=hidden**-0.5),

@@ -1,13 +1,12 @@
 """Residual blocks of convolutions or attention (architecture section 2.1).
 
-Blocks read and return un-activated features: each applies ReLU to its input, its skip connection included. All map
+Blocks read and return un-activated features: each activates its input, its skip connection included. All map
 [batch, height, width, in] to [batch, height/strides, width/strides, channels].
 """
 
 from __future__ import annotations
 
-import tensorflow as tf
-
+from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.axial_attention import AxialAttention2D
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
@@ -16,10 +15,11 @@ from maxdl_tf.layers.dropout import DropPath
 
 
 class ResidualBlock(Layer):
-    """The common part of all blocks: ReLU, drop path and a skip connection, projected where channels change."""
+    """The common part of all blocks: activation, drop path and a skip connection, projected where channels change."""
 
-    def __init__(self, channels: int, *, strides: int, drop_path_keep: float, norm: Norm, **kwargs):
+    def __init__(self, channels: int, *, strides: int, drop_path_keep: float, activation: str, norm: Norm, **kwargs):
         super().__init__(**kwargs)
+        self.activate = keras.activations.get(activation)
         self.channels, self.strides, self.norm = channels, strides, norm
         self.drop_path = DropPath(drop_path_keep)
         self.shortcut = None
@@ -35,7 +35,7 @@ class ResidualBlock(Layer):
         raise NotImplementedError
 
     def call(self, inputs, training=None):
-        x = tf.nn.relu(inputs)
+        x = self.activate(inputs)
         branch = self.drop_path(self.branch(x, training), training)
         if self.shortcut is not None:
             x = self.shortcut(x, training=training)
@@ -52,6 +52,7 @@ class BasicBlock(ResidualBlock):
       strides: Stride of the first convolution.
       rate: Rate of both convolutions, 1 where `strides` is above 1.
       drop_path_keep: Probability that a sample keeps the residual branch.
+      activation: Name of the activation.
       norm: Factory of the batch norms.
     """
 
@@ -62,11 +63,13 @@ class BasicBlock(ResidualBlock):
         strides: int = 1,
         rate: int = 1,
         drop_path_keep: float = 1.0,
+        activation: str = "relu",
         norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
-        super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
-        self.first = Conv2DBatchNorm(channels, 3, strides=strides, rate=rate, relu=True, norm=norm, name="first")
+        common = {"activation": activation, "norm": norm}
+        super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, **common, **kwargs)
+        self.first = Conv2DBatchNorm(channels, 3, strides=strides, rate=rate, **common, name="first")
         self.second = Conv2DBatchNorm(channels, 3, rate=rate, gamma_initializer="zeros", norm=norm, name="second")
 
     def branch(self, x, training):
@@ -87,12 +90,14 @@ class BottleneckBlock(ResidualBlock):
         strides: int = 1,
         rate: int = 1,
         drop_path_keep: float = 1.0,
+        activation: str = "relu",
         norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
-        super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
-        self.reduce = Conv2DBatchNorm(width, relu=True, norm=norm, name="reduce")
-        self.spatial = Conv2DBatchNorm(width, 3, strides=strides, rate=rate, relu=True, norm=norm, name="spatial")
+        common = {"activation": activation, "norm": norm}
+        super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, **common, **kwargs)
+        self.reduce = Conv2DBatchNorm(width, **common, name="reduce")
+        self.spatial = Conv2DBatchNorm(width, 3, strides=strides, rate=rate, **common, name="spatial")
         self.expand = Conv2DBatchNorm(channels, gamma_initializer="zeros", norm=norm, name="expand")
 
     def branch(self, x, training):
@@ -109,6 +114,7 @@ class AxialBlock(ResidualBlock):
       channels: Number of output channels.
       num_heads: Number of heads of the attention.
       drop_path_keep: Probability that a sample keeps the residual branch.
+      activation: Name of the activation.
       norm: Factory of the batch norms.
     """
 
@@ -119,15 +125,17 @@ class AxialBlock(ResidualBlock):
         *,
         num_heads: int = 8,
         drop_path_keep: float = 1.0,
+        activation: str = "relu",
         norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
-        super().__init__(channels, strides=1, drop_path_keep=drop_path_keep, norm=norm, **kwargs)
-        self.reduce = Conv2DBatchNorm(2 * key_depth, relu=True, norm=norm, name="reduce")
+        common = {"activation": activation, "norm": norm}
+        super().__init__(channels, strides=1, drop_path_keep=drop_path_keep, **common, **kwargs)
+        self.reduce = Conv2DBatchNorm(2 * key_depth, **common, name="reduce")
         self.attention = AxialAttention2D(key_depth, 2 * key_depth, num_heads=num_heads, norm=norm, name="attention")
         self.expand = Conv2DBatchNorm(channels, gamma_initializer="zeros", norm=norm, name="expand")
 
     def branch(self, x, training):
         x = self.reduce(x, training=training)
-        x = tf.nn.relu(self.attention(x, training=training))
+        x = self.activate(self.attention(x, training=training))
         return self.expand(x, training=training)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
@@ -20,13 +21,22 @@ class ResizedFuse(Layer):
       channels: Number of channels of the sum.
       stride: Stride of the sum, relative to the image.
       source_strides: Strides of the features, in the order of the call.
+      activation: Name of the activation before a projection.
       norm: Factory of the batch norms.
     """
 
     def __init__(
-        self, channels: int, *, stride: int, source_strides: tuple[int, ...], norm: Norm = DEFAULT_NORM, **kwargs
+        self,
+        channels: int,
+        *,
+        stride: int,
+        source_strides: tuple[int, ...],
+        activation: str = "relu",
+        norm: Norm = DEFAULT_NORM,
+        **kwargs,
     ):
         super().__init__(**kwargs)
+        self.activate = keras.activations.get(activation)
         self.channels, self.stride, self.source_strides, self.norm = channels, stride, tuple(source_strides), norm
 
     def build(self, input_shape):
@@ -47,6 +57,6 @@ class ResizedFuse(Layer):
         for number, feature in enumerate(inputs, start=1):
             for name in (f"strided{number}", f"resized{number}"):
                 if name in self.projections:
-                    feature = self.projections[name](tf.nn.relu(feature), training=training)
+                    feature = self.projections[name](self.activate(feature), training=training)
             fused.append(resize_bilinear(feature, size))
         return tf.add_n(fused)

@@ -20,13 +20,14 @@ class InceptionStem(Layer):
 
     Args:
       channels: Number of channels of the first and second convolution.
+      activation: Name of the activation after both.
       norm: Factory of the batch norms.
     """
 
-    def __init__(self, channels: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
+    def __init__(self, channels: int, *, activation: str = "relu", norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
-        self.conv1 = Conv2DBatchNorm(channels, 3, strides=2, relu=True, norm=norm, name="conv1")
-        self.conv2 = Conv2DBatchNorm(channels, 3, relu=True, norm=norm, name="conv2")
+        self.conv1 = Conv2DBatchNorm(channels, 3, strides=2, activation=activation, norm=norm, name="conv1")
+        self.conv2 = Conv2DBatchNorm(channels, 3, activation=activation, norm=norm, name="conv2")
         self.conv3 = Conv2DBatchNorm(2 * channels, 3, norm=norm, name="conv3")
 
     def call(self, inputs, training=None):

@@ -19,12 +19,24 @@ def _last_convolution(channels: int, name: str, dtype: str | None = None) -> ker
     return keras.layers.Conv2D(channels, 1, kernel_initializer=initializer, name=name, dtype=dtype)
 
 
-class PixelHead(Layer):
-    """Activated feature at stride 4 -> L2-normalized pixel features [batch, height/4, width/4, mask channels]."""
+def _hidden_layer(channels: int | None, activation: str, norm: Norm) -> Conv1DBatchNorm | None:
+    return Conv1DBatchNorm(channels, activation=activation, norm=norm, name="hidden") if channels else None
 
-    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
+
+class PixelHead(Layer):
+    """Feature [batch, height, width, in] -> L2-normalized pixel features [batch, height, width, mask channels]."""
+
+    def __init__(
+        self,
+        hidden_channels: int,
+        mask_channels: int,
+        *,
+        activation: str = "relu",
+        norm: Norm = DEFAULT_NORM,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
+        self.conv = SeparableConvBatchNorm(hidden_channels, activation=activation, norm=norm, name="conv")
         self.projection = _last_convolution(mask_channels, "projection")
         self.batch_norm = norm(name="batch_norm")
 
@@ -37,29 +49,53 @@ class PixelHead(Layer):
 class MaskHead(Layer):
     """(pixel features g, memory) -> (mask logits f . g, mask embeddings f of the memory).
 
-    The logits are [batch, height/4, width/4, slots], the embeddings [batch, slots, mask channels].
+    The logits are [batch, height, width, slots], the embeddings [batch, slots, mask channels].
+
+    Args:
+      hidden_channels: Number of channels of the layer before the embedding; None for no such layer.
+      mask_channels: Number of channels of the embeddings.
+      activation: Name of the activation of the hidden layer.
+      norm: Factory of the batch norms.
     """
 
-    def __init__(self, hidden_channels: int, mask_channels: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
+    def __init__(
+        self,
+        hidden_channels: int | None,
+        mask_channels: int,
+        *,
+        activation: str = "relu",
+        norm: Norm = DEFAULT_NORM,
+        **kwargs,
+    ):
         super().__init__(autocast=False, **kwargs)  # The pixel features stay float32.
-        self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
+        self.hidden = _hidden_layer(hidden_channels, activation, norm)
         self.embedding = Conv1DBatchNorm(mask_channels, norm=norm, name="embedding")
         # One scale for all pixels and slots; it starts at 0.1 so that masks begin soft.
         self.batch_norm = norm(gamma_initializer=keras.initializers.Constant(0.1), name="batch_norm")
 
     def call(self, inputs, training=None):
         pixel_feature, memory = inputs
-        embedding = tf.cast(self.embedding(self.hidden(memory, training=training), training=training), tf.float32)
+        if self.hidden is not None:
+            memory = self.hidden(memory, training=training)
+        embedding = tf.cast(self.embedding(memory, training=training), tf.float32)
         logits = tf.einsum("bhwd,bnd->bhwn", pixel_feature, embedding)
         return self.batch_norm(logits[..., tf.newaxis], training=training)[..., 0], embedding
 
 
 class ClassHead(Layer):
-    """Memory -> class logits [batch, slots, num_classes + 1], void last."""
+    """Memory -> class logits [batch, slots, num_classes + 1], void last. The arguments are those of `MaskHead`."""
 
-    def __init__(self, hidden_channels: int, num_classes: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
+    def __init__(
+        self,
+        hidden_channels: int | None,
+        num_classes: int,
+        *,
+        activation: str = "relu",
+        norm: Norm = DEFAULT_NORM,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.hidden = Conv1DBatchNorm(hidden_channels, relu=True, norm=norm, name="hidden")
+        self.hidden = _hidden_layer(hidden_channels, activation, norm)
         initializer = keras.initializers.TruncatedNormal(stddev=0.01)
         self.logits = keras.layers.Conv1D(
             num_classes + 1, 1, kernel_initializer=initializer, name="logits", dtype="float32"
@@ -68,7 +104,8 @@ class ClassHead(Layer):
         self.void_offset = [0.0] * num_classes + [math.log(num_classes * 0.9 / 0.1)]
 
     def call(self, inputs, training=None):
-        logits = self.logits(self.hidden(inputs, training=training))
+        hidden = inputs if self.hidden is None else self.hidden(inputs, training=training)
+        logits = self.logits(hidden)
         return logits + tf.constant(self.void_offset, logits.dtype)
 
 
@@ -82,20 +119,29 @@ class SemanticDecoder(Layer):
       channels: Number of output channels.
       aspp: Pyramid on the feature of stride 16.
       low_level_channels: Numbers of channels to which the features of strides 8 and 4 are reduced.
+      activation: Name of the activation.
       norm: Factory of the batch norms.
     """
 
     def __init__(
-        self, channels: int, aspp: ASPP, low_level_channels: tuple[int, int], *, norm: Norm = DEFAULT_NORM, **kwargs
+        self,
+        channels: int,
+        aspp: ASPP,
+        low_level_channels: tuple[int, int],
+        *,
+        activation: str = "relu",
+        norm: Norm = DEFAULT_NORM,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.aspp = aspp
+        common = {"activation": activation, "norm": norm}
         self.low_level1, self.low_level2 = (
-            Conv2DBatchNorm(low, relu=True, norm=norm, name=f"low_level{number}")
+            Conv2DBatchNorm(low, **common, name=f"low_level{number}")
             for number, low in enumerate(low_level_channels, start=1)
         )
-        self.fusion1 = SeparableConvBatchNorm(channels, norm=norm, name="fusion1")
-        self.fusion2 = SeparableConvBatchNorm(channels, norm=norm, name="fusion2")
+        self.fusion1 = SeparableConvBatchNorm(channels, **common, name="fusion1")
+        self.fusion2 = SeparableConvBatchNorm(channels, **common, name="fusion2")
 
     def call(self, inputs, training=None):
         x, stride8, stride4 = inputs
@@ -109,11 +155,19 @@ class SemanticDecoder(Layer):
 
 
 class SemanticHead(Layer):
-    """Activated feature at stride 4 -> semantic logits [batch, height/4, width/4, semantic channels]."""
+    """Feature [batch, height, width, in] -> semantic logits [batch, height, width, semantic channels]."""
 
-    def __init__(self, hidden_channels: int, num_channels: int, *, norm: Norm = DEFAULT_NORM, **kwargs):
+    def __init__(
+        self,
+        hidden_channels: int,
+        num_channels: int,
+        *,
+        activation: str = "relu",
+        norm: Norm = DEFAULT_NORM,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.conv = SeparableConvBatchNorm(hidden_channels, norm=norm, name="conv")
+        self.conv = SeparableConvBatchNorm(hidden_channels, activation=activation, norm=norm, name="conv")
         self.logits = _last_convolution(num_channels, "logits", dtype="float32")
 
     def call(self, inputs, training=None):

@@ -12,11 +12,11 @@ from maxdl_tf.layers.resize import spatial_size
 from maxdl_tf.models.decoder import StackedDecoder, semantic_source
 from maxdl_tf.models.encoder import Encoder
 from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticDecoder, SemanticHead
-from maxdl_tf.models.network import Network, normalized
+from maxdl_tf.models.network import PanopticNetwork, normalized
 from maxdl_tf.structs import PanopticOutputs
 
 
-class MaXDeepLab(Network):
+class MaXDeepLab(PanopticNetwork):
     """The model, made of ready-made parts; `build_max_deeplab` makes them.
 
     Example:
@@ -34,6 +34,16 @@ class MaXDeepLab(Network):
       semantic_head: Head of the auxiliary semantic segmentation, or None.
       recompute: Classes of layers that are recomputed in training; decides about the heads with convolutions.
     """
+
+    part_names = (
+        "backbone",
+        "decoder",
+        "pixel_head",
+        "mask_head",
+        "class_head",
+        "semantic_decoder",
+        "semantic_head",
+    )
 
     def __init__(
         self,
@@ -104,19 +114,3 @@ class MaXDeepLab(Network):
         stages = [*self.backbone.stages.values(), *(self.decoder.stages[name] for name in steps)]
         blocks = [block for stage in stages for block in stage.blocks.values()]
         return [self.backbone.stem, *blocks, *(self.decoder.fuses[name] for name in steps)]
-
-    @property
-    def pretrained_variables(self) -> list[tf.Variable]:
-        """All variables of `pretrained_layers`, moving statistics included."""
-        return [variable for layer in self.pretrained_layers for variable in layer.variables]
-
-    @property
-    def backbone_variables(self) -> list[tf.Variable]:
-        """Trainable variables of `pretrained_layers`, which train at a lower learning rate (architecture section 7)."""
-        return [variable for layer in self.pretrained_layers for variable in layer.trainable_variables]
-
-    @property
-    def class_dependent_variables(self) -> list[tf.Variable]:
-        """Variables whose shape depends on the class table: the last layers of the class and the semantic head."""
-        heads = [head for head in (self.class_head, self.semantic_head) if head]
-        return [variable for head in heads for variable in head.logits.variables]

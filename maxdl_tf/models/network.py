@@ -1,10 +1,14 @@
-"""The common base of the networks: tracing, saving, and the normalization of images."""
+"""What the networks have in common: tracing, saving, normalization of images, groups of variables."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.models.heads import ClassHead, SemanticHead
+from maxdl_tf.structs import OUTPUT_STRIDE
 
 
 class Network(keras.Model):
@@ -37,17 +41,67 @@ class Network(keras.Model):
         self.get_config()
 
 
-def normalized(images) -> tf.Tensor:
+class PanopticNetwork(Network):
+    """A network from images to `PanopticOutputs`, made of parts; the interface of both families.
+
+    Subclasses list in `part_names` the arguments of their constructor that are layers, and keep each under its name.
+
+    Attributes:
+      size_multiple: Sides of images are multiples of this number, plus 1.
+      output_stride: Pixels of the image per position of the mask logits, along height and width.
+      semantic_stride: The same of the semantic logits.
+    """
+
+    part_names: tuple[str, ...]
+    size_multiple = 16
+    output_stride = OUTPUT_STRIDE
+    semantic_stride = OUTPUT_STRIDE
+
+    def with_parts(self, **parts: Any) -> PanopticNetwork:
+        """A network of the same layers, with some replaced. It does not recompute any."""
+        current = {name: getattr(self, name) for name in self.part_names}
+        return type(self)(**{**current, **parts}, name=self.name)
+
+    def without_semantic_branch(self) -> PanopticNetwork:
+        """A network of the same layers without the auxiliary semantic branch, which inference does not need.
+
+        Build and restore the model with the branch, as it was trained, before removing it.
+        """
+        return self.with_parts(semantic_decoder=None, semantic_head=None)
+
+    @property
+    def pretrained_layers(self) -> list[keras.layers.Layer]:
+        """The layers that are pretrained on ImageNet and that a backbone's checkpoint holds."""
+        raise NotImplementedError
+
+    @property
+    def pretrained_variables(self) -> list[tf.Variable]:
+        """All variables of `pretrained_layers`, moving statistics included."""
+        return [variable for layer in self.pretrained_layers for variable in layer.variables]
+
+    @property
+    def backbone_variables(self) -> list[tf.Variable]:
+        """Trainable variables of `pretrained_layers`, which train at a lower learning rate (architecture section 7)."""
+        return [variable for layer in self.pretrained_layers for variable in layer.trainable_variables]
+
+    @property
+    def class_dependent_variables(self) -> list[tf.Variable]:
+        """Variables whose shape depends on the class table: the last layers of class and semantic heads."""
+        heads = [layer for layer in self.submodules if isinstance(layer, (ClassHead, SemanticHead))]
+        return [variable for head in heads for variable in head.logits.variables]
+
+
+def normalized(images, size_multiple: int = 16) -> tf.Tensor:
     """Images [batch, height, width, 3] of 0..255 as float32 of -1..1.
 
     Raises:
-      ValueError: If there are not four dimensions, or a known side is not 16k+1.
+      ValueError: If there are not four dimensions, or a known side is no multiple of `size_multiple`, plus 1.
     """
-    _check_sides(images.shape)
+    _check_sides(images.shape, size_multiple)
     return tf.cast(images, tf.float32) / 127.5 - 1.0
 
 
-def _check_sides(shape):
+def _check_sides(shape, multiple):
     shape = tf.TensorShape(shape)
     if shape.rank is not None and shape.rank != 4:
         raise ValueError(
@@ -55,9 +109,9 @@ def _check_sides(shape):
             "images[np.newaxis]"
         )
     for side in shape[1:3]:
-        if side is not None and side % 16 != 1:
-            below = max(side - 2, 16) // 16 * 16 + 1
+        if side is not None and side % multiple != 1:
+            below = max(side - 2, multiple) // multiple * multiple + 1
             raise ValueError(
-                f"images of {shape[1]} x {shape[2]}: each side must be 16k+1 so that features stay aligned; "
-                f"pad or resize, for example {side} to {below + 16 if side > below else below}"
+                f"images of {shape[1]} x {shape[2]}: each side must be {multiple}k+1 so that features stay aligned; "
+                f"pad or resize, for example {side} to {below + multiple if side > below else below}"
             )

@@ -11,12 +11,11 @@ from maxdl_tf.data import panoptic
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.model_images import Evaluator, PanopticImages, panoptic_quality
 from maxdl_tf.inference.predictor import Predictor
-from maxdl_tf.inference.segmenter import without_semantic_branch
 from maxdl_tf.keras_api import computing_in
 from maxdl_tf.losses import assignment
 from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_max_deeplab
-from maxdl_tf.models.max_deeplab import MaXDeepLab
+from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, training_pb2
 from maxdl_tf.tasks import base
@@ -29,7 +28,7 @@ class PanopticTask(base.Task):
 
     kind = experiment_pb2.Experiment.panoptic
 
-    def build_model(self) -> MaXDeepLab:
+    def build_model(self) -> PanopticNetwork:
         """Builds the network with initial weights; its variables exist.
 
         Raises:
@@ -87,7 +86,7 @@ class PanopticTask(base.Task):
             stuff_area_limit=options.stuff_area_limit,
         )
 
-    def build_predictor(self, checkpoint: str | None) -> tuple[Predictor, MaXDeepLab]:
+    def build_predictor(self, checkpoint: str | None) -> tuple[Predictor, PanopticNetwork]:
         """Builds a predictor, and its model, which lacks the auxiliary semantic branch.
 
         Args:
@@ -99,7 +98,7 @@ class PanopticTask(base.Task):
         model = self.build_model()
         if checkpoint:
             self.load_weights(model, checkpoint)
-        model = without_semantic_branch(model)
+        model = model.without_semantic_branch()
         predictor = Predictor.from_model(
             model, self.build_postprocessor(), crop_size=self.crop_size, dataset_info=self.dataset_info
         )

@@ -40,10 +40,10 @@ def _features(*shape):
     "layer, folded_class, inputs",
     [
         (Conv2DBatchNorm(6, 3), FoldedConv2D, _features(2, 9, 7, 5)),
-        (Conv2DBatchNorm(6, 3, strides=2, relu=True), FoldedConv2D, _features(2, 9, 7, 5)),
+        (Conv2DBatchNorm(6, 3, strides=2, activation="relu"), FoldedConv2D, _features(2, 9, 7, 5)),
         (Conv2DBatchNorm(6, 3, rate=3), FoldedConv2D, _features(2, 9, 7, 5)),
         (Conv2DBatchNorm(6, 1, strides=2), FoldedConv2D, _features(2, 9, 7, 5)),
-        (Conv1DBatchNorm(6, relu=True), FoldedLinear.of, _features(2, 9, 5)),
+        (Conv1DBatchNorm(6, activation="relu"), FoldedLinear.of, _features(2, 9, 5)),
         (DepthwiseConvBatchNorm(5), FoldedDepthwiseConv2D, _features(2, 9, 7, 5)),
         (SelfAttention1D(8, 16, num_heads=4), FoldedSelfAttention1D, _features(5, 9, 6)),
     ],

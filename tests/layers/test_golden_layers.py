@@ -19,8 +19,8 @@ from tests.layers.golden_layers import check_golden
 from tests.layers.golden_layers import reference_norm as norm
 
 SINGLE_INPUT = {
-    "a_conv1d_bn_act": lambda: Conv1DBatchNorm(10, relu=True, norm=norm),
-    "a_atrous_conv_rate6": lambda: Conv2DBatchNorm(8, 3, rate=6, relu=True, norm=norm),
+    "a_conv1d_bn_act": lambda: Conv1DBatchNorm(10, activation="relu", norm=norm),
+    "a_atrous_conv_rate6": lambda: Conv2DBatchNorm(8, 3, rate=6, activation="relu", norm=norm),
     "a_separable_conv5": lambda: SeparableConvBatchNorm(10, 5, norm=norm),
     "a_stem_l_conv_16": lambda: Conv2DBatchNorm(16, 3, strides=2, norm=norm),
     "a_stem_s_inception_16": lambda: InceptionStem(16, norm=norm),

@@ -40,7 +40,7 @@ def model():
 
 def test_outputs_at_initialization(model):
     outputs = model(_images(65, 65), training=False)
-    assert [tuple(output.shape) for output in outputs] == [
+    assert [tuple(output.shape) for output in outputs[:5]] == [
         (2, 17, 17, 32),
         (2, 17, 17, 6),
         (2, 6, 4),
@@ -94,7 +94,7 @@ def test_every_variable_learns(model):
     with tf.GradientTape() as tape:
         outputs = model(_images(65, 65), training=True)
         loss = tf.add_n(
-            [tf.reduce_sum(output * tf.random.stateless_normal(output.shape, [1, 2])) for output in outputs]
+            [tf.reduce_sum(output * tf.random.stateless_normal(output.shape, [1, 2])) for output in outputs[:5]]
         )
     gradients = tape.gradient(loss, model.trainable_variables)
     for variable, gradient in zip(model.trainable_variables, gradients):
