@@ -308,9 +308,13 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source],
         complain("training.freeze", "is set", "task: classification trains the backbone itself; drop it")
     for name in ("train_dataset", "eval_dataset"):
         if experiment.HasField(name):
-            _validate_dataset(name, getattr(experiment, name), complain)
-            if getattr(experiment, name).num_classes and experiment.task != experiment_pb2.Experiment.classification:
+            options = getattr(experiment, name)
+            _validate_dataset(name, options, complain)
+            classifies = experiment.task == experiment_pb2.Experiment.classification
+            if options.num_classes and not classifies:
                 complain(f"{name}.num_classes", "is set", "it is for task: classification; name a dataset_info instead")
+            if options.augmentation.HasField("copy_paste") and classifies:
+                complain(f"{name}.augmentation.copy_paste", "is set", "it is for task: panoptic; drop it")
 
 
 def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) -> None:

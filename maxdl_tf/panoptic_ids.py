@@ -17,6 +17,11 @@ def decode_label(label, label_divisor: int):
     return label // label_divisor, label % label_divisor
 
 
+def largest_instance_to_paste(label_divisor: int) -> int:
+    """Largest instance number in training with copy-paste, which numbers pasted instances down from the divisor."""
+    return label_divisor // 2 - 1
+
+
 def color_to_id(color: np.ndarray) -> np.ndarray:
     """Converts the colors of a COCO panoptic PNG to segment ids: red + 256 green + 65536 blue.
 

@@ -193,6 +193,12 @@ def test_fields_as_dictionaries_are_an_override(write):
         config.fields_to_text({"model": "tiny"})
 
 
+def test_a_classifier_pastes_nothing(write):
+    pasting = "task: classification train_dataset { augmentation { copy_paste {} } }"
+    with pytest.raises(UserError, match=r"train_dataset\.augmentation\.copy_paste is set: it is for task: panoptic"):
+        config.load_experiment(write(GOOD), [pasting])
+
+
 def test_a_classifier_has_no_pretrained_part_to_freeze(write):
     with pytest.raises(UserError, match=r"training\.freeze is set: task: classification trains the backbone"):
         config.load_experiment(write(GOOD), ["task: classification training { freeze: backbone }"])

@@ -48,7 +48,7 @@ def experiment(tmp_path):
     example = examples.encode_panoptic_example(image, "jpeg", np.full((17, 17), 2 * 256, np.int32), "0")
     with tf.io.TFRecordWriter(str(tmp_path / "train.tfrecord")) as writer:
         writer.write(example)
-    dataset = f'{{ file_pattern: "{tmp_path}/train.tfrecord" crop_size: 17 }}'
+    dataset = f'{{ file_pattern: "{tmp_path}/train.tfrecord" crop_size: 17 augmentation {{ copy_paste {{}} }} }}'
     width = " ".join(
         f"{field.name}: 8"
         for field in model_pb2.WidthOptions.DESCRIPTOR.fields

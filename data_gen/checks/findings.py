@@ -82,6 +82,7 @@ KINDS = {
     "all-void": Kind(WARNING, "annotate the image, or remove it: training learns nothing from it"),
     "too-many-segments": Kind(WARNING, "train with more slots (model.num_slots), or split the image"),
     "too-many-instances": Kind(ERROR, "convert with a larger --label_divisor"),
+    "instance-not-pasted": Kind(NOTE, "convert with a larger --label_divisor before a training with copy_paste"),
     "segment-tiny": Kind(NOTE, "none needed if intended; drawing tools often leave specks"),
     "hole": Kind(NOTE, "none needed if intended; otherwise fill the hole"),
     # Label maps, as the converter makes them.

@@ -125,6 +125,10 @@ def check_label_map(
         find(
             "class-unknown", f"{area} pixels of class {class_id}, which the class table of {dataset_info.name!r} lacks"
         )
+    largest = max((value % dataset_info.label_divisor for value in segments), default=0)
+    limit = panoptic_ids.largest_instance_to_paste(dataset_info.label_divisor)
+    if largest > limit:
+        find("instance-not-pasted", f"instance {largest}; copy_paste of a training allows up to {limit}")
     check_segments(label, dataset_info.void, segments, num_slots, find, report)
 
 

@@ -45,7 +45,7 @@ def train_transform(
     part = tf.slice(image, tf.pad(offset, [[0, 1]]), tf.pad(size, [[0, 1]], constant_values=3))
     crop = transforms.resize_image(tf.cast(part, tf.float32), crop_size)
     if augmentation.color:
-        crop = color_augmentation.augment_color(tf.cast(crop, tf.uint8), draws[3:])
+        crop = color_augmentation.augment_color(tf.cast(crop, tf.uint8), draws[3:], augmentation.color_magnitude)
         crop = tf.cast(crop, tf.float32)
     if augmentation.flip:
         crop = tf.cond(draws[2] < 0.5, lambda: crop[:, ::-1], lambda: crop)

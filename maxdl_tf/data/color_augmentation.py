@@ -19,36 +19,37 @@ NUM_DRAWS = 3
 class _Step(NamedTuple):
     """An operation, its probability, and its strength, 0..10."""
 
-    operation: Callable[[Tensor, int], Tensor]
+    operation: Callable[[Tensor, float], Tensor]
     probability: float
-    level: int
+    level: float
 
 
-def augment_color(image: Tensor, draws: Tensor) -> Tensor:
+def augment_color(image: Tensor, draws: Tensor, magnitude: float = 1.0) -> Tensor:
     """Applies one of five pairs of operations; each operation of the pair has its own probability.
 
     Args:
       image: uint8 [height, width, 3].
       draws: float [3], uniform in [0, 1): draws for the pair, its first and its second operation.
+      magnitude: Factor of the levels. The probabilities stay the same.
 
     Returns:
       uint8 [height, width, 3].
     """
     pair = tf.cast(draws[0] * len(_POLICY), tf.int32)
-    return tf.switch_case(pair, [lambda steps=steps: _apply(steps, image, draws[1:]) for steps in _POLICY])
+    return tf.switch_case(pair, [lambda steps=steps: _apply(steps, image, draws[1:], magnitude) for steps in _POLICY])
 
 
-def _apply(steps: tuple[_Step, ...], image: Tensor, draws: Tensor) -> Tensor:
+def _apply(steps: tuple[_Step, ...], image: Tensor, draws: Tensor, magnitude: float) -> Tensor:
     for index, step in enumerate(steps):
         image = tf.cond(
             draws[index] < step.probability,
-            lambda step=step, image=image: step.operation(image, step.level),
+            lambda step=step, image=image: step.operation(image, magnitude * step.level),
             lambda image=image: image,
         )
     return image
 
 
-def sharpness(image: Tensor, level: int) -> Tensor:
+def sharpness(image: Tensor, level: float) -> Tensor:
     """Blends with the image smoothed by a 3 x 3 kernel; the border is not smoothed."""
     values = tf.cast(image, tf.float32)
     height, width = tf.shape(image)[0], tf.shape(image)[1]
@@ -63,17 +64,17 @@ def sharpness(image: Tensor, level: int) -> Tensor:
     return _blend(tf.where(inner, smooth, image), image, level)
 
 
-def brightness(image: Tensor, level: int) -> Tensor:
+def brightness(image: Tensor, level: float) -> Tensor:
     """Blends with black."""
     return _blend(tf.zeros_like(image), image, level)
 
 
-def color(image: Tensor, level: int) -> Tensor:
+def color(image: Tensor, level: float) -> Tensor:
     """Blends with the gray image."""
     return _blend(tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image)), image, level)
 
 
-def contrast(image: Tensor, level: int) -> Tensor:
+def contrast(image: Tensor, level: float) -> Tensor:
     """Blends with one gray value.
 
     The gray value is the number of pixels / 256, at most 255, and not the mean of the image. The published policies
@@ -83,13 +84,13 @@ def contrast(image: Tensor, level: int) -> Tensor:
     return _blend(tf.fill(tf.shape(image), tf.cast(gray, tf.uint8)), image, level)
 
 
-def solarize(image: Tensor, level: int) -> Tensor:
+def solarize(image: Tensor, level: float) -> Tensor:
     """Inverts values of at least 25.6 * level."""
     threshold = int(level / 10 * 256)
     return tf.where(tf.cast(image, tf.int32) < threshold, image, 255 - image)
 
 
-def equalize(image: Tensor, level: int) -> Tensor:
+def equalize(image: Tensor, level: float) -> Tensor:
     """Equalizes the histogram of each channel; `level` is ignored."""
     del level
     values = tf.cast(image, tf.int32)  # [height, width, 3]
@@ -103,7 +104,7 @@ def equalize(image: Tensor, level: int) -> Tensor:
     return tf.cast(tf.gather(tf.reshape(table, [-1]), values + 256 * tf.range(3)), tf.uint8)
 
 
-def _blend(degenerate: Tensor, image: Tensor, level: int) -> Tensor:
+def _blend(degenerate: Tensor, image: Tensor, level: float) -> Tensor:
     """Interpolates from `degenerate` to `image` and extrapolates for levels above 5: factors 0.1 to 1.9."""
     factor = level / 10 * 1.8 + 0.1
     start = tf.cast(degenerate, tf.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import decoding, examples, record_streams, transforms
+from maxdl_tf.data.copy_paste import copy_paste, padding_label, random_choice
 from maxdl_tf.data.targets import panoptic_targets
 from maxdl_tf.structs import PanopticTargets, Tensor
 
@@ -34,7 +36,7 @@ class TrainBatch(NamedTuple):
     Attributes:
       images: float32 [batch, height, width, 3], 0..255.
       targets: Targets at the size of the crop.
-      image_ids: string [batch].
+      image_ids: string [batch]. Images whose segments were pasted are not named.
     """
 
     images: Tensor
@@ -90,10 +92,11 @@ def train_batches(
     """
     augmentation = augmentation or transforms.Augmentation()
 
-    def make_crop(serialized: Tensor, seed: Tensor) -> TrainBatch:
+    def make_crop(serialized: Tensor, seed: Tensor, pasted: Tensor | None = None) -> TrainBatch:
         return train_example(
             serialized,
             dataset_info,
+            pasted=pasted,
             crop_size=crop_size,
             augmentation=augmentation,
             seed=seed,
@@ -102,7 +105,8 @@ def train_batches(
             max_things=max_things,
         )
 
-    return record_streams.endless_batches(file_pattern, make_crop, **stream_options)
+    pairs = augmentation.copy_paste is not None
+    return record_streams.endless_batches(file_pattern, make_crop, pairs=pairs, **stream_options)
 
 
 def train_example(
@@ -112,6 +116,7 @@ def train_example(
     crop_size: tuple[int, int],
     augmentation: transforms.Augmentation,
     seed: Tensor,
+    pasted: Tensor | None = None,
     **target_options,
 ) -> TrainBatch:
     """Makes one random crop: an element of `train_batches` without the batch dimension.
@@ -122,17 +127,27 @@ def train_example(
       crop_size: (height, width).
       augmentation: Random changes.
       seed: int64 [2]: the seed of the run and the number of the example in the run.
+      pasted: scalar string, the record whose segments `augmentation.copy_paste` pastes.
       **target_options: Arguments of `panoptic_targets`.
     """
-    example = read_example(serialized, dataset_info)
-    image, label_map = transforms.train_transform(
-        example.image,
-        example.label,
-        crop_size=crop_size,
-        augmentation=augmentation,
-        void=dataset_info.void,
-        seed=seed,
-    )
+    options = augmentation.copy_paste
+    read = functools.partial(read_example, dataset_info=dataset_info, for_pasting=options is not None)
+    transform = functools.partial(transforms.train_transform, crop_size=crop_size)
+    example = read(serialized)
+    crop = transform(example.image, example.label, augmentation=augmentation, void=dataset_info.void, seed=seed)
+    if options is not None:
+        other = read(pasted)
+        crop_seed, choice_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        other_crop = transform(
+            other.image,
+            other.label,
+            augmentation=augmentation.of_pasted(),
+            void=padding_label(dataset_info),
+            seed=crop_seed,
+        )
+        choose = functools.partial(random_choice, choice_seed)
+        crop = copy_paste(*crop, *other_crop, options=options, dataset_info=dataset_info, choose=choose)
+    image, label_map = crop
     return TrainBatch(image, panoptic_targets(label_map, dataset_info, **target_options), example.image_id)
 
 
@@ -198,13 +213,16 @@ class MostSegments(NamedTuple):
     image_id: str
 
 
-def most_segments(file_pattern: str | Sequence[str], dataset_info: DatasetInfo, max_images: int) -> MostSegments:
+def most_segments(
+    file_pattern: str | Sequence[str], dataset_info: DatasetInfo, max_images: int, *, for_pasting: bool = False
+) -> MostSegments:
     """Finds the largest number of segments in one of the first images.
 
     Args:
       file_pattern: One or more globs of TFRecord shards.
       dataset_info: The class table.
       max_images: Number of images to look at.
+      for_pasting: As in `read_example`.
 
     Raises:
       UserError: A pattern matches no file.
@@ -213,7 +231,7 @@ def most_segments(file_pattern: str | Sequence[str], dataset_info: DatasetInfo, 
     things = tf.constant(dataset_info.thing_ids, tf.int32)
 
     def count(serialized: Tensor) -> tuple[Tensor, Tensor]:
-        example = read_example(serialized, dataset_info)
+        example = read_example(serialized, dataset_info, for_pasting=for_pasting)
         labels, _ = tf.unique(tf.reshape(example.label, [-1]))
         class_id, instance = panoptic_ids.decode_label(labels, dataset_info.label_divisor)
         is_thing = tf.reduce_any(class_id[:, tf.newaxis] == things, axis=1)
@@ -227,29 +245,43 @@ def most_segments(file_pattern: str | Sequence[str], dataset_info: DatasetInfo, 
     return found
 
 
-def read_example(serialized: Tensor, dataset_info: DatasetInfo) -> PanopticExample:
+def read_example(serialized: Tensor, dataset_info: DatasetInfo, *, for_pasting: bool = False) -> PanopticExample:
     """Decodes a record and checks its classes against the class table.
 
+    Args:
+      serialized: scalar string.
+      dataset_info: The class table.
+      for_pasting: Whether to check also that instance numbers leave room for pasted instances.
+
     Raises:
-      tf.errors.InvalidArgumentError: As `parse_example`, or the table lacks a class of the record.
+      tf.errors.InvalidArgumentError: As `parse_example`, the table lacks a class of the record, or an instance number
+        is too large.
     """
     example = parse_example(serialized)
     known = tf.constant([*dataset_info.class_order, dataset_info.ignore_label])
     labels, _ = tf.unique(tf.reshape(example.label, [-1]))
     class_ids, _ = tf.unique(labels // dataset_info.label_divisor)
     unknown = tf.boolean_mask(class_ids, tf.reduce_all(class_ids[:, tf.newaxis] != known, axis=1))
-    check = tf.debugging.Assert(
-        tf.equal(tf.size(unknown), 0),
-        [
-            "image",
-            example.image_id,
-            f"has classes that the class table of {dataset_info.name} lacks:",
-            unknown,
-            "; does dataset_info belong to this data set?",
-        ],
-    )
-    # Later operations would fail with a less helpful message, so they wait for the check. Eagerly, `check` is None.
-    with tf.control_dependencies([check] if check is not None else []):
+    checks = [
+        tf.debugging.Assert(
+            tf.equal(tf.size(unknown), 0),
+            [
+                "image",
+                example.image_id,
+                f"has classes that the class table of {dataset_info.name} lacks:",
+                unknown,
+                "; does dataset_info belong to this data set?",
+            ],
+        )
+    ]
+    if for_pasting:
+        divisor = dataset_info.label_divisor
+        instance, limit = tf.reduce_max(labels % divisor), panoptic_ids.largest_instance_to_paste(divisor)
+        fix = f"; copy_paste allows up to {limit}, half of label_divisor; convert with a larger --label_divisor"
+        check = tf.debugging.Assert(instance <= limit, ["image", example.image_id, "has instance", instance, fix])
+        checks.append(check)
+    # Later operations would fail with a less helpful message, so they wait for the checks. Eagerly, they are None.
+    with tf.control_dependencies([check for check in checks if check is not None]):
         return example._replace(label=tf.identity(example.label))
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.data import records, shards
@@ -48,9 +49,10 @@ class DataService(NamedTuple):
 
 def endless_batches(
     file_pattern: str | Sequence[str],
-    make_example: Callable[[Tensor, Tensor], NamedTuple],
+    make_example: Callable[..., NamedTuple],
     *,
     batch_size: int,
+    pairs: bool = False,
     shuffle_buffer: int = 1000,
     cache: bool = False,
     seed: int | None = None,
@@ -64,9 +66,11 @@ def endless_batches(
     Args:
       file_pattern: One or more globs of TFRecord shards; see `shards.find_shards`.
       make_example: Function of a record, scalar string, and a seed, int64 [2]: the seed of the run and the number of
-        the example in the run.
+        the example in the run. With `pairs`, its third argument is another record.
       batch_size: Examples per batch. The end of an epoch and the start of the next may share a batch.
-      shuffle_buffer: Number of examples in the shuffle buffer.
+      pairs: Whether examples are made of two records. The second one is from a stream of the same records that has
+        its own order, shuffle buffer and cache.
+      shuffle_buffer: Number of records in the shuffle buffer.
       cache: Whether to keep the records in memory after the first epoch.
       seed: Seed of the run. Runs with equal seeds and files get equal batches; None draws a new seed.
       shard_count: Number of input pipelines that share the data, one per worker.
@@ -91,30 +95,45 @@ def endless_batches(
     files = shards.find_shards(file_pattern)
     if len(files) < shard_count:
         # Workers can share examples without gaps only in an order that all of them know: the order of the files.
-        dataset = _records_in_order(files, skip_damaged).shard(shard_count, shard_index)
+        in_order = _records_in_order(files, skip_damaged).shard(shard_count, shard_index)
+
+        def records_of(seed: int) -> tf.data.Dataset:
+            return in_order
+
     else:
         files = files[shard_index::shard_count]
-        if service is not None:
-            # A shuffle buffer would give all files to the machine that asks first.
-            random.Random(seed).shuffle(files)
-        dataset, read = _file_dataset(files, skip_damaged)
-        if service is None:
-            dataset = dataset.shuffle(dataset.cardinality(), seed=seed)
-        dataset = dataset.interleave(
-            read,
-            cycle_length=min(_FILES_READ_AT_ONCE, len(files)),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=deterministic,
-        )
-    if cache:
-        dataset = dataset.cache()
-    dataset = dataset.shuffle(shuffle_buffer, seed=seed).repeat().enumerate()
+        rows, read = _readable(files, skip_damaged)
+
+        def records_of(seed: int) -> tf.data.Dataset:
+            if service is None:
+                dataset = _dataset(rows).shuffle(len(rows), seed=seed)
+            else:
+                # A shuffle buffer would give all files to the machine that asks first.
+                dataset = _dataset(random.Random(seed).sample(rows, len(rows)))
+            return dataset.interleave(
+                read,
+                cycle_length=min(_FILES_READ_AT_ONCE, len(files)),
+                num_parallel_calls=tf.data.AUTOTUNE,
+                deterministic=deterministic,
+            )
+
+    def stream(seed: int) -> tf.data.Dataset:
+        dataset = records_of(seed)
+        if cache:
+            dataset = dataset.cache()
+        return dataset.shuffle(shuffle_buffer, seed=seed).repeat()
+
+    dataset = stream(seed)
+    if pairs:
+        dataset = tf.data.Dataset.zip((dataset, stream(zlib.crc32(f"second stream of {seed}".encode()))))
 
     @tf.autograph.experimental.do_not_convert  # The search for code to convert takes a second and finds nothing.
-    def make_numbered(index: Tensor, serialized: Tensor) -> NamedTuple:
-        return make_example(serialized, tf.stack([tf.constant(seed, tf.int64), index * shard_count + shard_index]))
+    def make_numbered(index: Tensor, serialized: Tensor | tuple[Tensor, Tensor]) -> NamedTuple:
+        numbers = tf.stack([tf.constant(seed, tf.int64), index * shard_count + shard_index])
+        first, *second = tf.nest.flatten(serialized)
+        return make_example(first, numbers, *second)
 
-    dataset = dataset.map(make_numbered, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic)
+    dataset = dataset.enumerate().map(make_numbered, num_parallel_calls=tf.data.AUTOTUNE, deterministic=deterministic)
     dataset = dataset.batch(batch_size, drop_remainder=True)
     if service is not None:
         dataset = dataset.apply(
@@ -157,18 +176,20 @@ def _records_in_order(files: list[str], skip_damaged: bool) -> tf.data.Dataset:
     if not skip_damaged:
         _check_lengths(files)
         return tf.data.TFRecordDataset(files)
-    dataset, read = _file_dataset(files, skip_damaged)
-    return dataset.flat_map(read)
+    runs, read = _readable(files, skip_damaged)
+    return _dataset(runs).flat_map(read)
 
 
-def _file_dataset(files: list[str], skip_damaged: bool) -> tuple[tf.data.Dataset, Callable[..., tf.data.Dataset]]:
-    """A dataset of files, or of their runs of intact records, and the function that reads an element."""
+def _readable(files: list[str], skip_damaged: bool) -> tuple[list[tuple], Callable[..., tf.data.Dataset]]:
+    """Files, or their runs of intact records, and the function that reads one."""
     if not skip_damaged:
         _check_lengths(files)
-        return tf.data.Dataset.from_tensor_slices(files), tf.data.TFRecordDataset
-    paths, offsets, counts = zip(*_intact_runs(files))
-    runs = (list(paths), tf.constant(offsets, tf.int64), tf.constant(counts, tf.int64))
-    return tf.data.Dataset.from_tensor_slices(runs), _read_run
+        return [(path,) for path in files], tf.data.TFRecordDataset
+    return _intact_runs(files), _read_run
+
+
+def _dataset(rows: list[tuple]) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(tuple(np.array(column) for column in zip(*rows)))
 
 
 def _already_sharded(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -5,12 +5,13 @@ All randomness comes from a seed, through operations with the same results eager
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.data import color_augmentation
+from maxdl_tf.data.copy_paste import CopyPaste
 from maxdl_tf.structs import Tensor
 
 PADDING = 127.5  # Becomes 0 when the model normalizes its input.
@@ -26,6 +27,8 @@ class Augmentation:
       scale_step: Approximate distance between two scales.
       flip: Whether to flip images horizontally with probability 1/2.
       color: Whether to change colors (the reference: L only).
+      color_magnitude: Factor of the strength of color changes.
+      copy_paste: What to paste of a second image; None for nothing. Classification ignores it.
     """
 
     min_scale: float = 0.5
@@ -33,15 +36,22 @@ class Augmentation:
     scale_step: float = 0.1
     flip: bool = True
     color: bool = False
+    color_magnitude: float = 1.0
+    copy_paste: CopyPaste | None = None
 
     def scales(self) -> np.ndarray:
         """float32 [scales], evenly spaced.
 
         The defaults give 10 scales, as in the reference, and not 11: float32 0.1 is slightly more than a tenth.
         """
-        count = int((self.max_scale - self.min_scale) / float(np.float32(self.scale_step)) + 1)
-        step = np.float32((self.max_scale - self.min_scale) / max(count - 1, 1))
-        return np.float32(self.min_scale) + step * np.arange(count, dtype=np.float32)
+        low, high, step = np.float32([self.min_scale, self.max_scale, self.scale_step])
+        count = int((float(high) - float(low)) / float(step) + 1)
+        return low + (high - low) / np.float32(max(count - 1, 1)) * np.arange(count, dtype=np.float32)
+
+    def of_pasted(self) -> Augmentation:
+        """The random changes of the image that `copy_paste` pastes."""
+        factor = self.copy_paste.scale
+        return replace(self, min_scale=factor * self.min_scale, max_scale=factor * self.max_scale)
 
 
 def train_transform(
@@ -79,7 +89,7 @@ def train_transform(
         image = resize_image(image, size)
         label_map = resize_labels(label_map, size)
     if augmentation.color:
-        image = color_augmentation.augment_color(tf.cast(image, tf.uint8), draws[6:])
+        image = color_augmentation.augment_color(tf.cast(image, tf.uint8), draws[6:], augmentation.color_magnitude)
         image = tf.cast(image, tf.float32)
     visible = tf.minimum(size, crop_size)
     offset = _pick(draws[1:3], size - visible + 1)

@@ -20,6 +20,7 @@ from maxdl_tf import class_table
 from maxdl_tf.checkpoints.save_restore import Restored, load_model_weights
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data import record_streams, shards, transforms
+from maxdl_tf.data.copy_paste import CopyPaste
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.model_images import Evaluator, Result
 from maxdl_tf.files import textproto
@@ -301,6 +302,15 @@ def build_augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.A
         scale_step=options.scale_step,
         flip=options.flip,
         color=options.color,
+        color_magnitude=as_written(options, "color_magnitude"),
+        copy_paste=_build_copy_paste(options.copy_paste) if options.HasField("copy_paste") else None,
+    )
+
+
+def _build_copy_paste(options: dataset_pb2.CopyPasteOptions) -> CopyPaste:
+    name = dataset_pb2.CopyPasteOptions.Segments.Name
+    return CopyPaste(
+        things=name(options.things), stuff=name(options.stuff), void=name(options.void), scale=options.scale
     )
 
 

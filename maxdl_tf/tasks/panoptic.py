@@ -155,7 +155,9 @@ class PanopticTask(base.Task):
         if base.skips_damaged(options):
             return
         with self.naming_bad_records(options):
-            most = panoptic.most_segments(list(options.file_pattern), self.dataset_info, _IMAGES_CHECKED)
+            most = panoptic.most_segments(
+                list(options.file_pattern), self.dataset_info, _IMAGES_CHECKED, for_pasting=self._pastes
+            )
         if most.count > num_slots:
             log(
                 f"warning: image {most.image_id} has {most.count} segments, but model.num_slots is {num_slots}, so "
@@ -164,7 +166,11 @@ class PanopticTask(base.Task):
 
     def read_example(self, serialized):
         """Decodes an image with its label map and checks its classes."""
-        return panoptic.read_example(serialized, self.dataset_info)
+        return panoptic.read_example(serialized, self.dataset_info, for_pasting=self._pastes)
+
+    @property
+    def _pastes(self) -> bool:
+        return self.for_training and self.experiment.train_dataset.augmentation.HasField("copy_paste")
 
 
 def _target_options(options: dataset_pb2.DatasetOptions) -> dict[str, Any]:

@@ -50,6 +50,14 @@ def test_draws_choose_the_pair_and_its_operations(pair):
     )
 
 
+@pytest.mark.parametrize("pair, operation", [(0, "Brightness"), (1, "Contrast")])
+def test_half_the_magnitude_halves_the_levels(pair, operation):
+    golden = shared_golden("f_autoaugment_ops")
+    draws = tf.constant([(pair + 0.5) / 5, 0.99, 0.0])  # The second operation of the pair, of level 10.
+    image = color_augmentation.augment_color(tf.constant(golden["in/image"]), draws, 0.5)
+    np.testing.assert_array_equal(image, golden[f"op/{operation}/5"])
+
+
 def test_equalize_keeps_an_image_of_one_value():
     image = tf.fill([4, 5, 3], tf.constant(77, tf.uint8))
     np.testing.assert_array_equal(color_augmentation.equalize(image, 5), image)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import examples, panoptic, transforms
+from maxdl_tf.data.copy_paste import CopyPaste
 from maxdl_tf.data.targets import panoptic_targets
 from maxdl_tf.data.transforms import Augmentation
 from maxdl_tf.errors import UserError
@@ -103,6 +104,60 @@ def test_tf_data_equals_eager_processing(shards):
                 **options,
             )
             _assert_equal(tf.nest.map_structure(lambda x, slot=slot: x[slot], batch), eager)
+
+
+PASTING = Augmentation(copy_paste=CopyPaste(stuff="all", void="all"))
+
+
+@pytest.fixture(scope="module")
+def paintings(tmp_path_factory) -> str:
+    """Images of one color, 10 * number, which are stuff class 3 or 4 everywhere."""
+    folder = tmp_path_factory.mktemp("paintings")
+    for shard in range(3):
+        with tf.io.TFRecordWriter(str(folder / f"{shard}.tfrecord")) as writer:
+            for number in range(shard, NUM_IMAGES, 3):
+                writer.write(_painting(number))
+    return str(folder / "*.tfrecord")
+
+
+def _painting(number: int) -> bytes:
+    image = np.full([*CROP, 3], 10 * number, np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    label = np.full(CROP, (3 + number % 2) * 256)
+    return examples.encode_panoptic_example(file.getvalue(), "png", label, f"image_{number}")
+
+
+def test_image_and_targets_are_pasted_together(paintings):
+    shown = set()
+    for batch in _take(_train_batches(paintings, seed=0, augmentation=PASTING), 6):
+        for image, semantic, image_id in zip(batch.images, batch.targets.semantic, batch.image_ids):
+            number = np.round(image[..., 0] / 10).astype(int)
+            expected = np.where(image[..., 0] == 127.5, 0, 3 + number % 2)
+            np.testing.assert_array_equal(semantic, expected)
+            shown |= {(int(image_id.split(b"_")[1]), other) for other in number[expected > 0]}
+    assert len({below for below, _ in shown}) == NUM_IMAGES  # An epoch of images,
+    assert len({other for below, other in shown if other != below}) >= NUM_IMAGES - 1  # and one of pasted images.
+
+
+def test_pasting_does_not_change_the_crop_below(paintings):
+    nothing = Augmentation(copy_paste=CopyPaste("none", "none", "none"))
+    for one, other in zip(
+        _take(_train_batches(paintings, seed=5, augmentation=nothing), 3), _take(_train_batches(paintings, seed=5), 3)
+    ):
+        _assert_equal(one, other)
+
+
+def test_instances_beyond_half_of_the_divisor_are_named(tmp_path):
+    path = str(tmp_path / "a.tfrecord")
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(_record(0, np.full([20, 20], 256 + 127)))
+        writer.write(_record(1, np.full([20, 20], 256 + 128)))
+    _take(_train_batches(path, batch_size=1, seed=0), 4)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"image_1.*has instance.*128.*up to 127, half of label_divisor; convert"
+    ):
+        _take(_train_batches(path, batch_size=1, seed=0, augmentation=PASTING), 4)
 
 
 def test_few_images_fill_large_batches(shards):

@@ -81,6 +81,36 @@ def test_intact_files_give_the_same_run_with_either_policy(tmp_path):
     assert _endless(files, 30, seed=7) == [int(batch[0]) for batch in strict.take(30).as_numpy_iterator()]
 
 
+def _pairs(shards, count, **options) -> tuple[list[int], list[int]]:
+    """The numbers of both streams."""
+    dataset = record_streams.endless_batches(
+        shards, lambda one, seed, other: (_number(one), _number(other)), batch_size=1, pairs=True, **options
+    )
+    both = [(int(one[0]), int(other[0])) for one, other in dataset.take(count).as_numpy_iterator()]
+    return [one for one, _ in both], [other for _, other in both]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_pairs_come_from_two_streams_with_orders_of_their_own(shards, capfd, cache):
+    options = {"seed": 5, "skip_damaged": True, "cache": cache}
+    first, second = _pairs(shards, 2 * 16, **options)
+    for stream in (first, second):
+        for epoch in (stream[:16], stream[16:]):
+            assert sorted(epoch) == [number for number in range(NUM_RECORDS) if number not in LOST]
+    assert first[:16] != second[:16] and first[16:] != second[16:]
+    assert (first, second) == _pairs(shards, 2 * 16, **options)
+    assert capfd.readouterr().err.count("skipping 4 damaged records") == 2  # Once for each run.
+    assert first == _endless(shards, 2 * 16, seed=5, cache=cache)
+
+
+@pytest.mark.parametrize("workers", [2, 7], ids=["of files", "of records"])
+def test_workers_share_the_second_stream_as_the_first(shards, workers):
+    for worker in range(workers):
+        options = {"seed": 0, "shard_count": workers, "shard_index": worker, "skip_damaged": True}
+        first, second = _pairs(shards, 40, **options)
+        assert set(first) == set(second)
+
+
 def test_the_graph_contains_no_python(shards):
     """A dataset with a py_function cannot run on another host."""
     dataset = record_streams.endless_batches(shards, _number, batch_size=1, seed=0, skip_damaged=True)
@@ -237,18 +267,27 @@ def test_other_file_systems(capfd):
     assert "ram://damaged/1.tfrecord: record 3" in capfd.readouterr().err
 
 
-def test_machines_of_tf_data_service_make_the_batches(tmp_path):
+@pytest.mark.parametrize("pairs", [False, True])
+def test_machines_of_tf_data_service_make_the_batches(tmp_path, pairs):
     for shard in range(6):
         _write(tmp_path / f"{shard}.tfrecord", range(4 * shard, 4 * shard + 4))
     servers = data_servers(2)
 
     def batches():
         service = record_streams.DataService(servers[0].target, "a run")
-        return record_streams.endless_batches(str(tmp_path / "*"), _number, batch_size=4, service=service)
+        return record_streams.endless_batches(
+            str(tmp_path / "*"),
+            lambda record, seed, *others: tf.stack([_number(each) for each in (record, *others)]),
+            batch_size=4,
+            pairs=pairs,
+            service=service,
+        )
 
     # Each of two trainers gets different batches; together they see all records repeatedly.
     trainers = [iter(batches()), iter(batches())]
-    seen = np.concatenate([next(trainer).numpy() for _ in range(60) for trainer in trainers])
-    counts = np.bincount(seen, minlength=24)
-    # About twenty times each: the two machines may stop in the middle of an epoch.
-    assert len(counts) == 24 and counts.min() >= 10 and counts.sum() == 480
+    seen = np.concatenate([next(trainer).numpy() for _ in range(60) for trainer in trainers])  # [480, streams]
+    for stream in seen.T:
+        counts = np.bincount(stream, minlength=24)
+        # About twenty times each: the two machines may stop in the middle of an epoch.
+        assert len(counts) == 24 and counts.min() >= 10 and counts.sum() == 480
+    assert len(set(map(tuple, seen))) > 24 or not pairs

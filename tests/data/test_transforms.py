@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.data import transforms
+from maxdl_tf.data.copy_paste import CopyPaste
 from maxdl_tf.data.transforms import Augmentation
 from tests.helpers import shared_golden
 
@@ -45,8 +46,16 @@ def test_evaluation_samples_equal_the_reference(case):
 
 def test_scales_equal_those_of_the_reference():
     golden = shared_golden("f_train_ops")
-    np.testing.assert_allclose(Augmentation().scales(), golden["scale_factors"], rtol=1.2e-7)
+    np.testing.assert_array_equal(Augmentation().scales(), golden["scale_factors"])
     np.testing.assert_array_equal(Augmentation(min_scale=0.8, max_scale=0.8).scales(), np.float32([0.8]))
+
+
+@pytest.mark.parametrize("low, high", [(0.3, 1.7), (0.5, 2)])
+def test_scales_of_a_pasted_image_equal_those_of_the_reference(low, high):
+    golden = shared_golden("k_copy_paste")
+    augmentation = Augmentation(min_scale=low, max_scale=high, copy_paste=CopyPaste())
+    for factor, scales in (("1", augmentation.scales()), ("0.5", augmentation.of_pasted().scales())):
+        np.testing.assert_array_equal(scales, golden[f"scales/{low}_{high}_x{factor}"])
 
 
 def test_scaled_sizes_and_images_equal_the_reference():

@@ -11,8 +11,10 @@ from google.protobuf import text_format
 
 from maxdl_tf import class_table
 from maxdl_tf.checkpoints.save_restore import Checkpoints, load_model_weights
+from maxdl_tf.data.copy_paste import CopyPaste
+from maxdl_tf.data.transforms import Augmentation
 from maxdl_tf.errors import UserError
-from maxdl_tf.protos import experiment_pb2, model_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2
 from maxdl_tf.tasks import base, task_of
 from maxdl_tf.tasks.panoptic import PanopticTask
 from tests.training import fakes
@@ -171,3 +173,13 @@ def test_weights_of_other_classes_are_not_loaded(tmp_path):
         UserError, match="trained with the stuff class 'wall' where 'rectangles' has the stuff class 'floor'"
     ):
         task(_EXPERIMENT % "float32").load_weights(None, str(tmp_path))
+
+
+def test_augmentation_pastes_only_if_asked():
+    def build(text: str):
+        return base.build_augmentation(text_format.Parse(text, dataset_pb2.AugmentationOptions()))
+
+    assert build("") == Augmentation()
+    assert build("copy_paste {}").copy_paste == CopyPaste()
+    weak = build("color_magnitude: 0.2 copy_paste { things: random stuff: none void: all scale: 0.25 }")
+    assert weak.color_magnitude == 0.2 and weak.copy_paste == CopyPaste("random", "none", "all", 0.25)

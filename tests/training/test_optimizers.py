@@ -71,6 +71,52 @@ def test_ten_steps_of_adam_equal_the_reference():
         np.testing.assert_allclose(variable.numpy(), value, rtol=2e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("data", "peak", "steps"), [("coco", 5e-4, 150_000), ("cityscapes", 3e-4, 60_000), ("ade20k", 5e-4, 100_000)]
+)
+def test_schedules_of_kmax_deeplab_equal_the_reference(data, peak, steps):
+    golden = shared_golden("k_optimizer")
+    schedule = PolySchedule(peak, steps=steps, warmup_steps=5000, power=0.9)
+    for group, rates in (("base", schedule), ("backbone", schedule.scaled(0.1))):
+        ours = [float(rates(step)) for step in golden["steps"]]
+        # As above: few digits are left near the end.
+        np.testing.assert_allclose(ours, golden[f"{data}/{group}/lr"], rtol=1e-3, atol=1e-12)
+        early = golden["steps"] < 0.9 * steps
+        np.testing.assert_allclose(np.array(ours)[early], golden[f"{data}/{group}/lr"][early], rtol=5e-6)
+
+
+class _Layer(tf.Module):
+    """Has a variable under an attribute of the given name."""
+
+    def __init__(self, name: str, value: np.ndarray):
+        super().__init__()
+        setattr(self, name, tf.Variable(value))
+
+
+def test_ten_steps_of_adam_with_weight_decay_equal_the_reference():
+    golden = shared_golden("k_optimizer")
+    info = json.loads(str(golden["adamw/info"]))
+    attributes = [str(name).split("/")[-1] for name in golden["adamw/names"]]
+    layers = [_Layer(name, value) for name, value in zip(attributes, golden["adamw/init"])]
+    variables = [getattr(layer, name) for layer, name in zip(layers, attributes)]
+    model = _Variables(variables)
+    model.layers = layers  # Its submodules.
+    np.testing.assert_array_equal(
+        [any(variable is kernel for kernel in kernels_of(model)) for variable in variables], golden["adamw/decayed"]
+    )
+    schedule = PolySchedule(info["base_lr"], steps=info["steps"], warmup_steps=info["warmup"], power=info["power"])
+    optimizers = Optimizers(
+        model,
+        schedule,
+        backbone_multiplier=0.1,
+        create=adam(info["beta1"], info["beta2"], info["epsilon"]),
+        weight_decay=info["weight_decay"],
+    )
+    for gradients, values in zip(golden["adamw/grads"], golden["adamw/values"]):
+        optimizers.apply([tf.constant(gradient) for gradient in gradients])
+        np.testing.assert_allclose(variables, values, rtol=2e-6, atol=1e-7)
+
+
 def test_the_backbone_moves_at_its_share_of_the_rate():
     head, stem = tf.Variable([1.0, 2.0]), tf.Variable([1.0, 2.0])
     optimizers = Optimizers(_Variables([head], [stem]), PolySchedule(1e-2, steps=1000), backbone_multiplier=0.1)
