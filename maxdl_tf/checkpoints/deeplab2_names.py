@@ -9,6 +9,17 @@ import tensorflow as tf
 # From paths in `tf.train.Checkpoint(model=model)` to published items; at most one rule applies.
 _ITEMS = (
     (r"^model/backbone/memory$", r"encoder/memory_feature"),
+    # ConvNeXt, whose published stages and blocks count from 0.
+    (r"^model/backbone/stem/patch_conv/", r"encoder/downsample_layers/0/layer_with_weights-0/"),
+    (r"^model/backbone/stem/norm/", r"encoder/downsample_layers/0/layer_with_weights-1/"),
+    (
+        r"^model/backbone/stages/stage(\d)/blocks/downsample/(norm|conv)/",
+        lambda found: f"encoder/downsample_layers/{int(found[1]) - 2}/layer_with_weights-{int(found[2] == 'conv')}/",
+    ),
+    (
+        r"^model/backbone/stages/stage(\d)/blocks/block(\d+)/(?=depthwise_conv|norm|pointwise_conv|layer_scale)",
+        lambda found: f"encoder/stages/{int(found[1]) - 2}/layer_with_weights-{int(found[2]) - 1}/",
+    ),
     (r"^model/backbone/stem/", r"encoder/_stem/"),
     (r"^model/(?:backbone|decoder)/stages/(\w+)/blocks/(\w+)/", r"encoder/_\1/_\2/"),
     (r"^model/(?:backbone|decoder)/stages/(\w+)/transformers/(\w+)/", r"encoder/_\1/_\2_transformer/"),

@@ -118,25 +118,38 @@ class SelfAttention1D(Layer):
 class AxialAttention2D(Layer):
     """Attention along the height axis, then along the width axis (paper section 3.3, Axial-DeepLab).
 
-    [batch, height, width, in] -> un-activated [batch, height, width, value_depth]. The arguments are those of
-    `SelfAttention1D`.
+    [batch, height, width, in] -> un-activated [batch, ceil(height/strides), ceil(width/strides), value_depth].
+
+    Args:
+      key_depth, value_depth, num_heads, norm: Arguments of `SelfAttention1D`.
+      strides: Distance between the rows that are kept after the height axis, and the columns after the width axis.
     """
 
-    def __init__(self, key_depth: int, value_depth: int, *, num_heads: int = 8, norm: Norm = DEFAULT_NORM, **kwargs):
+    def __init__(
+        self,
+        key_depth: int,
+        value_depth: int,
+        *,
+        strides: int = 1,
+        num_heads: int = 8,
+        norm: Norm = DEFAULT_NORM,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.strides = strides
         axis = {"num_heads": num_heads, "norm": norm}
         self.height_axis = SelfAttention1D(key_depth, value_depth, **axis, name="height_axis")
         self.width_axis = SelfAttention1D(key_depth, value_depth, **axis, name="width_axis")
 
     def call(self, inputs, training=None):
         x = tf.transpose(inputs, [0, 2, 1, 3])
-        x = _attend_rows(self.height_axis, x, training)  # [batch, width, height, value_depth]
+        x = self._attend_rows(self.height_axis, x, training)  # [batch, width, height / strides, value_depth]
         x = tf.transpose(x, [0, 2, 1, 3])
-        return _attend_rows(self.width_axis, x, training)
+        return self._attend_rows(self.width_axis, x, training)
 
-
-def _attend_rows(attention: SelfAttention1D, x, training):
-    """Attention within each row of [batch, height, width, channels]."""
-    height, width = spatial_size(x)
-    rows = attention(tf.reshape(x, [-1, width, x.shape[-1]]), training=training)
-    return tf.reshape(rows, [-1, height, width, rows.shape[-1]])
+    def _attend_rows(self, attention: SelfAttention1D, x, training):
+        """Attention within each row of [batch, height, width, channels]; keeps every `strides`-th column."""
+        height, width = spatial_size(x)
+        rows = attention(tf.reshape(x, [-1, width, x.shape[-1]]), training=training)
+        rows = tf.reshape(rows, [-1, height, width, rows.shape[-1]])
+        return rows[:, :, :: self.strides] if self.strides > 1 else rows

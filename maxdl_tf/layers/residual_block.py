@@ -112,6 +112,7 @@ class AxialBlock(ResidualBlock):
     Args:
       key_depth: Number of channels of the attention's queries and keys. Its values and input have twice as many.
       channels: Number of output channels.
+      strides: Stride of the attention.
       num_heads: Number of heads of the attention.
       drop_path_keep: Probability that a sample keeps the residual branch.
       activation: Name of the activation.
@@ -123,6 +124,7 @@ class AxialBlock(ResidualBlock):
         key_depth: int,
         channels: int,
         *,
+        strides: int = 1,
         num_heads: int = 8,
         drop_path_keep: float = 1.0,
         activation: str = "relu",
@@ -130,9 +132,11 @@ class AxialBlock(ResidualBlock):
         **kwargs,
     ):
         common = {"activation": activation, "norm": norm}
-        super().__init__(channels, strides=1, drop_path_keep=drop_path_keep, **common, **kwargs)
+        super().__init__(channels, strides=strides, drop_path_keep=drop_path_keep, **common, **kwargs)
         self.reduce = Conv2DBatchNorm(2 * key_depth, **common, name="reduce")
-        self.attention = AxialAttention2D(key_depth, 2 * key_depth, num_heads=num_heads, norm=norm, name="attention")
+        self.attention = AxialAttention2D(
+            key_depth, 2 * key_depth, strides=strides, num_heads=num_heads, norm=norm, name="attention"
+        )
         self.expand = Conv2DBatchNorm(channels, gamma_initializer="zeros", norm=norm, name="expand")
 
     def branch(self, x, training):

@@ -109,10 +109,15 @@ class Encoder(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs, training=None):
-        """Returns (un-activated output of each stage by name, memory [batch, slots, channels] or None)."""
+        """Runs the encoder.
+
+        Returns:
+          (un-activated output of each stage by name, and that of the stem as `stage1` where there is no such stage;
+          memory [batch, slots, channels] or None).
+        """
         pixel = self._recomputed(self.stem)(inputs, training=training)
         memory = tf.tile(self.memory, [tf.shape(inputs)[0], 1, 1]) if self.memory_shape is not None else None
-        features = {}
+        features = {"stage1": pixel}
         for name, stage in self.stages.items():
             pixel, memory = stage((pixel, memory), training=training)
             features[name] = pixel

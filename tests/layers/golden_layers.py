@@ -32,11 +32,23 @@ def assert_close(actual, expected, what: str, tolerance: float = 1e-4, least_sca
     assert error <= tolerance * scale, f"{what}: largest error {error:.3g} at values up to {scale:.3g}"
 
 
+def assert_within_sensitivity(actual, golden: Golden, key: str):
+    """Each value of output `key`, such as `eval/stage2`, within ten times what the reference changes by one rounding.
+
+    The sensitivity of some goldens is not recorded; then nothing is checked.
+    """
+    kind, _, output = key.partition("/")
+    sensitivity = {"eval": "sens", "train": "sens_train"}[kind]
+    if f"{sensitivity}/{output}" in golden:
+        error = float(np.abs(np.asarray(actual) - golden[key]).max())
+        assert error <= 10 * golden[f"{sensitivity}/{output}"], f"{key}: largest error {error:.3g}"
+
+
 def check_golden(golden: Golden, layer, call, name=published_name, tolerance: float = 1e-4):
     """Inference, training, moving statistics and gradients of a layer against a golden.
 
     Args:
-      golden: A golden of group a.
+      golden: A golden of a layer.
       layer: The layer, not built.
       call: From (layer, dict of inputs, training) to a dict of outputs, both keyed as the golden does.
       name: From our object path to the golden's.
@@ -47,6 +59,7 @@ def check_golden(golden: Golden, layer, call, name=published_name, tolerance: fl
     variables = load_weights(layer, golden.group("w"), name)
     for key, output in call(layer, inputs, False).items():
         assert_close(output, golden[f"eval/{key}"], f"inference {key}", tolerance)
+        assert_within_sensitivity(output, golden, f"eval/{key}")
 
     trainable = {key: variable for key, variable in variables.items() if variable.trainable}
     with tf.GradientTape() as tape:
@@ -57,6 +70,7 @@ def check_golden(golden: Golden, layer, call, name=published_name, tolerance: fl
         loss = tf.add_n([tf.reduce_sum(outputs[key] * cotangents[key]) for key in outputs])
     for key, output in outputs.items():
         assert_close(output, golden[f"train/{key}"], f"training {key}", tolerance)
+        assert_within_sensitivity(output, golden, f"train/{key}")
     after = golden.group("after")
     for key, variable in variables.items():
         if not variable.trainable:

@@ -36,6 +36,8 @@ SINGLE_INPUT = {
     "a_axial_attention_1d": lambda: SelfAttention1D(16, 32, norm=norm),
     "a_axial_attention_1d_long": lambda: SelfAttention1D(16, 32, norm=norm),
     "a_axial_attention_2d_stride1": lambda: AxialAttention2D(16, 32, norm=norm),
+    "a_axial_attention_2d_stride2": lambda: AxialAttention2D(16, 32, strides=2, norm=norm),
+    "k_axial_block_stride2": lambda: AxialBlock(16, 40, strides=2, activation="gelu", norm=norm),
     "a_aspp_pool5": lambda: ASPP(8, rates=(6, 12, 18), pool_size=(5, 5), dropout=0.0, norm=norm),
     "a_aspp_pool5_on_9x7": lambda: ASPP(8, rates=(6, 12, 18), pool_size=(5, 5), dropout=0.0, norm=norm),
 }

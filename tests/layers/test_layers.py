@@ -18,6 +18,7 @@ from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransf
 from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.residual_block import AxialBlock, BasicBlock, BottleneckBlock
 from maxdl_tf.layers.resized_fuse import ResizedFuse
+from maxdl_tf.models.convnext import ConvNeXtBlock, Downsample, PatchStem
 from maxdl_tf.models.encoder import InceptionStem, Stage
 from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticHead
 
@@ -43,6 +44,10 @@ LAYERS = {
     "basic_block": (lambda: BasicBlock(8, drop_path_keep=0.5), PIXEL),
     "bottleneck_block": (lambda: BottleneckBlock(4, 16, strides=2), PIXEL),
     "axial_block": (lambda: AxialBlock(4, 8, num_heads=4), PIXEL),
+    "strided_axial_block": (lambda: AxialBlock(4, 8, strides=2, num_heads=4, activation="gelu"), PIXEL),
+    "patch_stem": (lambda: PatchStem(6), PIXEL),
+    "downsample": (lambda: Downsample(6), PIXEL),
+    "convnext_block": (lambda: ConvNeXtBlock(8, drop_path_keep=0.5), PIXEL),
     "self_attention": (lambda: SelfAttention1D(8, 16), PIXEL[0]),
     "cross_attention": (CrossAttention, (_features(2, 3, 8, 2), _features(2, 5, 8, 2), _features(2, 5, 8, 4))),
     "transformer": (lambda: DualPathTransformer(8, 12, drop_path_keep=0.5), (PIXEL, MEMORY)),
