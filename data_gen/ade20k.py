@@ -11,6 +11,8 @@ order than the 150 classes. A first pass matches the two: each thing class is th
 instances have. Classes with instances are things, and other classes are stuff. If --output_dir has the class table of
 an earlier split, that table decides which classes are things, so convert train first.
 
+configs/datasets/ade20k.textproto has the published lists of the classes and of the 100 things.
+
 Where the two files disagree, the instance file wins. Pixels of things without an instance are a crowd.
 
 Example:
@@ -38,6 +40,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
 NUM_CLASSES = 150
+LABEL_DIVISOR = 1000  # As in DeepLab2. With copy-paste, it allows up to 499 instances of a class in an image.
 _FOLDERS = {"train": "training", "val": "validation"}
 _INSTANCE_DIVISOR = 256  # red * 256 + green.
 
@@ -66,7 +69,7 @@ def main(argv: list[str]) -> int:
     info = output.earlier_class_table()
     if info is None:
         is_thing = {number: number in class_of_thing.values() for number in range(1, NUM_CLASSES + 1)}
-        info = class_names.named_table(is_thing, read_names(f"{root}/objectInfo150.txt"), "ade20k", 256, root)
+        info = class_names.named_table(is_thing, read_names(f"{root}/objectInfo150.txt"), "ade20k", LABEL_DIVISOR, root)
     annotator = Annotator(info, class_of_thing, _CROWD_AS_IGNORE.value)
     print(shard_writer.write_shards(images, annotator.annotate, info, output))
     return 0

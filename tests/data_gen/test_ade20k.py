@@ -47,9 +47,9 @@ def _convert(root, *flags):
 
 
 LABELS = [
-    [WALL * 256, WALL * 256, 0, PERSON * 256 + 2],
-    [CAR * 256 + 1, CAR * 256 + 1, PERSON * 256 + 1, 0],
-    [CAR * 256 + 1, CAR * 256 + 2, CAR * 256 + 2, 0],
+    [WALL * 1000, WALL * 1000, 0, PERSON * 1000 + 2],
+    [CAR * 1000 + 1, CAR * 1000 + 1, PERSON * 1000 + 1, 0],
+    [CAR * 1000 + 1, CAR * 1000 + 2, CAR * 1000 + 2, 0],
 ]
 
 
@@ -57,7 +57,7 @@ def test_instances_lie_over_classes(root):
     assert _convert(root) == 0
     converted = read_converted(root.parent / "out")
     np.testing.assert_array_equal(converted.labels["ADE_train_00000001"], LABELS)
-    np.testing.assert_array_equal(converted.labels["ADE_train_00000002"], [[512, 150 * 256]])
+    np.testing.assert_array_equal(converted.labels["ADE_train_00000002"], [[2000, 150 * 1000]])
     assert converted.info.thing_ids == (PERSON, CAR)
     assert len(converted.info.classes) == 150
     assert converted.semantics()[20] == ("name 21", True, 21)
@@ -74,14 +74,14 @@ def test_val_uses_the_things_of_train(root):
     _add(root, "validation", "ADE_val_00000001", [[CAR, PERSON]], [[(THING_CAR, 1), (0, 0)]])
     assert _convert(root, "--split=val") == 0
     np.testing.assert_array_equal(
-        read_converted(root.parent / "out", "val").labels["ADE_val_00000001"], [[21 * 256 + 1, 0]]
+        read_converted(root.parent / "out", "val").labels["ADE_val_00000001"], [[21 * 1000 + 1, 0]]
     )
 
 
 def test_pixels_without_instance_are_a_crowd_on_request(root):
     assert _convert(root, "--notreat_crowd_as_ignore", "--processes=2") == 0
     expected = np.array(LABELS)
-    expected[1:, 3] = PERSON * 256
+    expected[1:, 3] = PERSON * 1000
     np.testing.assert_array_equal(read_converted(root.parent / "out").labels["ADE_train_00000001"], expected)
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from maxdl_tf import class_table
 from maxdl_tf.data import coco_categories
+from maxdl_tf.data_gen import ade20k, class_names
+from maxdl_tf.data_gen.class_names import ClassName
 from tests.helpers import REPOSITORY, shared_path
 
 TABLES = REPOSITORY / "configs" / "datasets"
@@ -33,6 +35,18 @@ def test_coco_has_80_things_and_53_stuff_classes_numbered_as_in_the_reference():
     assert info.stuff_ids == tuple(range(81, 134))
     assert (info.by_id[1].name, info.by_id[80].source_id, info.by_id[133].source_id) == ("person", 90, 200)
     assert (info.label_divisor, info.ignore_label) == (256, 0)
+
+
+def test_ade20k_has_100_things_and_50_stuff_classes_as_the_converter_makes_them():
+    info = class_table.load(str(TABLES / "ade20k.textproto"))
+    assert (len(info.thing_ids), len(info.stuff_ids)) == (100, 50)
+    is_thing = {row.id: row.is_thing for row in info.classes}
+    names = {row.id: ClassName(row.name) for row in info.classes}
+    assert info == class_names.named_table(is_thing, names, "ade20k", ade20k.LABEL_DIVISOR, "ADEChallengeData2016")
+    # Both ends of the lists of the two challenges: things keep the order of the classes.
+    rows = [info.by_id[class_id].name for class_id in info.thing_ids]
+    assert (rows[0], rows[3], rows[84], rows[99]) == ("bed", "person", "screen", "flag")
+    assert (info.by_id[1].name, info.by_id[150].name, info.by_id[3].is_thing) == ("wall", "flag", False)
 
 
 @pytest.mark.parametrize("path", sorted(TABLES.glob("*.textproto")), ids=lambda path: path.stem)
