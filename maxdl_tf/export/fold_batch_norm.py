@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from maxdl_tf.export.folded_attention import FoldedSelfAttention1D
+from maxdl_tf.export.folded_convnext import FoldedConvNeXtBlock, StoredConv2D
 from maxdl_tf.export.folded_layers import FoldedConv2D, FoldedDepthwiseConv2D, FoldedLinear, Weight, affine
 from maxdl_tf.export.folded_transformer import FoldedDualPathTransformer
 from maxdl_tf.keras_api import keras
@@ -24,6 +25,7 @@ from maxdl_tf.layers.batch_norm import BatchNorm
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseConvBatchNorm
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.residual_block import ResidualBlock
+from maxdl_tf.models.convnext import ConvNeXtBlock
 from maxdl_tf.models.heads import MaskHead, PixelHead
 from maxdl_tf.models.network import PanopticNetwork
 
@@ -117,6 +119,8 @@ class _Folding:
             (DepthwiseConvBatchNorm, FoldedDepthwiseConv2D),
             (SelfAttention1D, FoldedSelfAttention1D),
             (MaskHead, FoldedMaskHead),
+            (ConvNeXtBlock, FoldedConvNeXtBlock),
+            (keras.layers.Conv2D, StoredConv2D),
         ):
             if isinstance(layer, layer_class):
                 return folded_class(layer, self._storage)

@@ -8,12 +8,15 @@ import tensorflow as tf
 
 from maxdl_tf.export.fold_batch_norm import fold_batch_norms
 from maxdl_tf.export.folded_attention import FoldedSelfAttention1D
+from maxdl_tf.export.folded_convnext import FoldedConvNeXtBlock, StoredConv2D
 from maxdl_tf.export.folded_layers import FoldedConv2D, FoldedDepthwiseConv2D, FoldedLinear
 from maxdl_tf.export.folded_transformer import FoldedDualPathTransformer
+from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.axial_attention import SelfAttention1D
 from maxdl_tf.layers.batch_norm import BatchNorm
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseConvBatchNorm
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
+from maxdl_tf.models.convnext import ConvNeXtBlock
 from tests.models.test_max_deeplab import SMALL, _build, _images
 
 
@@ -22,12 +25,12 @@ def _randomized(layer, seed=0):
     generator = np.random.default_rng(seed)
     for variable in layer.variables:
         name = variable.name.rpartition("/")[2]
-        if name.startswith(("moving_variance", "gamma")):
+        if name.startswith(("moving_variance", "gamma", "layer_scale")):
             # Where branches add little, as in a trained network, rounding does not grow from layer to layer.
             damped = any(part in variable.name for part in ("expand", "second", "ffn2", "similarity"))
             scale = 0.2 if damped and name.startswith("gamma") else 1.0
             variable.assign(generator.uniform(0.3, 1.5, variable.shape) * scale)
-        elif name.startswith(("beta", "moving_mean")):
+        elif name.startswith(("beta", "bias", "moving_mean")):
             variable.assign(generator.normal(0, 0.3, variable.shape))
     return layer
 
@@ -46,6 +49,8 @@ def _features(*shape):
         (Conv1DBatchNorm(6, activation="relu"), FoldedLinear.of, _features(2, 9, 5)),
         (DepthwiseConvBatchNorm(5), FoldedDepthwiseConv2D, _features(2, 9, 7, 5)),
         (SelfAttention1D(8, 16, num_heads=4), FoldedSelfAttention1D, _features(5, 9, 6)),
+        (ConvNeXtBlock(6), FoldedConvNeXtBlock, _features(2, 9, 7, 6)),
+        (keras.layers.Conv2D(6, 2, strides=2), StoredConv2D, _features(2, 9, 7, 5)),
     ],
 )
 def test_a_layer(layer, folded_class, inputs):
