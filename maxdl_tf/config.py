@@ -21,7 +21,7 @@ from maxdl_tf import class_table, configs
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage, textproto
-from maxdl_tf.protos import dataset_pb2, experiment_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2
 
 EXPERIMENT_FILE = "experiment.textproto"  # The experiment beside the checkpoints of a training.
 
@@ -304,6 +304,13 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source],
     low_level = experiment.model.width.semantic_low_level_channels
     if len(low_level) not in (0, 2):
         complain("model.width.semantic_low_level_channels", list(low_level), "wants two numbers, for strides 8 and 4")
+    postprocess = experiment.model.postprocess
+    if postprocess.kind == model_pb2.PostprocessOptions.mask_wise and postprocess.pixel_threshold < 1 / 3:
+        complain(
+            "model.postprocess.pixel_threshold",
+            _text_in(postprocess, "pixel_threshold"),
+            "must be at least 1/3 with kind: mask_wise, so that at most two masks claim a pixel",
+        )
     if experiment.training.freeze and experiment.task == experiment_pb2.Experiment.classification:
         complain("training.freeze", "is set", "task: classification trains the backbone itself; drop it")
     for name in ("train_dataset", "eval_dataset"):

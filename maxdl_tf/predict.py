@@ -224,8 +224,10 @@ def _report(diagnoses: dict[int | str, Diagnosis], predictor: Predictor, min_sco
     settings = {**predictor.postprocessor.thresholds, "min_score": min_score}
     total = diagnosis.total(list(diagnoses.values()))
     print(diagnosis.as_table(total, settings))
-    images = [{"image_id": image_id, **diagnosis.as_dictionary(found)} for image_id, found in diagnoses.items()]
-    return {"settings": settings, "total": diagnosis.as_dictionary(total), "images": images}
+    images = [
+        {"image_id": image_id, **diagnosis.as_dictionary(found, settings)} for image_id, found in diagnoses.items()
+    ]
+    return {"settings": settings, "total": diagnosis.as_dictionary(total, settings), "images": images}
 
 
 def _print_summary(num_images: int, failed: int, seconds: float) -> None:

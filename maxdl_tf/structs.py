@@ -8,7 +8,15 @@ Tensor = Any  # A tf.Tensor; importing TensorFlow here would slow down the proce
 OUTPUT_STRIDE = 4  # Input pixels per position of the mask logits and pixel features, along height and width.
 
 # The rules of the post-processing that make a pixel void, in the order in which they apply.
-VOID_REASONS = ("no_object", "class_threshold", "pixel_threshold", "thing_area_limit", "stuff_area_limit")
+# `overlap_threshold` is mask-wise post-processing's alone.
+VOID_REASONS = (
+    "no_object",
+    "class_threshold",
+    "pixel_threshold",
+    "overlap_threshold",
+    "thing_area_limit",
+    "stuff_area_limit",
+)
 
 
 class PanopticTargets(NamedTuple):

@@ -30,7 +30,7 @@ _NONE = Removed()
 class Diagnosis(NamedTuple):
     """The masks of one image, or of several images together, and the rules that removed them.
 
-    A mask here is a slot of the network that wins at least one pixel against all other slots.
+    A mask here is a slot of the network that owns a pixel, or wins a void pixel against all other slots.
 
     Attributes:
       masks: Number of masks.
@@ -38,6 +38,7 @@ class Diagnosis(NamedTuple):
       no_object: Removed because void is more probable than any class of the slot.
       class_threshold: Removed because the slot's best class is less probable than the threshold.
       pixel_threshold: Removed because the pixel is at most this probable in its mask.
+      overlap_threshold: Removed because better masks leave too little of the mask. Mask-wise post-processing only.
       thing_area_limit: Removed with things that are too small.
       stuff_area_limit: Removed with stuff classes that are too small.
       min_score: Removed with segments whose score is too low.
@@ -50,6 +51,7 @@ class Diagnosis(NamedTuple):
     no_object: Removed
     class_threshold: Removed
     pixel_threshold: Removed
+    overlap_threshold: Removed
     thing_area_limit: Removed
     stuff_area_limit: Removed
     min_score: Removed
@@ -96,10 +98,13 @@ def total(diagnoses: Sequence[Diagnosis]) -> Diagnosis:
     return Diagnosis(*(added(name) for name in Diagnosis._fields))
 
 
-def as_dictionary(diagnosis: Diagnosis) -> dict:
-    """The content of the JSON file."""
+def as_dictionary(diagnosis: Diagnosis, settings: Mapping[str, float]) -> dict:
+    """The content of the JSON file; `settings` as in `as_table`."""
+    unused = set(REASONS) - set(_rules(settings))
     return {
-        name: value._asdict() if isinstance(value, Removed) else value for name, value in diagnosis._asdict().items()
+        name: value._asdict() if isinstance(value, Removed) else value
+        for name, value in diagnosis._asdict().items()
+        if name not in unused
     }
 
 
@@ -113,7 +118,7 @@ def as_table(diagnosis: Diagnosis, settings: Mapping[str, float]) -> str:
         f"{'':<40} {'masks':>9} {'pixels':>10}",
         row("best in at least a pixel", diagnosis.masks, diagnosis.pixels),
     ]
-    for name in REASONS:
+    for name in _rules(settings):
         removed = getattr(diagnosis, name)
         lines.append(row(f"- {_title(name, settings)}", -removed.masks, -removed.pixels))
     lines.append(row("segments", diagnosis.segments, diagnosis.segment_pixels))
@@ -133,5 +138,13 @@ def as_line(diagnosis: Diagnosis, settings: Mapping[str, float]) -> str:
     return f"{', '.join(parts)}; {diagnosis.segments:,} segments left. Train longer{lower}"
 
 
+def _rules(settings: Mapping[str, float]) -> list[str]:
+    """The reasons that these settings give."""
+    return [name for name in REASONS if name == "no_object" or name in settings]
+
+
 def _title(name: str, settings: Mapping[str, float]) -> str:
-    return "void by the network itself" if name == "no_object" else f"{name} {settings[name]:g}"
+    if name == "no_object":
+        return "void by the network itself"
+    stuff = f" (stuff {settings[f'stuff_{name}']:g})" if f"stuff_{name}" in settings else ""
+    return f"{name} {settings[name]:g}{stuff}"

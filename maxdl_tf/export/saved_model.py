@@ -96,7 +96,7 @@ def export_saved_model(
             "version": maxdl_tf.__version__,
             "tensorflow": tf.__version__,
             "crop_size": list(crop_size),
-            "postprocess": postprocessor.thresholds,
+            "postprocess": postprocessor.arguments,
             **origin,
         }
         segmenter = ImageSegmenter(inference_model or model, postprocessor, crop_size, score_map=options.score_maps)

@@ -7,7 +7,6 @@ import tensorflow as tf
 from maxdl_tf.data import transforms
 from maxdl_tf.evaluation.diagnosis import Diagnosis, Removed, count_masks
 from maxdl_tf.inference.prediction import Prediction
-from maxdl_tf.layers.resize import input_size
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticOutputs
 
@@ -27,7 +26,7 @@ def diagnose(
       kept: The same prediction after `Prediction.without_unsure_segments`.
     """
     image_size = prediction.label_map.shape
-    visible = tf.unstack(transforms.resized_size(image_size, input_size(outputs.mask_logits)))
+    visible = tf.unstack(transforms.resized_size(image_size, postprocessor.input_size(outputs.mask_logits)))
     slot_map = postprocessor.slot_map(outputs, visible)
     slot, reason = (
         transforms.resize_labels(field, image_size).numpy() for field in (slot_map.slot, slot_map.void_reason)

@@ -17,14 +17,14 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files.images import ImageLike, as_pixels
 from maxdl_tf.inference.prediction import Prediction, segments_of
 from maxdl_tf.inference.segmenter import OUTPUT_NAMES, ImageSegmenter, SegmentTable
-from maxdl_tf.layers.resize import input_size, size_at_stride
+from maxdl_tf.layers.resize import size_at_stride
 from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import OUTPUT_STRIDE, PanopticOutputs
 
 
 class Features(NamedTuple):
-    """Features that the network compares to make masks, for one image at a quarter of its resized size.
+    """Features that the network compares to make masks, for one image at the stride of the masks.
 
     Attributes:
       pixel: float32 [height, width, channels], L2-normalized features of pixels.
@@ -147,7 +147,7 @@ class Predictor:
 
     @tf.function(autograph=False)
     def _segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:
-        segmenter = ImageSegmenter(None, self.postprocessor, input_size(outputs.mask_logits))
+        segmenter = ImageSegmenter(None, self.postprocessor, self.postprocessor.input_size(outputs.mask_logits))
         prediction = segmenter.segment_outputs(outputs, image_size)
         return prediction.panoptic, prediction.segments
 
@@ -169,8 +169,9 @@ class Predictor:
         pixel, logits, mask = (
             output[0].numpy() for output in (outputs.pixel_feature, outputs.mask_logits, outputs.mask_embedding)
         )
-        resized_size = transforms.resized_size(image.shape[:2], input_size(outputs.pixel_feature)).numpy()
-        height, width = size_at_stride(resized_size, OUTPUT_STRIDE)
+        stride = self.postprocessor.output_stride if self.postprocessor else OUTPUT_STRIDE
+        crop_size = tuple(stride * (side - 1) + 1 for side in logits.shape[:2])
+        height, width = size_at_stride(transforms.resized_size(image.shape[:2], crop_size).numpy(), stride)
         return Features(pixel[:height, :width], logits[:height, :width].argmax(axis=-1).astype(np.int32), mask)
 
 

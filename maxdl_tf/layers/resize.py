@@ -6,8 +6,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from maxdl_tf.structs import OUTPUT_STRIDE
-
 
 def spatial_size(features) -> tuple[Any, Any]:
     """(height, width) of [batch, height, width, ...]: integers where known, scalar tensors otherwise."""
@@ -18,11 +16,6 @@ def spatial_size(features) -> tuple[Any, Any]:
 def size_at_stride(size: tuple[Any, Any], stride: int) -> tuple[Any, Any]:
     """(height, width) of the feature at a stride, for an image of `size`: 641 gives 321, 161, 81, 41 at 2, 4, 8, 16."""
     return tuple((side - 1) // stride + 1 for side in size)
-
-
-def input_size(outputs) -> tuple[int, int]:
-    """(height, width) of the network's input for outputs [batch, height / 4, width / 4, ...] of a known size."""
-    return tuple(OUTPUT_STRIDE * (side - 1) + 1 for side in outputs.shape[1:3])
 
 
 def resize_bilinear(features, size: tuple[Any, Any]):

@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from maxdl_tf.structs import OUTPUT_STRIDE
+from maxdl_tf.models.mask_bands import judge_in_bands
 
-_BAND_CELLS = 4  # Rows of logits that are resized at a time, 16 rows of pixels: full maps of all slots are too large.
 _ROUNDING = 1e-5  # Rounding of interpolation beyond its bounds, relative to the logits.
 
 
@@ -38,12 +37,13 @@ class MaskCompetition:
     Not for XLA: the number of kept slots is known only when it runs.
 
     Args:
-      mask_logits: float32 [height / 4, width / 4, slots], of known shape.
+      mask_logits: float32 [height / stride, width / stride, slots], of known shape.
       kept: bool [slots], the slots that may own pixels. Where another slot wins, nobody owns the pixel.
+      stride: Input pixels per position of the logits.
     """
 
-    def __init__(self, mask_logits: tf.Tensor, kept: tf.Tensor):
-        self._low_height, self._low_width, num_slots = mask_logits.shape
+    def __init__(self, mask_logits: tf.Tensor, kept: tf.Tensor, stride: int):
+        self._stride, num_slots = stride, mask_logits.shape[-1]
         self._any_kept = tf.reduce_any(kept)
         # The kernels need at least one slot in each group; a stand-in never wins.
         first = tf.one_hot(0, num_slots, on_value=True, off_value=False)
@@ -57,32 +57,11 @@ class MaskCompetition:
         self, height: tf.Tensor | int, width: tf.Tensor | int, top: tf.Tensor | int = 0, left: tf.Tensor | int = 0
     ) -> Winners:
         """The winners of a rectangle inside the network's input. The rectangle may be empty."""
-        band_rows = _BAND_CELLS * OUTPUT_STRIDE
-        first_column = left // OUTPUT_STRIDE
-        cells = tf.minimum((left + width - 1) // OUTPUT_STRIDE + 2, self._low_width) - first_column
-        first_band = top // band_rows
-        num_bands = tf.maximum((top + height - 1) // band_rows + 1 - first_band, 1)
+        logits = (self._kept_logits, self._rival_logits)
+        rectangle = {"height": height, "width": width, "top": top, "left": left}
+        return Winners(*judge_in_bands(self._judge, logits, (tf.int32, tf.float32), stride=self._stride, **rectangle))
 
-        def judge(number, arrays):
-            first_row = (first_band + number) * _BAND_CELLS
-            rows = tf.minimum(first_row + _BAND_CELLS + 1, self._low_height) - first_row
-            begin, size = tf.stack([first_row, first_column, 0]), tf.stack([rows, cells, -1])
-            judged = self._judge(*(tf.slice(x, begin, size) for x in (self._kept_logits, self._rival_logits)))
-            # The last row of a band is also the first row of the next band, except in the last one.
-            return number + 1, [array.write(number, field[:band_rows]) for array, field in zip(arrays, judged)]
-
-        arrays = [
-            tf.TensorArray(dtype, num_bands, infer_shape=False, element_shape=[None, None])
-            for dtype in (tf.int32, tf.float32)
-        ]
-        _, arrays = tf.while_loop(
-            lambda number, _: number < num_bands, judge, (tf.constant(0), arrays), parallel_iterations=1
-        )
-        top, left = top - first_band * band_rows, left - first_column * OUTPUT_STRIDE
-        return Winners(*(array.concat()[top : top + height, left : left + width] for array in arrays))
-
-    def _judge(self, kept_logits: tf.Tensor, rival_logits: tf.Tensor) -> Winners:
-        logits, rivals = _upsampled(kept_logits), _upsampled(rival_logits)
+    def _judge(self, logits: tf.Tensor, rivals: tf.Tensor) -> Winners:
         best = tf.reduce_max(logits, axis=-1)
         kept_wins = (best >= tf.reduce_max(rivals, axis=-1)) & self._any_kept
         winner = tf.where(kept_wins, _best_of(self._kept, logits), _best_of(self._rivals, rivals))
@@ -113,9 +92,3 @@ def _max_of_cells(logits: tf.Tensor) -> tf.Tensor:
     """Maximum of the four corners of each cell of [height, width, slots]; a single row or column stays."""
     window = [min(2, side) for side in logits.shape[:2]]
     return tf.nn.max_pool2d(logits[tf.newaxis], window, 1, "VALID")[0]
-
-
-def _upsampled(logits: tf.Tensor) -> tf.Tensor:
-    """Bilinear with aligned corners: [h, w, slots] to [4 (h - 1) + 1, 4 (w - 1) + 1, slots]."""
-    size = OUTPUT_STRIDE * (tf.shape(logits)[:2] - 1) + 1
-    return tf.raw_ops.ResizeBilinear(images=logits[tf.newaxis], size=size, align_corners=True)[0]

@@ -1,11 +1,12 @@
-"""From the model's outputs to a panoptic map (architecture section 9, paper: inference).
+"""From the model's outputs to a panoptic map (architecture section 9, paper: inference; kmax section 8).
 
-`Postprocessor.slot_map` decides for each pixel of one image which slot wins it and, if the pixel becomes void, which
+`Postprocessor.slot_map` decides for each pixel of one image which slot owns it and, if the pixel becomes void, which
 rule made it void. Label maps, segments and the counts of --diagnose are all read from this slot map.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -13,21 +14,23 @@ import tensorflow as tf
 
 from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.layers.resize import input_size
 from maxdl_tf.models.mask_competition import MaskCompetition, Winners
-from maxdl_tf.structs import VOID_REASONS, PanopticOutputs, PanopticPrediction
+from maxdl_tf.models.mask_pasting import paste_masks
+from maxdl_tf.structs import OUTPUT_STRIDE, VOID_REASONS, PanopticOutputs, PanopticPrediction
 
-_NO_OBJECT, _CLASS, _PIXEL, _THING_AREA, _STUFF_AREA = range(1, 1 + len(VOID_REASONS))
+_NO_OBJECT, _CLASS, _PIXEL, _OVERLAP, _THING_AREA, _STUFF_AREA = range(1, 1 + len(VOID_REASONS))
+
+_MASK_WISE = ("pixel_threshold", "overlap_threshold", "class_exponent", "mask_exponent")
 
 
 class SlotMap(NamedTuple):
-    """One image, without padding, by the slots that win its pixels.
+    """One image, without padding, by the slots that own its pixels.
 
     Attributes:
-      slot: int32 [h, w], the slot with the greatest mask logit.
+      slot: int32 [h, w], the slot that owns the pixel; where the pixel is void, the slot with the greatest mask logit.
       void_reason: int32 [h, w], 0 where the pixel belongs to its slot. Otherwise the pixel is void, and this is the
         place of the reason in `VOID_REASONS`, from 1.
-      confidence: float32 [h, w], the pixel's confidence in its mask; meaningless where void.
+      confidence: float32 [h, w], the greatest probability of a mask; meaningless where void.
       label: int32 [slots], label of each slot's pixels: class id * label_divisor + instance.
       class_id: int32 [slots].
       class_confidence: float32 [slots], the mask's confidence in its class.
@@ -41,25 +44,69 @@ class SlotMap(NamedTuple):
     class_confidence: tf.Tensor
 
 
+class _Slots(NamedTuple):
+    """The slots of an image by their classes.
+
+    Attributes:
+      class_index: int32 [slots], place of the most probable class in `DatasetInfo.class_order`.
+      is_thing: bool [slots], whether that is a thing.
+      confidence: float32 [slots], its probability.
+      void_reason: int32 [slots], why the slot may not own pixels, as in `SlotMap`; 0 where it may.
+    """
+
+    class_index: tf.Tensor
+    is_thing: tf.Tensor
+    confidence: tf.Tensor
+    void_reason: tf.Tensor
+
+
+class _Owners(NamedTuple):
+    """The slots that own the pixels of an image before small segments are dropped.
+
+    Attributes:
+      slot: int32 [h, w], as in `SlotMap`.
+      void_reason: int32 [h, w], as in `SlotMap`.
+      confidence: float32 [h, w], as in `SlotMap`.
+      area: int32 [slots], number of pixels that each slot owns; those in the padding are included if they matter.
+      instance: int32 [slots], number of each slot in labels, from 1.
+    """
+
+    slot: tf.Tensor
+    void_reason: tf.Tensor
+    confidence: tf.Tensor
+    area: tf.Tensor
+    instance: tf.Tensor
+
+
 class Postprocessor:
     """Merges the masks of confident slots into one map, and drops small segments.
+
+    There are two rules for the owner of a pixel. Pixel-wise (MaX-DeepLab), it is the slot with the greatest mask logit.
+    Mask-wise (kMaX-DeepLab), masks are ranked by their probabilities. In this order, each is pasted where it is probable
+    and no mask before it is; it is dropped if too little of it remains.
 
     Works eagerly and in graphs, but not with XLA.
 
     Args:
       dataset_info: Class table.
       class_threshold: Least probability of a slot's best class; slots below it are dropped.
-      pixel_threshold: Pixels whose slot is at most this probable become void.
+      pixel_threshold: Pixels whose slot is at most this probable become void. Mask-wise, it must be at least 1/3.
       thing_area_limit: Least number of pixels of a thing, at the size of the network's input; smaller ones become void.
       stuff_area_limit: The same for a stuff class in an image.
+      stuff_class_threshold: `class_threshold` of slots whose best class is stuff. None: the same.
+      overlap_threshold: A mask is dropped if masks before it leave at most this share of its pixels. None: pixel-wise.
+      class_exponent: Power of the class probability in the score that ranks masks.
+      mask_exponent: Power of the mask's mean probability in this score.
+      output_stride: Input pixels per position of the mask logits.
 
     Attributes:
       dataset_info: Class table.
-      thresholds: The other arguments, by name.
+      thresholds: The other numbers that have an effect, by name.
+      output_stride: Input pixels per position of the mask logits.
       void: Value of void pixels in panoptic maps.
 
     Raises:
-      ValueError: A threshold is outside 0..1, or a limit is negative.
+      ValueError: A threshold is outside 0..1, an exponent or limit is negative, or `pixel_threshold` is too low.
     """
 
     def __init__(
@@ -70,26 +117,39 @@ class Postprocessor:
         pixel_threshold: float = 0.4,
         thing_area_limit: int,
         stuff_area_limit: int,
+        stuff_class_threshold: float | None = None,
+        overlap_threshold: float | None = None,
+        class_exponent: float = 1.0,
+        mask_exponent: float = 1.0,
+        output_stride: int = OUTPUT_STRIDE,
     ):
-        for name, threshold in (("class_threshold", class_threshold), ("pixel_threshold", pixel_threshold)):
-            if not 0 <= threshold <= 1:
-                raise ValueError(f"{name} {threshold} must be a probability, 0..1")
-        for name, limit in (("thing_area_limit", thing_area_limit), ("stuff_area_limit", stuff_area_limit)):
-            if not limit >= 0:
-                raise ValueError(f"{name} {limit} must be a number of pixels, at least 0")
-        self.dataset_info = dataset_info
-        self.thresholds = {
+        self._is_mask_wise = overlap_threshold is not None
+        thresholds = {
             "class_threshold": class_threshold,
+            "stuff_class_threshold": stuff_class_threshold,
             "pixel_threshold": pixel_threshold,
+            "overlap_threshold": overlap_threshold,
+            "class_exponent": class_exponent if self._is_mask_wise else None,
+            "mask_exponent": mask_exponent if self._is_mask_wise else None,
             "thing_area_limit": thing_area_limit,
             "stuff_area_limit": stuff_area_limit,
         }
-        self._class_threshold = class_threshold
-        self._pixel_threshold = pixel_threshold
-        self._thing_area_limit = thing_area_limit
-        self._stuff_area_limit = stuff_area_limit
-        self._class_ids = np.array(dataset_info.class_order, np.int32)
+        self.thresholds = {name: value for name, value in thresholds.items() if value is not None}
+        for name, value in self.thresholds.items():
+            if not 0 <= value <= (1 if name.endswith("_threshold") else math.inf):
+                raise ValueError(f"{name} {value} must be at least 0" + ", at most 1" * name.endswith("_threshold"))
+        if self._is_mask_wise and pixel_threshold < 1 / 3:
+            raise ValueError(f"pixel_threshold {pixel_threshold} must be at least 1/3 in mask-wise post-processing")
+        self.dataset_info = dataset_info
+        self.output_stride = output_stride
         self.void = dataset_info.void
+        self._class_ids = np.array(dataset_info.class_order, np.int32)
+
+    @property
+    def arguments(self) -> dict[str, float]:
+        """The arguments beside the class table, by name. A stride of 4 is omitted, as earlier versions did."""
+        stride = {} if self.output_stride == OUTPUT_STRIDE else {"output_stride": self.output_stride}
+        return {**self.thresholds, **stride}
 
     def __call__(self, outputs: PanopticOutputs) -> PanopticPrediction:
         """The maps of a batch at the size of the network's input, computed one image at a time.
@@ -111,7 +171,7 @@ class Postprocessor:
                 void_reason=slot_map.void_reason,
             )
 
-        size = input_size(outputs.mask_logits)
+        size = self.input_size(outputs.mask_logits)
         return tf.map_fn(
             read,
             (outputs.mask_logits, outputs.class_logits),
@@ -133,57 +193,85 @@ class Postprocessor:
           ValueError: The outputs do not fit the class table.
         """
         self._check(outputs)
+        limits = self.thresholds
         class_probability = tf.nn.softmax(tf.cast(outputs.class_logits, tf.float32)[0])
         probability = class_probability[:, :-1]  # Void is no answer, but takes its share.
         class_index = tf.argmax(probability, axis=-1, output_type=tf.int32)
-        class_confidence = tf.reduce_max(probability, axis=-1)
-        kept = class_confidence >= self._class_threshold
-        dropped = tf.where(class_probability[:, -1] > class_confidence, _NO_OBJECT, _CLASS)
-        slot_reason = tf.where(kept, 0, dropped)
-        num_slots = kept.shape[0]
-        competition = MaskCompetition(tf.cast(outputs.mask_logits, tf.float32)[0], kept)
+        is_thing = class_index < len(self.dataset_info.thing_ids)
+        confidence = tf.reduce_max(probability, axis=-1)
+        kept = confidence >= tf.where(
+            is_thing, limits["class_threshold"], limits.get("stuff_class_threshold", limits["class_threshold"])
+        )
+        dropped = tf.where(class_probability[:, -1] > confidence, _NO_OBJECT, _CLASS)
+        slots = _Slots(class_index, is_thing, confidence, void_reason=tf.where(kept, 0, dropped))
+        own = self._mask_wise if self._is_mask_wise else self._pixel_wise
+        owners = own(tf.cast(outputs.mask_logits, tf.float32)[0], slots, visible)
+        too_small = tf.where(is_thing, _THING_AREA, _STUFF_AREA)
+        area_reason = tf.where(self._is_large(slots, owners.area), 0, too_small)
+        class_id = tf.gather(self._class_ids, class_index)
+        instance = tf.where(is_thing, owners.instance, 0)
+        reason = owners.void_reason
+        return SlotMap(
+            slot=owners.slot,
+            void_reason=tf.where(reason == 0, tf.gather(area_reason, owners.slot), reason),
+            confidence=owners.confidence,
+            label=panoptic_ids.encode_label(class_id, instance, self.dataset_info.label_divisor),
+            class_id=class_id,
+            class_confidence=confidence,
+        )
+
+    def _pixel_wise(self, mask_logits: tf.Tensor, slots: _Slots, visible: tuple | None) -> _Owners:
+        competition = MaskCompetition(mask_logits, slots.void_reason == 0, self.output_stride)
+        full_height, full_width = self.input_size(mask_logits)
+        num_slots = mask_logits.shape[-1]
 
         def reasons_of(winners: Winners):
-            reason = tf.gather(slot_reason, winners.slot)
-            return tf.where((reason == 0) & ~(winners.confidence > self._pixel_threshold), _PIXEL, reason)
+            reason = tf.gather(slots.void_reason, winners.slot)
+            return tf.where((reason == 0) & ~(winners.confidence > self.thresholds["pixel_threshold"]), _PIXEL, reason)
 
         def area_in(height, width, top, left):
             winners = competition.winners(height, width, top, left)
             return _count(winners.slot, reasons_of(winners) == 0, num_slots)
 
         def area_with_padding():
-            full_height, full_width = input_size(outputs.mask_logits)
             return (
                 area
                 + area_in(full_height - height, full_width, height, 0)
                 + area_in(height, full_width - width, 0, width)
             )
 
-        height, width = visible or input_size(outputs.mask_logits)
+        height, width = visible or (full_height, full_width)
         winners = competition.winners(height, width)
         reason = reasons_of(winners)
-        is_thing = class_index < len(self.dataset_info.thing_ids)
         area = _count(winners.slot, reason == 0, num_slots)
         if visible:
             # Pixels in the padding count too. They matter only for segments that are too small without them.
-            undecided = tf.reduce_any((area > 0) & ~self._is_large(class_index, is_thing, area))
+            undecided = tf.reduce_any((area > 0) & ~self._is_large(slots, area))
             area = tf.cond(undecided, area_with_padding, lambda: area)
-        too_small = tf.where(is_thing, _THING_AREA, _STUFF_AREA)
-        area_reason = tf.where(self._is_large(class_index, is_thing, area), 0, too_small)
-        class_id = tf.gather(self._class_ids, class_index)
-        instance = tf.where(is_thing, tf.range(1, num_slots + 1), 0)
-        return SlotMap(
-            slot=winners.slot,
-            void_reason=tf.where(reason == 0, tf.gather(area_reason, winners.slot), reason),
-            confidence=winners.confidence,
-            label=panoptic_ids.encode_label(class_id, instance, self.dataset_info.label_divisor),
-            class_id=class_id,
-            class_confidence=class_confidence,
+        return _Owners(winners.slot, reason, winners.confidence, area, instance=tf.range(1, num_slots + 1))
+
+    def _mask_wise(self, mask_logits: tf.Tensor, slots: _Slots, visible: tuple | None) -> _Owners:
+        pasted = paste_masks(
+            mask_logits,
+            slots.confidence,
+            slots.void_reason == 0,
+            stride=self.output_stride,
+            **{name: self.thresholds[name] for name in _MASK_WISE},
         )
+        height, width = visible or self.input_size(mask_logits)
+        slot, confidence = pasted.slot[:height, :width], pasted.confidence[:height, :width]
+        overlapped = (slots.void_reason == 0) & (pasted.area == 0)
+        reason = tf.gather(tf.where(overlapped, _OVERLAP, slots.void_reason), slot)
+        unsure = ((reason == 0) | (reason == _OVERLAP)) & ~(confidence > self.thresholds["pixel_threshold"])
+        return _Owners(slot, tf.where(unsure, _PIXEL, reason), confidence, pasted.area, instance=pasted.rank + 1)
 
     def label_map(self, slot_map: SlotMap) -> tf.Tensor:
         """int32 [h, w], class id * label_divisor + instance."""
         return tf.where(slot_map.void_reason == 0, tf.gather(slot_map.label, slot_map.slot), self.void)
+
+    def input_size(self, mask_logits: tf.Tensor) -> tuple[int, int]:
+        """(height, width) of the network's input for [..., height / stride, width / stride, slots] of known size."""
+        return tuple(self.output_stride * (side - 1) + 1 for side in mask_logits.shape[-3:-1])
 
     def _check(self, outputs: PanopticOutputs) -> None:
         channels, slots = outputs.class_logits.shape[-1], outputs.mask_logits.shape[-1]
@@ -198,11 +286,12 @@ class Postprocessor:
                 "numbers; set a greater label_divisor in the data set or build the model with fewer slots"
             )
 
-    def _is_large(self, class_index: tf.Tensor, is_thing: tf.Tensor, area: tf.Tensor) -> tf.Tensor:
+    def _is_large(self, slots: _Slots, area: tf.Tensor) -> tf.Tensor:
         """bool [slots], whether the segments of slots with these areas, int32 [slots], reach their limit."""
-        same_class = class_index[:, tf.newaxis] == class_index
+        same_class = slots.class_index[:, tf.newaxis] == slots.class_index
         class_area = tf.reduce_sum(tf.where(same_class, area, 0), axis=-1)
-        return tf.where(is_thing, area >= self._thing_area_limit, class_area >= self._stuff_area_limit)
+        limits = self.thresholds
+        return tf.where(slots.is_thing, area >= limits["thing_area_limit"], class_area >= limits["stuff_area_limit"])
 
 
 def _count(slot: tf.Tensor, counted: tf.Tensor, num_slots: int) -> tf.Tensor:

@@ -17,7 +17,7 @@ from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_max_deeplab
 from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, training_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2, training_pb2
 from maxdl_tf.tasks import base
 
 _IMAGES_CHECKED = 100  # Before training; of the size of COCO they take about a second.
@@ -78,13 +78,18 @@ class PanopticTask(base.Task):
     def build_postprocessor(self) -> Postprocessor:
         """Builds what turns the model's outputs into a panoptic map."""
         options = self.experiment.model.postprocess
-        return Postprocessor(
-            self.dataset_info,
-            class_threshold=base.as_written(options, "class_threshold"),
-            pixel_threshold=base.as_written(options, "pixel_threshold"),
-            thing_area_limit=options.thing_area_limit,
-            stuff_area_limit=options.stuff_area_limit,
-        )
+        arguments = {
+            "class_threshold": base.as_written(options, "class_threshold"),
+            "pixel_threshold": base.as_written(options, "pixel_threshold"),
+            "thing_area_limit": options.thing_area_limit,
+            "stuff_area_limit": options.stuff_area_limit,
+        }
+        if options.HasField("stuff_class_threshold"):
+            arguments["stuff_class_threshold"] = base.as_written(options, "stuff_class_threshold")
+        if options.kind == model_pb2.PostprocessOptions.mask_wise:
+            for name in ("overlap_threshold", "class_exponent", "mask_exponent"):
+                arguments[name] = base.as_written(options, name)
+        return Postprocessor(self.dataset_info, **arguments)
 
     def build_predictor(self, checkpoint: str | None) -> tuple[Predictor, PanopticNetwork]:
         """Builds a predictor, and its model, which lacks the auxiliary semantic branch.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.models import mask_competition
+from maxdl_tf.models import mask_bands, mask_competition
 from maxdl_tf.models.mask_competition import MaskCompetition
 from maxdl_tf.models.postprocess import Postprocessor
 from tests.models.test_postprocess import SMALL, outputs_of
@@ -43,7 +43,7 @@ def read_in_graph():
 def plain_map(postprocessor, outputs):
     """The label map and scores of the whole input by the rules, with all masks resized and no shortcut."""
     thresholds = postprocessor.thresholds
-    logits = mask_competition._upsampled(outputs.mask_logits[0]).numpy()
+    logits = mask_bands.upsampled(outputs.mask_logits[0], 4).numpy()
     probability = tf.nn.softmax(outputs.class_logits[0]).numpy()[:, :-1]
     place, confidence = probability.argmax(axis=1), probability.max(axis=1)
     kept = np.flatnonzero(confidence >= thresholds["class_threshold"])
@@ -99,9 +99,9 @@ def test_masks_that_cannot_win_are_not_resized(monkeypatch):
     logits = np.full([5, 5, 4], -10.0, np.float32)
     logits[:, :2, 0], logits[:, 2:, 1], logits[:, :, 2], logits[:, :, 3] = 10.0, 10.0, 9.0, -11.0
     resized = []
-    upsampled = mask_competition._upsampled
-    monkeypatch.setattr(mask_competition, "_upsampled", lambda x: resized.append(x.shape[-1]) or upsampled(x))
-    winners = MaskCompetition(tf.constant(logits), tf.constant([True, False, False, False])).winners(17, 17)
+    upsampled = mask_bands.upsampled
+    monkeypatch.setattr(mask_bands, "upsampled", lambda x, stride: resized.append(x.shape[-1]) or upsampled(x, stride))
+    winners = MaskCompetition(tf.constant(logits), tf.constant([True, False, False, False]), 4).winners(17, 17)
     assert set(resized) == {1, 2}
     np.testing.assert_array_equal(winners.slot.numpy()[:, [0, 4, 5, 7, 8, 16]], [[0, 0, 2, 2, 1, 1]] * 17)
 
@@ -111,5 +111,5 @@ def test_what_may_win_holds_all_winners(slots):
     generator = np.random.default_rng(0)
     for _ in range(20):
         logits = tf.constant(generator.normal(0, 1, [6, 9, slots]).astype(np.float32))
-        winners = set(np.unique(tf.argmax(mask_competition._upsampled(logits), axis=-1)))
+        winners = set(np.unique(tf.argmax(mask_bands.upsampled(logits, 4), axis=-1)))
         assert winners <= set(np.flatnonzero(mask_competition._may_win(logits)))
