@@ -97,7 +97,7 @@ def main(argv: list[str]) -> None:
     model = model.without_semantic_branch()
     report = saved_model.export_saved_model(
         model,
-        task.build_postprocessor(),
+        task.build_postprocessor(model),
         inference_model=fold_batch_norms(model, tf.dtypes.as_dtype(_WEIGHTS.value)) if _FOLD.value else None,
         crop_size=task.crop_size,
         dataset_info=task.dataset_info,

@@ -317,6 +317,10 @@ def test_every_number_has_bounds_and_is_finite(path, field):
         ("training { optimizer { learning_rate: 1e39 } }", "learning_rate inf: must be a finite number"),
         ("training { seed: 9223372036854775807 }", "seed 9223372036854775807: must lie between"),
         ("model { postprocess { class_threshold: -0.7 } }", "class_threshold -0.7: must lie between 0 and 1"),
+        (
+            "model { postprocess { kind: mask_wise pixel_threshold: 0.3 } }",
+            "model.postprocess.pixel_threshold 0.3: must be at least 1/3 with kind: mask_wise",
+        ),
         ("model { decoder { transformer_strides: [4, 5] } }", "transformer_strides 5: must be 4, 8 or 16"),
     ],
 )

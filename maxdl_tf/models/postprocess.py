@@ -82,8 +82,8 @@ class Postprocessor:
     """Merges the masks of confident slots into one map, and drops small segments.
 
     There are two rules for the owner of a pixel. Pixel-wise (MaX-DeepLab), it is the slot with the greatest mask logit.
-    Mask-wise (kMaX-DeepLab), masks are ranked by their probabilities. In this order, each is pasted where it is probable
-    and no mask before it is; it is dropped if too little of it remains.
+    Mask-wise (kMaX-DeepLab), masks are ranked by their probabilities. In this order, each gets the pixels where it is
+    probable and no mask before it is. It is dropped if these are too few of its pixels.
 
     Works eagerly and in graphs, but not with XLA.
 

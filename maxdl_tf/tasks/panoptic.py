@@ -75,8 +75,8 @@ class PanopticTask(base.Task):
             assign=assign,
         )
 
-    def build_postprocessor(self) -> Postprocessor:
-        """Builds what turns the model's outputs into a panoptic map."""
+    def build_postprocessor(self, model: PanopticNetwork | None = None) -> Postprocessor:
+        """Builds what turns the outputs of `model` into a panoptic map. None: of a network with masks at stride 4."""
         options = self.experiment.model.postprocess
         arguments = {
             "class_threshold": base.as_written(options, "class_threshold"),
@@ -89,6 +89,8 @@ class PanopticTask(base.Task):
         if options.kind == model_pb2.PostprocessOptions.mask_wise:
             for name in ("overlap_threshold", "class_exponent", "mask_exponent"):
                 arguments[name] = base.as_written(options, name)
+        if model is not None:
+            arguments["output_stride"] = model.output_stride
         return Postprocessor(self.dataset_info, **arguments)
 
     def build_predictor(self, checkpoint: str | None) -> tuple[Predictor, PanopticNetwork]:
@@ -105,7 +107,7 @@ class PanopticTask(base.Task):
             self.load_weights(model, checkpoint)
         model = model.without_semantic_branch()
         predictor = Predictor.from_model(
-            model, self.build_postprocessor(), crop_size=self.crop_size, dataset_info=self.dataset_info
+            model, self.build_postprocessor(model), crop_size=self.crop_size, dataset_info=self.dataset_info
         )
         return predictor, model
 
@@ -136,7 +138,7 @@ class PanopticTask(base.Task):
 
         A picture shows image, truth and prediction side by side. With `measure`, segments have scores.
         """
-        postprocessor = self.build_postprocessor()
+        postprocessor = self.build_postprocessor(model)
         images = PanopticImages(
             strategy=strategy,
             model=model,

@@ -11,15 +11,26 @@ from maxdl_tf import class_table
 from maxdl_tf.errors import UserError
 from maxdl_tf.export import saved_model
 from maxdl_tf.export.serving_model import ServingOptions
+from maxdl_tf.inference.diagnosis import diagnose
 from maxdl_tf.inference.predictor import Predictor
-from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor, striped_image
+from tests.inference.color_network import (
+    BLUE,
+    CROP_SIZE,
+    GRAY,
+    GREEN,
+    INFO,
+    RED,
+    ColorNetwork,
+    postprocessor,
+    striped_image,
+)
 from tests.inference.test_predictor import SIZES
 
 
-def _export(export_dir, model=None, **kwargs):
+def _export(export_dir, model=None, read=None, **kwargs):
     return saved_model.export_saved_model(
         model or ColorNetwork(),
-        postprocessor(),
+        read or postprocessor(),
         crop_size=CROP_SIZE,
         dataset_info=INFO,
         export_dir=str(export_dir),
@@ -57,6 +68,27 @@ def test_the_saved_model_predicts_what_the_model_does(exported, size):
     ]
     assert [s.score for s in got.segments] == pytest.approx([s.score for s in wanted.segments], abs=1e-6)
     assert of_saved_model.dataset_info == INFO
+
+
+def test_mask_wise_post_processing_and_its_stride_are_exported(tmp_path):
+    """The metadata has what --diagnose and the drawing of features need; that of other exports is as before."""
+    network, read = ColorNetwork(output_stride=2), postprocessor(overlap_threshold=0.8, output_stride=2)
+    path = _export(tmp_path / "export", network, read, images={"one": _png(70, 150)}).path
+    of_model = Predictor.from_model(network, read, crop_size=CROP_SIZE, dataset_info=INFO)
+    of_saved_model = Predictor.from_saved_model(path)
+    image, _ = striped_image(130, 120, (RED, GRAY, GREEN, BLUE))
+    wanted = of_model(image)
+    assert {segment.class_id for segment in wanted.segments} == {1, 3} and len(wanted.segments) == 3
+    np.testing.assert_array_equal(of_saved_model(image).label_map, wanted.label_map)
+    assert of_saved_model.postprocessor.arguments == of_saved_model.export_info["postprocess"] == read.arguments
+    assert of_saved_model.export_info["postprocess"]["overlap_threshold"] == 0.8
+
+    outputs = of_saved_model.network_outputs(image)
+    np.testing.assert_array_equal(of_saved_model(image, outputs).label_map, wanted.label_map)
+    found = diagnose(outputs, of_saved_model.postprocessor, wanted, wanted)
+    assert (found.masks, found.no_object.masks, found.segments) == (4, 1, 3)
+    # 130 x 120 becomes 97 x 90 in the crop, and 49 x 45 at stride 2.
+    assert of_saved_model.features(image).slot.shape == (49, 45)
 
 
 def test_the_class_table_and_the_origin_travel_with_it(exported):

@@ -24,13 +24,14 @@ LABEL_OF_COLOR = {RED: 1001, GREEN: 1002, BLUE: 3000, GRAY: 0}
 class ColorNetwork(keras.Model):
     """Slots 1..4 mask red, green, blue and gray; their classes are ball, ball, sea and void."""
 
-    def __init__(self):
+    def __init__(self, output_stride: int = 4):
         super().__init__()
+        self.output_stride = output_stride
         self.colors = tf.Variable(np.array(list(LABEL_OF_COLOR), np.float32) / 255.0, name="colors")
         self.class_logits = tf.Variable(8.0 * np.eye(3, dtype=np.float32)[[0, 0, 1, 2]], name="class_logits")
 
     def call(self, images, training=False):
-        feature = images[:, ::4, ::4] / 255.0
+        feature = images[:, :: self.output_stride, :: self.output_stride] / 255.0
         distance = tf.reduce_sum(tf.square(feature[..., tf.newaxis, :] - self.colors), axis=-1)
         return PanopticOutputs(
             pixel_feature=tf.math.l2_normalize(feature, axis=-1),
@@ -41,8 +42,8 @@ class ColorNetwork(keras.Model):
         )
 
 
-def postprocessor(thing_area_limit: int = 1, stuff_area_limit: int = 1) -> Postprocessor:
-    return Postprocessor(INFO, thing_area_limit=thing_area_limit, stuff_area_limit=stuff_area_limit)
+def postprocessor(thing_area_limit: int = 1, stuff_area_limit: int = 1, **options) -> Postprocessor:
+    return Postprocessor(INFO, thing_area_limit=thing_area_limit, stuff_area_limit=stuff_area_limit, **options)
 
 
 def striped_image(height: int, width: int, colors=(RED, GREEN, BLUE)) -> tuple[np.ndarray, np.ndarray]:

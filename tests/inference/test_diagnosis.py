@@ -96,13 +96,43 @@ def test_every_mask_and_pixel_is_accounted_for(outputs):
     unsure = {min(prediction.segments, key=lambda segment: segment.score).id}
     masks, removed, left = _expected(outputs, unsure, prediction.label_map)
     assert {name: getattr(found, name) for name in REASONS} == removed
-    assert all(one.pixels > 0 for one in removed.values()), removed  # Or the test would not see much.
+    # Or the test would not see much.
+    assert all(one.pixels > 0 for name, one in removed.items() if name != "overlap_threshold"), removed
     assert (found.masks, found.pixels, found.segments, found.segment_pixels) == (
         masks,
         SIDE * SIDE,
         len(kept.segments),
         left,
     )
+
+
+def test_masks_under_others_are_counted(outputs):
+    """Only mask-wise post-processing shows its threshold."""
+    settings = {**THRESHOLDS, "pixel_threshold": 0.35}
+    pixel_wise, strict, lenient = (
+        Postprocessor(CLASSES, **settings, **options)
+        for options in ({}, {"overlap_threshold": 0.95}, {"overlap_threshold": 0.0})
+    )
+
+    def count(read):
+        predictor = Predictor.from_model(
+            lambda images, training: outputs, read, crop_size=(SIDE, SIDE), dataset_info=CLASSES
+        )
+        prediction = predictor(np.zeros((SIDE, SIDE, 3), np.uint8))
+        found = diagnose(outputs, read, prediction, prediction)
+        lost = sum(getattr(found, name).pixels for name in REASONS)
+        assert lost == (prediction.label_map == CLASSES.void).sum() == found.pixels - found.segment_pixels
+        return found
+
+    assert count(pixel_wise).overlap_threshold == count(lenient).overlap_threshold == Removed(0, 0)
+    found = count(strict)
+    assert found.overlap_threshold.masks > 0 and found.overlap_threshold.pixels > 0
+    for read, is_shown in ((strict, True), (pixel_wise, False)):
+        shown = {**read.thresholds, "min_score": 0.0}
+        assert ("overlap_threshold" in diagnosis.as_dictionary(found, shown)) == is_shown
+        assert ("overlap_threshold 0.95" in diagnosis.as_table(found, shown)) == is_shown
+    line = diagnosis.as_line(found, {**strict.thresholds, "stuff_class_threshold": 0.2})
+    assert "removed by overlap_threshold 0.95" in line and "class_threshold 0.6 (stuff 0.2)" in line
 
 
 def test_pixels_are_those_of_the_image():

@@ -151,7 +151,21 @@ def test_more_slots_than_label_maps_can_number_are_refused():
 
 def test_thresholds_are_the_numbers_of_the_config():
     thresholds = task(_EXPERIMENT % "float32").build_postprocessor().thresholds
-    assert (thresholds["class_threshold"], thresholds["pixel_threshold"]) == (0.7, 0.4)
+    assert thresholds == {
+        "class_threshold": 0.7,
+        "pixel_threshold": 0.4,
+        "thing_area_limit": 100,
+        "stuff_area_limit": 1600,
+    }
+    options = "postprocess { kind: mask_wise stuff_class_threshold: 0.3 overlap_threshold: 0.9 }"
+    mask_wise = task((_EXPERIMENT % "float32").replace("model {", f"model {{ {options}")).build_postprocessor()
+    assert mask_wise.thresholds == {
+        **thresholds,
+        "stuff_class_threshold": 0.3,
+        "overlap_threshold": 0.9,
+        "class_exponent": 1.0,
+        "mask_exponent": 1.0,
+    }
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "classification"])
