@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 Tensor = Any  # A tf.Tensor; importing TensorFlow here would slow down the processes of the converters.
-OUTPUT_STRIDE = 4  # Input pixels per position of the mask logits and pixel features, along height and width.
+OUTPUT_STRIDE = 4  # Input pixels per position of the mask logits and pixel features of MaX-DeepLab, along a side.
 
 # The rules of the post-processing that make a pixel void, in the order in which they apply.
 # `overlap_threshold` is mask-wise post-processing's alone.
@@ -55,8 +55,9 @@ class PanopticOutputs(NamedTuple):
     """Output of the model for a batch (paper section 3.3, figure 3).
 
     Attributes:
-      pixel_feature: float [batch, height/4, width/4, channels], L2-normalized.
-      mask_logits: float [batch, height/4, width/4, slots]; the softmax over slots gives the masks.
+      pixel_feature: float [batch, height/stride, width/stride, channels], L2-normalized. The stride is 4, or 2 in some
+        variants of kMaX-DeepLab.
+      mask_logits: float [batch, height/stride, width/stride, slots]; the softmax over slots gives the masks.
       class_logits: float [batch, slots, classes + 1], in the order of `DatasetInfo.class_order`, void last.
       semantic_logits: float [batch, height/4, width/4, semantic channels], output of the auxiliary branch; None if the
         model has no such branch.
@@ -92,10 +93,10 @@ class PanopticPrediction(NamedTuple):
 
     Attributes:
       panoptic: int32 [batch, height, width], class id * label_divisor + instance; the instance of a thing is the
-        number of its slot, from 1, and that of stuff is 0.
+        number of its slot (mask-wise: its rank), from 1, and that of stuff is 0.
       instance_score: float32 [batch, height, width], confidence of the pixel in its slot; undefined in void pixels.
       semantic_score: float32 [batch, height, width], confidence of the slot in its class; undefined in void pixels.
-      slot: int32 [batch, height, width], number of the slot that wins the pixel, from 0. None if it is not computed.
+      slot: int32 [batch, height, width], number of the slot that owns the pixel, from 0. None if it is not computed.
       void_reason: int32 [batch, height, width], place in `VOID_REASONS`, from 1, of the rule that made the pixel void;
         0 in other pixels. None if it is not computed.
     """

@@ -72,7 +72,7 @@ def export_saved_model(
     Args:
       model: Model with its final weights; the export is compared with it.
       postprocessor: Makes the panoptic map from the outputs.
-      crop_size: (height, width) of the network's input, each 16k+1.
+      crop_size: (height, width) of the network's input.
       dataset_info: Class table, stored with the model.
       export_dir: Path of the folder to create; an empty folder may exist there.
       origin: Origin of the weights, stored with the model for human readers.

@@ -71,7 +71,7 @@ class Reference:
     Args:
       model: Model with its final weights.
       postprocessor: Makes the panoptic map from the outputs.
-      crop_size: (height, width) of the network's input, each 16k+1.
+      crop_size: (height, width) of the network's input.
     """
 
     def __init__(self, model: PanopticNetwork, postprocessor: Postprocessor, crop_size: tuple[int, int]):

@@ -78,7 +78,7 @@ class Predictor:
         crop_size: tuple[int, int],
         dataset_info: DatasetInfo,
     ) -> Predictor:
-        """A predictor for a model in memory; `crop_size` is (height, width) of the network's input, each 16k+1."""
+        """A predictor for a model in memory; `crop_size` is (height, width) of its input."""
         segmenter = ImageSegmenter(model, postprocessor, crop_size)
         signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
 

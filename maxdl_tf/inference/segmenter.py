@@ -58,7 +58,7 @@ class ImageSegmenter:
     Args:
       model: The network.
       postprocessor: Makes the panoptic map from the outputs.
-      crop_size: (height, width) of the network's input, each 16k+1.
+      crop_size: (height, width) of the network's input.
       score_map: Whether to compute the score of each pixel.
     """
 

@@ -97,11 +97,12 @@ def normalized(images, size_multiple: int = 16) -> tf.Tensor:
     Raises:
       ValueError: If there are not four dimensions, or a known side is no multiple of `size_multiple`, plus 1.
     """
-    _check_sides(images.shape, size_multiple)
+    check_sides(images.shape, size_multiple)
     return tf.cast(images, tf.float32) / 127.5 - 1.0
 
 
-def _check_sides(shape, multiple):
+def check_sides(shape, multiple: int) -> None:
+    """Raises ValueError unless `shape` is [batch, height, width, 3] with known sides of a multiple plus 1."""
     shape = tf.TensorShape(shape)
     if shape.rank is not None and shape.rank != 4:
         raise ValueError(

@@ -15,7 +15,7 @@ from maxdl_tf.keras_api import computing_in
 from maxdl_tf.losses import assignment
 from maxdl_tf.losses.panoptic import PanopticLoss
 from maxdl_tf.models.build import build_max_deeplab
-from maxdl_tf.models.network import PanopticNetwork
+from maxdl_tf.models.network import PanopticNetwork, check_sides
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2, training_pb2
 from maxdl_tf.tasks import base
@@ -50,6 +50,7 @@ class PanopticTask(base.Task):
                 batch_norm_momentum=options.batch_norm_momentum,
                 sync_batch_norm=options.sync_batch_norm,
             )
+            check_sides((None, *self.crop_size, 3), model.size_multiple)  # That of evaluation may be another one.
         if self.for_training and self.experiment.training.freeze == training_pb2.TrainingOptions.backbone:
             for layer in model.pretrained_layers:
                 layer.trainable = False

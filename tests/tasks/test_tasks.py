@@ -13,6 +13,7 @@ from maxdl_tf import class_table
 from maxdl_tf.checkpoints.save_restore import Checkpoints, load_model_weights
 from maxdl_tf.data.copy_paste import CopyPaste
 from maxdl_tf.errors import UserError
+from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2
 from maxdl_tf.tasks import base, task_of
 from maxdl_tf.tasks.panoptic import PanopticTask
@@ -138,6 +139,15 @@ def test_widths_that_do_not_fit_the_heads_are_an_error_of_the_user():
     narrow = (_EXPERIMENT % "float32").replace("width { multiplier: 0.5", "width { multiplier: 0.25")
     with pytest.raises(UserError, match=r"cannot be built: .* must be multiples of num_heads 8; change model.width"):
         task(narrow).build_model()
+
+
+def test_the_crop_of_evaluation_must_fit_the_network(monkeypatch):
+    """Not only that of training, with which the network is built."""
+    monkeypatch.setattr(MaXDeepLab, "size_multiple", 32)
+    task(_EXPERIMENT % "float32").build_model()
+    other = task(_EXPERIMENT % "float32" + "eval_dataset { crop_size: [33, 49] }")
+    with pytest.raises(UserError, match=r"images of 33 x 49: each side must be 32k\+1.* or crop_size"):
+        other.build_model()
 
 
 def test_more_slots_than_label_maps_can_number_are_refused():
