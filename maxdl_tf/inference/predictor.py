@@ -154,7 +154,8 @@ class Predictor:
     def network_outputs(self, image: ImageLike) -> PanopticOutputs:
         """The network's outputs, batch 1, for an image; see `__call__` for the argument and errors."""
         outputs = self._network_outputs(tf.constant(as_pixels(image)))
-        return PanopticOutputs(**{"semantic_logits": None, **outputs})
+        # Inference has no auxiliary outputs, and earlier exports lack others.
+        return PanopticOutputs(**{name: outputs.get(name) for name in PanopticOutputs._fields if name != "auxiliary"})
 
     def features(self, image: ImageLike) -> Features:
         """Pixel features and mask embeddings of an image; see `__call__` for the argument.
