@@ -137,7 +137,7 @@ class DepthwiseConv2D(Layer):
     """Convolution of each channel by itself, with a bias; keeps the shape [batch, height, width, channels].
 
     Its kernel [side, side, 1, channels] is that of a convolution with as many groups as channels, as in the published
-    checkpoints. It is not computed as one because grouped convolutions have no gradient on CPUs.
+    checkpoints. It is not computed as one: on CPUs grouped convolutions have a gradient only with oneDNN.
 
     Args:
       kernel_size: Side of the kernel, odd.
