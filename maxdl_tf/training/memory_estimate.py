@@ -11,11 +11,12 @@ import tensorflow as tf
 
 from maxdl_tf import process_memory
 
-# Operations whose result shares the memory of their first input, or of a variable.
+_LOOPS = frozenset(("StatelessWhile", "While"))
+# Operations whose results share the memory of their inputs, one by one, or of a variable.
 _KINDS_OF_ALIASES = """
     EnsureShape ExpandDims Identity IdentityN PreventGradient ReadVariableOp Reshape Squeeze StopGradient
 """
-_ALIASES = frozenset(_KINDS_OF_ALIASES.split())
+_ALIASES = _LOOPS.union(_KINDS_OF_ALIASES.split())
 # Operations that overwrite an input of the same size that is not needed any more.
 _KINDS_IN_PLACE = """
     Abs Add AddN AddV2 BiasAdd Exp FusedBatchNormGradV3 FusedBatchNormV3 Log Maximum Minimum Mul Neg RealDiv Relu Relu6
@@ -90,7 +91,8 @@ def peak_of_results(operations: Iterable[tf.Operation]) -> int:
     """Largest number of bytes that the results of operations take at any time, if they run in this order.
 
     A result exists from the operation that makes it to the last one that reads it. Activations that the backward pass
-    reads therefore exist until then. Results of unknown size, and temporary memory of operations, do not count.
+    reads therefore exist until then. Those of one pass through a loop exist while the loop runs. Results of unknown
+    size, and temporary memory of other operations, do not count.
 
     Args:
       operations: Operations of one graph, each after those that it depends on.
@@ -121,7 +123,7 @@ def peak_of_results(operations: Iterable[tf.Operation]) -> int:
     live = peak = 0
     for time, operation in enumerate(operations):
         live += sum(sizes[result] for result in made_by[time])
-        peak = max(peak, live - _written_over(operation, made_by[time], freed_by[time], sizes))
+        peak = max(peak, live - _written_over(operation, made_by[time], freed_by[time], sizes) + _in_loop(operation))
         live -= sum(sizes[result] for result in freed_by[time])
     return peak
 
@@ -132,6 +134,14 @@ def _written_over(operation: tf.Operation, made: list[int], freed: list[int], si
         return 0
     inputs = set(freed) - set(made)
     return sizes[made[0]] if any(sizes[result] == sizes[made[0]] for result in inputs) else 0
+
+
+def _in_loop(operation: tf.Operation) -> int:
+    """Peak of the results inside one pass of a loop, else 0. Its inputs count outside."""
+    if operation.type not in _LOOPS:
+        return 0
+    body = operation.graph._get_function(operation.get_attr("body").name).graph
+    return peak_of_results(inner for inner in body.get_operations() if inner.type != "Placeholder")
 
 
 def _bytes_of(tensor: tf.Tensor) -> int:

@@ -69,6 +69,14 @@ def test_what_the_backward_pass_reads_is_kept_until_then():
     assert many - few < 2 * 20 / 2 and many < gradient_of_layers(40) / 2
 
 
+def test_a_loop_takes_what_one_pass_takes():
+    def loop(x, passes):
+        return tf.map_fn(lambda i: tf.reduce_sum(tf.matmul(tf.cos(i + x), x)), tf.range(passes), parallel_iterations=1)
+
+    # The input, and in the loop the sum and its cosine, or the cosine and the product.
+    assert peak_of(lambda x: loop(x, 2.0)) == peak_of(lambda x: loop(x, 5.0)) == 1 + 2
+
+
 def test_of_accelerators_one_replica_counts(monkeypatch):
     monkeypatch.setattr(memory_estimate, "_device_bytes", lambda device: 2 * UNIT)
 
