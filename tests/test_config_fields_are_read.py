@@ -80,7 +80,7 @@ def test_every_field_is_read(experiment, tmp_path):
         run.Run(recorder, str(tmp_path), strategy, trains=False, evaluates=True).evaluate_continuously()
     PanopticTask(recorder).build_postprocessor()
     with mock.patch.object(ClassificationTask, "kind", PanopticTask.kind):
-        ClassificationTask(recorder).build_loss()
+        ClassificationTask(recorder).build_loss(model=None)
 
     unread = all_fields(experiment_pb2.Experiment.DESCRIPTOR) - seen - READ_BY_CONFIG
     assert not unread, f"fields that nothing reads: {sorted(unread)}; read them or delete them from protos/"

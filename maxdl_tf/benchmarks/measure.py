@@ -66,7 +66,7 @@ def train(experiment: experiment_pb2.Experiment, *, steps: int) -> dict[str, Any
     )
     batches = strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensors(batch).repeat())
     trainer = run.build_trainer(task, state, batches)
-    loss = task.build_loss()
+    loss = task.build_loss(state.model)
     build_seconds = time.monotonic() - started
     times = training.measure_steps(trainer, state.model, loss, batch, steps=steps, parts=parts)
     valid = loss.target_masks(batch.targets).valid

@@ -35,6 +35,7 @@ class ClassificationLoss:
     Attributes:
       terms: Fields of `ClassificationLosses` that are losses.
       metrics: Fields that get a training curve.
+      needs_seed: Whether it draws random numbers.
 
     Raises:
       ValueError: If `label_smoothing` is out of its range.
@@ -42,6 +43,7 @@ class ClassificationLoss:
 
     terms = ("total",)
     metrics = (Metric("top1", "accuracy"), Metric("top5", "accuracy"))
+    needs_seed = False
 
     def __init__(self, *, label_smoothing: float = 0.0):
         if not 0 <= label_smoothing <= 1:

@@ -21,6 +21,7 @@ class Matching(NamedTuple):
       is_matched: float32 [batch, slots], 1 for slots with a row.
       class_probability: float32 [batch, rows], probability of the row's class in its slot; 0 without a slot.
       dice: float32 [batch, rows], Dice of the row with its slot; 0 without a slot.
+      void_share: float32 [batch, slots], share of the slot's mask that lies on void pixels.
     """
 
     slot_of_row: tf.Tensor
@@ -29,6 +30,7 @@ class Matching(NamedTuple):
     is_matched: tf.Tensor
     class_probability: tf.Tensor
     dice: tf.Tensor
+    void_share: tf.Tensor
 
     def rows_to_slots(self, row_values: tf.Tensor) -> tf.Tensor:
         """Moves float32 [batch, rows] to the matched slots: float32 [batch, slots], 0 for the others."""
@@ -60,8 +62,8 @@ def match(
     Returns:
       The matching; stop_gradient is applied to all of it.
     """
-    inputs = map(tf.stop_gradient, (overlap, slot_probability, class_logits))
-    class_probability, dice = class_probability_and_dice(masks, *inputs)
+    overlap, slot_probability, class_logits = map(tf.stop_gradient, (overlap, slot_probability, class_logits))
+    class_probability, dice = class_probability_and_dice(masks, overlap, slot_probability, class_logits)
     slot_of_row = tf.stop_gradient(assign(join(class_probability, dice), masks.valid))
     # one_hot of -1 is a row of zeros.
     matched = tf.one_hot(slot_of_row, class_logits.shape[1])  # [batch, rows, slots]
@@ -72,6 +74,7 @@ def match(
         is_matched=tf.reduce_sum(matched, axis=1),
         class_probability=tf.reduce_sum(matched * class_probability, axis=2),
         dice=tf.reduce_sum(matched * dice, axis=2),
+        void_share=_void_share(masks, slot_probability),
     )
 
 
@@ -89,3 +92,8 @@ def class_probability_and_dice(
     valid = tf.cast(masks.valid, tf.float32)
     class_probability = tf.gather(by_class, masks.class_index, batch_dims=1) * valid[:, :, tf.newaxis]
     return class_probability, dice
+
+
+def _void_share(masks: TargetMasks, slot_probability: tf.Tensor) -> tf.Tensor:
+    void_mass = tf.einsum("bpn,bp->bn", slot_probability, 1.0 - masks.non_void)
+    return void_mass / (tf.reduce_sum(slot_probability, axis=1) + 1e-5)

@@ -39,12 +39,12 @@ class TargetMasks(NamedTuple):
         return tf.cast(self.row_of_pixel >= 0, tf.float32)
 
 
-def at_output_stride(label_map: tf.Tensor) -> tf.Tensor:
-    """Every fourth row and column, flattened: [batch, height, width] to [batch, pixels].
+def at_stride(label_map: tf.Tensor, stride: int) -> tf.Tensor:
+    """One row and column of each `stride`, flattened: [batch, height, width] to [batch, pixels].
 
-    Labels are sampled where the model's stride-4 features are centered, never interpolated.
+    Labels are sampled where the model's features of this stride are centered, never interpolated.
     """
-    strided = label_map[:, ::OUTPUT_STRIDE, ::OUTPUT_STRIDE]
+    strided = label_map[:, ::stride, ::stride]
     return flatten_pixels(strided[..., tf.newaxis])[..., 0]
 
 
@@ -81,9 +81,11 @@ class TargetMaskBuilder:
 
     Args:
       dataset_info: Class table.
+      output_stride: Pixels of the labels per position of the mask logits, along height and width.
     """
 
-    def __init__(self, dataset_info: DatasetInfo):
+    def __init__(self, dataset_info: DatasetInfo, output_stride: int = OUTPUT_STRIDE):
+        self._output_stride = output_stride
         self._ignore_label = dataset_info.ignore_label
         self._num_stuff = len(dataset_info.stuff_ids)
         # Tables over class ids: stuff row (from 0) and index in the class order.
@@ -97,8 +99,8 @@ class TargetMaskBuilder:
         max_things = targets.thing_id_class.shape[1]
         if max_things is None:
             raise ValueError("thing_id_class [batch, max_things] has no static max_things; set it with tf.ensure_shape")
-        semantic = at_output_stride(targets.semantic)
-        thing_id = at_output_stride(targets.thing_id_mask)
+        semantic = at_stride(targets.semantic, self._output_stride)
+        thing_id = at_stride(targets.thing_id_mask, self._output_stride)
         is_thing = thing_id >= 0
 
         stuff_row = tf.gather(self._stuff_row_of_id, semantic)

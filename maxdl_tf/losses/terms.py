@@ -1,15 +1,16 @@
 """The terms of the panoptic loss (paper sections 3.2 and 3.4, architecture section 6).
 
-In comments, rows are ground-truth masks (`TargetMasks`), slots are the model's masks, and pixels are at stride 4. Every
-term is float32 [batch] and not multiplied by its loss weight.
+In comments, rows are ground-truth masks (`TargetMasks`), slots are the model's masks, and pixels are at the output
+stride of the model. Every term is float32 [batch] and not multiplied by its loss weight.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.losses.matching import Matching
-from maxdl_tf.losses.target_masks import TargetMasks, at_output_stride, sum_over_rows
+from maxdl_tf.losses.target_masks import TargetMasks, at_stride, sum_over_rows
 from maxdl_tf.structs import PanopticTargets
 
 # Least weight of a slot or pair, without which those that are far off would never improve.
@@ -45,7 +46,6 @@ def dice_loss(
 def class_loss(
     masks: TargetMasks,
     matching: Matching,
-    slot_probability: tf.Tensor,
     class_logits: tf.Tensor,
     positive_weight: float,
     weighted: bool = True,
@@ -61,7 +61,6 @@ def class_loss(
     Args:
       masks: Ground truth.
       matching: Matching of `masks` with the slots.
-      slot_probability: float32 [batch, pixels, slots], softmax of the mask logits over slots.
       class_logits: float32 [batch, slots, classes + 1], void last.
       positive_weight: The paper's alpha, 0.75.
       weighted: Whether matched slots weigh by their Dice; if not, all weigh 1.
@@ -70,7 +69,7 @@ def class_loss(
     """
     matched = matching.is_matched > 0  # [batch, slots]
     quality = tf.maximum(matching.rows_to_slots(matching.dice), _LEAST_WEIGHT) if weighted else matching.is_matched
-    void_share = _void_share(masks, tf.stop_gradient(slot_probability)) if negatives else tf.zeros_like(quality)
+    void_share = tf.maximum(matching.void_share, _LEAST_WEIGHT) if negatives else tf.zeros_like(quality)
     weight = tf.where(matched, positive_weight * quality, (1.0 - positive_weight) * void_share)
     void_index = class_logits.shape[-1] - 1
     row_class = matching.rows_to_slots(tf.cast(masks.class_index, tf.float32))
@@ -79,12 +78,6 @@ def class_loss(
     if not negatives:
         return tf.reduce_mean(weight * cross_entropy, axis=1)
     return mean_of_counted(cross_entropy, weight, zeros_count)
-
-
-def _void_share(masks: TargetMasks, slot_probability: tf.Tensor) -> tf.Tensor:
-    """float32 [batch, slots], the share of each slot's mask that lies on void pixels, at least `_LEAST_WEIGHT`."""
-    void_mass = tf.einsum("bpn,bp->bn", slot_probability, 1.0 - masks.non_void)
-    return tf.maximum(void_mass / (tf.reduce_sum(slot_probability, axis=1) + 1e-5), _LEAST_WEIGHT)
 
 
 def mask_id_loss(
@@ -149,7 +142,12 @@ def instance_discrimination_loss(
 
 
 def semantic_loss(
-    targets: PanopticTargets, semantic_logits: tf.Tensor, ignore_label: int, zeros_count: bool = True
+    targets: PanopticTargets,
+    semantic_logits: tf.Tensor,
+    ignore_label: int,
+    stride: int,
+    top_share: float = 1.0,
+    zeros_count: bool = True,
 ) -> tf.Tensor:
     """Mean over labeled pixels of the weighted cross entropy of the auxiliary semantic branch.
 
@@ -157,11 +155,21 @@ def semantic_loss(
       targets: Ground truth.
       semantic_logits: float32 [batch, pixels, semantic channels]; a class's id is its channel.
       ignore_label: Id of pixels without loss.
+      stride: Pixels of the labels per position of the logits, along height and width.
+      top_share: Share of the pixels of each image, those with the largest losses, that the mean is over.
       zeros_count: See `mean_of_counted`.
     """
-    label = at_output_stride(targets.semantic)  # [batch, pixels]
-    weight = at_output_stride(targets.semantic_weight) * tf.cast(label != ignore_label, tf.float32)
+    label = at_stride(targets.semantic, stride)  # [batch, pixels]
+    weight = at_stride(targets.semantic_weight, stride) * tf.cast(label != ignore_label, tf.float32)
     cross_entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=semantic_logits)
+    if top_share < 1:
+        pixels = tf.cast(tf.shape(label)[1], tf.float32)
+        count = tf.maximum(tf.cast(tf.round(top_share * pixels), tf.int32), 1)
+        # Labeled pixels of loss 0 come before unlabeled ones; a NaN comes first and so is not lost.
+        order = tf.where(weight > 0, weight * cross_entropy, -1.0)
+        order = tf.where(tf.math.is_nan(order), np.float32(np.inf), order)
+        hardest = tf.math.top_k(order, count).indices
+        cross_entropy, weight = (tf.gather(values, hardest, batch_dims=1) for values in (cross_entropy, weight))
     return mean_of_counted(cross_entropy, weight, zeros_count)
 
 

@@ -50,12 +50,14 @@ class PanopticNetwork(Network):
       size_multiple: Sides of images are multiples of this number, plus 1.
       output_stride: Pixels of the image per position of the mask logits, along height and width.
       semantic_stride: The same of the semantic logits.
+      num_auxiliary_outputs: Number of `PanopticOutputs.auxiliary` in training.
     """
 
     part_names: tuple[str, ...]
     size_multiple = 16
     output_stride = OUTPUT_STRIDE
     semantic_stride = OUTPUT_STRIDE
+    num_auxiliary_outputs = 0
 
     def with_parts(self, **parts: Any) -> PanopticNetwork:
         """A network of the same layers, with some replaced. It does not recompute any."""

@@ -90,8 +90,12 @@ class Task(abc.ABC):
         """Builds the network with initial weights; its variables exist."""
 
     @abc.abstractmethod
-    def build_loss(self) -> Callable[[Any, Any], Any]:
-        """Builds the loss, a function of the model's outputs and the targets of a batch."""
+    def build_loss(self, model: tf.Module) -> Callable[[Any, Any], Any]:
+        """Builds the loss, a function of the model's outputs and the targets of a batch.
+
+        Args:
+          model: The network.
+        """
 
     @abc.abstractmethod
     def build_batches(

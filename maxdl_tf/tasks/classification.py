@@ -30,8 +30,9 @@ class ClassificationTask(base.Task):
                 sync_batch_norm=options.sync_batch_norm,
             )
 
-    def build_loss(self) -> ClassificationLoss:
+    def build_loss(self, model) -> ClassificationLoss:
         """Builds the softmax cross-entropy with label smoothing."""
+        del model
         return ClassificationLoss(label_smoothing=self.experiment.loss.label_smoothing)
 
     def build_batches(self, context=None, *, seed=None, service=None):
@@ -55,7 +56,7 @@ class ClassificationTask(base.Task):
                 list(self.experiment.eval_dataset.file_pattern), info, **self._evaluation_arguments()
             ),
             class_names=[info.by_id[class_id].name for class_id in info.class_order],
-            loss=self.build_loss(),
+            loss=self.build_loss(model),
         )
         return Evaluator(images, measure or accuracy, show=show_picture, num_shown=num_pictures)
 

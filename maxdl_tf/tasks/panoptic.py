@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import tensorflow as tf
@@ -56,24 +57,49 @@ class PanopticTask(base.Task):
                 layer.trainable = False
         return model
 
-    def build_loss(self) -> PanopticLoss:
-        """Builds the loss of training with its four terms (paper sections 3.2 and 3.4)."""
-        # XLA cannot call the host.
-        return self._loss(assignment.tensorflow_assign if self.experiment.training.jit_compile else assignment.assign)
+    def build_loss(self, model: PanopticNetwork) -> PanopticLoss:
+        """Builds the loss of training (paper sections 3.2 and 3.4, kmax section 7).
 
-    def _loss(self, assign: assignment.Assign) -> PanopticLoss:
+        Args:
+          model: The network, whose strides and auxiliary outputs the loss follows.
+
+        Raises:
+          UserError: A crop has fewer pixels than the pixel-contrastive loss draws.
+        """
+        return self._loss(
+            model,
+            base.crop_size(base.training_dataset(self.experiment)),
+            # XLA cannot call the host.
+            assign=assignment.tensorflow_assign if self.experiment.training.jit_compile else assignment.assign,
+            auxiliary_outputs=model.num_auxiliary_outputs > 0,
+        )
+
+    def _loss(self, model: PanopticNetwork, crop_size: tuple[int, int], **arguments: Any) -> PanopticLoss:
         options = self.experiment.loss
+        samples = options.pixel_contrastive_samples
+        pixels = math.prod((side - 1) // model.output_stride + 1 for side in crop_size)
+        if options.pixel_contrastive_weight and samples > pixels:
+            raise UserError(
+                f"loss.pixel_contrastive_samples {samples} is more than the {pixels} pixels of the mask logits of a "
+                f"{crop_size[0]} x {crop_size[1]} crop; set it to at most {pixels}, or make crop_size larger"
+            )
         return PanopticLoss(
             self.dataset_info,
             pq_style_weight=options.pq_style_weight,
             instance_discrimination_weight=options.instance_discrimination_weight,
+            pixel_contrastive_weight=options.pixel_contrastive_weight,
+            pixel_contrastive_samples=samples,
+            pixel_contrastive_area_temperature=options.pixel_contrastive_area_temperature,
             mask_id_weight=options.mask_id_weight,
             semantic_weight=options.semantic_weight if self.experiment.model.semantic_branch else 0.0,
+            semantic_top_share=options.semantic_top_share,
             positive_weight=options.positive_weight,
             temperature=options.temperature,
             pq_style=loss_pb2.LossOptions.PqStyle.Name(options.pq_style),
             negatives=options.negatives,
-            assign=assign,
+            output_stride=model.output_stride,
+            semantic_stride=model.semantic_stride,
+            **arguments,
         )
 
     def build_postprocessor(self, model: PanopticNetwork | None = None) -> Postprocessor:
@@ -147,7 +173,12 @@ class PanopticTask(base.Task):
             batches=self.build_evaluation_batches(),
             dataset_info=self.dataset_info,
             with_scores=measure is not None,
-            loss=self._loss(assignment.assign),
+            loss=self._loss(
+                model,
+                base.crop_size(self.experiment.eval_dataset),
+                # The same pixels in each evaluation.
+                uniform=functools.partial(tf.random.stateless_uniform, seed=(0, 0)),
+            ),
         )
         measure = measure or functools.partial(
             panoptic_quality, dataset_info=self.dataset_info, thresholds=postprocessor.thresholds

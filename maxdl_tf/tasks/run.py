@@ -76,7 +76,7 @@ def build_trainer(
     return Trainer(
         strategy=state.strategy,
         model=state.model,
-        loss=task.build_loss(),
+        loss=task.build_loss(state.model),
         optimizers=state.optimizers,
         batches=batches,
         global_step=state.global_step,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.losses.target_masks import TargetMasks
+from maxdl_tf.losses.target_masks import TargetMasks, flatten_pixels
 
 _PADDING = 999.0
 
@@ -99,3 +99,29 @@ def crowd_gradient(masks: TargetMasks, mask_logits: tf.Tensor) -> tf.Tensor:
     crowd = masks.non_void - masks.in_row
     weight = tf.math.divide_no_nan(crowd, tf.reduce_sum(masks.in_row, axis=1, keepdims=True)) / crowd.shape[0]
     return 0.3 * tf.nn.softmax(mask_logits) * tf.reshape(weight, [*mask_logits.shape[:3], 1])
+
+
+def contrastive_gradient_without_target(
+    masks: TargetMasks, feature: tf.Tensor, sample: tf.Tensor, temperature: float = 0.3
+) -> tf.Tensor:
+    """The gradient on pixel features that the reference's contrastive loss has at sampled crowd and void pixels.
+
+    As in `crowd_gradient`, their loss is 0, but TensorFlow's gradient for their all-zero target is a softmax.
+
+    Args:
+      masks: The ground truth.
+      feature: Pixel features, [batch, height, width, channels].
+      sample: Sampled pixels, int32 [batch, samples].
+
+    Returns:
+      Gradient of the batch mean of the loss, shaped like `feature`.
+    """
+    row = tf.gather(masks.row_of_pixel, sample, batch_dims=1)
+    in_row = tf.cast(row >= 0, tf.float32)
+    weight = tf.math.divide_no_nan(1.0 - in_row, tf.reduce_sum(in_row, axis=1, keepdims=True)) / sample.shape[0]
+    with tf.GradientTape() as tape:
+        tape.watch(feature)
+        sampled = tf.gather(flatten_pixels(feature), sample, batch_dims=1)
+        logits = tf.matmul(sampled, sampled, transpose_b=True) / temperature
+        value = tf.reduce_sum(weight[..., tf.newaxis] * tf.stop_gradient(tf.nn.softmax(logits)) * logits)
+    return tape.gradient(value, feature)

@@ -97,7 +97,7 @@ def perfect_outputs(dataset_info: DatasetInfo, targets: PanopticTargets, slots=1
 
 def loss_and_gradients(loss, outputs: PanopticOutputs, targets: PanopticTargets, of="total"):
     """The losses, and the gradients of the batch mean of field `of` as PanopticOutputs."""
-    given = {name: output for name, output in outputs._asdict().items() if isinstance(output, tf.Tensor)}
+    given = {name: output for name, output in outputs._asdict().items() if output is not None}
     with tf.GradientTape() as tape:
         tape.watch(given)
         losses = loss(outputs, targets)

@@ -56,6 +56,17 @@ def test_an_experiment_of_mixed_precision_is_a_float32_model_outside_of_training
         np.testing.assert_array_equal(ours, expected)
 
 
+def test_a_crop_with_too_few_pixels_for_the_contrastive_loss_is_refused():
+    text = _EXPERIMENT % "float32" + "loss { pixel_contrastive_weight: 1 pixel_contrastive_samples: %d }"
+    made = task(text % 82, for_training=True)
+    model = made.build_model()
+    with pytest.raises(
+        UserError, match=r"pixel_contrastive_samples 82 .* 81 pixels .* 33 x 33 crop; set it to at most 81"
+    ):
+        made.build_loss(model)
+    assert task(text % 81, for_training=True).build_loss(model).needs_seed
+
+
 def test_a_classifier_trains_in_mixed_precision_too():
     experiment = _EXPERIMENT % "mixed_bfloat16" + "task: classification"
     training = task(experiment, for_training=True)

@@ -15,7 +15,10 @@ from maxdl_tf.training.nonfinite import NonFiniteSteps
 from tests.training import fakes
 from tests.training.test_step import CURVES, build, with_nan_in
 
-LOSS = PanopticLoss(fakes.DATASET_INFO, assign=tensorflow_assign)
+# All 81 pixels are sampled, so that the draw makes no difference.
+LOSS = PanopticLoss(
+    fakes.DATASET_INFO, pixel_contrastive_weight=1.0, pixel_contrastive_samples=81, assign=tensorflow_assign
+)
 
 
 def test_the_compiled_step_is_the_same_step():
@@ -23,7 +26,7 @@ def test_the_compiled_step_is_the_same_step():
     compiled, same_model, *_ = build(loss=LOSS, jit_compile=True)
     for _ in range(5):
         expected, curves = trainer.train(tf.constant(1)), compiled.train(tf.constant(1))
-        for name in CURVES:
+        for name in (*CURVES, "losses/pixel_contrastive"):
             assert curves[name] == pytest.approx(expected[name], rel=1e-4), name
     # The bias before a batch norm has nothing but rounding errors for a gradient, and Adam makes steps of them.
     for variable, same in zip(model.variables, same_model.variables):
@@ -41,9 +44,26 @@ def test_a_compiled_step_that_is_left_out_puts_the_statistics_back():
     np.testing.assert_allclose(model.norm.moving_variance, same_model.norm.moving_variance, rtol=1e-4)
 
 
+def test_random_draws_of_a_compiled_step_repeat_with_the_seed_and_differ_between_steps():
+    loss = PanopticLoss(
+        fakes.DATASET_INFO, pixel_contrastive_weight=1.0, pixel_contrastive_samples=20, assign=tensorflow_assign
+    )
+
+    def draws(seed):
+        """The loss of three samples of one batch; nothing is learned."""
+        trainer, *_ = build(
+            loss=loss, batches=fakes.train_batches(4, count=1), learning_rate=1e-30, jit_compile=True, seed=seed
+        )
+        return [trainer.train(tf.constant(1))["losses/pixel_contrastive"] for _ in range(3)]
+
+    first = draws(seed=1)
+    assert draws(seed=1) == first
+    assert len(set(first)) == 3
+
+
 def calls_out_of(trainer, batch) -> list[str]:
     """The instructions by which the compiled part of a step would reach the host, other programs or libraries."""
-    arguments = tf.nest.map_structure(tf.constant, (batch.images, batch.targets))
+    arguments = [*tf.nest.map_structure(tf.constant, (batch.images, batch.targets)), *trainer.draw_seed()]
     hlo = trainer.differentiate.experimental_get_compiler_ir(*arguments)(stage="hlo")
     assert " while(" in hlo and " convolution(" in hlo  # The matcher, and the network.
     return re.findall(r"custom-call|infeed|outfeed|send|recv|callback", hlo)

@@ -110,6 +110,25 @@ def test_the_loss_falls_and_the_curves_are_of_the_whole_interval():
     assert last["optimizer/learning_rate"] == pytest.approx(1e-2 * (1 - 45 / 1000) ** 0.9)
 
 
+@pytest.mark.parametrize("accumulate_steps", [1, 2])
+def test_random_draws_of_a_loss_repeat_with_the_seed_and_differ_between_batches(accumulate_steps):
+    def draws(seed):
+        """The losses of three steps on the same images; nothing is learned."""
+        trainer, *_ = build(
+            loss=contrastive_loss(samples=20),
+            batches=fakes.train_batches(BATCH_SIZE // accumulate_steps, count=1),
+            learning_rate=1e-30,
+            model_class=FrozenStatistics,
+            accumulate_steps=accumulate_steps,
+            seed=seed,
+        )
+        return [trainer.train(tf.constant(1))["losses/pixel_contrastive"] for _ in range(3)]
+
+    first = draws(seed=1)
+    assert draws(seed=1) == first
+    assert len(set(first)) == 3
+
+
 def test_a_seeded_run_repeats_and_a_restored_one_goes_on_as_if_it_had_not_stopped(tmp_path):
     trainer, *_ = build()
     unbroken = losses_of(trainer, 8)
@@ -265,16 +284,36 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 from maxdl_tf.training.distribution import create_strategy
-from tests.training.test_step import train_averaged, train_with_a_nan_in_parts
+from tests.training.test_step import draws_of_replicas, train_averaged, train_with_a_nan_in_parts
 strategy = create_strategy("mirrored")
 assert strategy.num_replicas_in_sync == 2, strategy.num_replicas_in_sync
+assert len(set(draws_of_replicas(strategy))) == 2
 print(json.dumps([train_averaged(strategy), train_with_a_nan_in_parts(strategy)]))
 """
 
 
+def contrastive_loss(samples: int) -> PanopticLoss:
+    return PanopticLoss(fakes.DATASET_INFO, pixel_contrastive_weight=1.0, pixel_contrastive_samples=samples)
+
+
+def draws_of_replicas(strategy) -> list[float]:
+    """The contrastive loss of the same image in each replica."""
+    trainer, model, *_ = build(strategy, loss=contrastive_loss(samples=20))
+    batch = fakes.train_batch([0])
+    outputs = model(tf.constant(batch.images))
+    targets = tf.nest.map_structure(tf.constant, batch.targets)
+
+    @tf.function(autograph=False)
+    def draw():
+        return strategy.run(lambda: contrastive_loss(samples=20)(outputs, targets, *trainer.draw_seed()))
+
+    losses = strategy.experimental_local_results(draw().pixel_contrastive)
+    return [float(loss[0]) for loss in losses]
+
+
 def train_averaged(strategy):
-    """The curves of five steps, and the spread of the EMA then."""
-    trainer, model, *_ = build(strategy, ema_decay=0.5)
+    """The curves of five steps, and the spread of the EMA then. The contrastive loss samples all pixels."""
+    trainer, model, *_ = build(strategy, ema_decay=0.5, loss=contrastive_loss(samples=81))
     curves = [trainer.train(tf.constant(1)) for _ in range(5)]
     with trainer.ema.in_model():
         # The bias before a batch norm has nothing but rounding errors for a gradient, and Adam makes steps of them.
