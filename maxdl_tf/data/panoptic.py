@@ -70,6 +70,7 @@ def train_batches(
     *,
     crop_size: tuple[int, int],
     augmentation: transforms.Augmentation | None = None,
+    enlarge: bool = True,
     small_instance_weight: float = 1.0,
     small_instance_area: int = 4096,
     max_things: int = 128,
@@ -82,6 +83,7 @@ def train_batches(
       dataset_info: The class table.
       crop_size: (height, width).
       augmentation: Random changes; None for those of the reference.
+      enlarge: Whether images smaller than the crop are enlarged before their random scale.
       small_instance_weight: Weight of small instances in the semantic loss; see `panoptic_targets`.
       small_instance_area: Area in pixels of the crop below which an instance is small.
       max_things: Largest number of things per crop.
@@ -99,6 +101,7 @@ def train_batches(
             pasted=pasted,
             crop_size=crop_size,
             augmentation=augmentation,
+            enlarge=enlarge,
             seed=seed,
             small_instance_weight=small_instance_weight,
             small_instance_area=small_instance_area,
@@ -116,6 +119,7 @@ def train_example(
     crop_size: tuple[int, int],
     augmentation: transforms.Augmentation,
     seed: Tensor,
+    enlarge: bool = True,
     pasted: Tensor | None = None,
     **target_options,
 ) -> TrainBatch:
@@ -127,12 +131,13 @@ def train_example(
       crop_size: (height, width).
       augmentation: Random changes.
       seed: int64 [2]: the seed of the run and the number of the example in the run.
+      enlarge: As in `train_batches`.
       pasted: scalar string, the record whose segments `augmentation.copy_paste` pastes.
       **target_options: Arguments of `panoptic_targets`.
     """
     options = augmentation.copy_paste
     read = functools.partial(read_example, dataset_info=dataset_info, for_pasting=options is not None)
-    transform = functools.partial(transforms.train_transform, crop_size=crop_size)
+    transform = functools.partial(transforms.train_transform, crop_size=crop_size, enlarge=enlarge)
     example = read(serialized)
     crop = transform(example.image, example.label, augmentation=augmentation, void=dataset_info.void, seed=seed)
     if options is not None:
@@ -157,6 +162,7 @@ def evaluation_batches(
     *,
     crop_size: tuple[int, int],
     batch_size: int,
+    enlarge: bool = True,
     max_images: int | None = None,
     skip_damaged: bool = False,
     **target_options,
@@ -168,6 +174,7 @@ def evaluation_batches(
       dataset_info: The class table.
       crop_size: (height, width).
       batch_size: Images per batch.
+      enlarge: Whether images smaller than the crop are enlarged.
       max_images: Number of images; None for all.
       skip_damaged: Whether to skip damaged records, as in `record_streams.endless_batches`.
       **target_options: Arguments of `panoptic_targets`.
@@ -178,7 +185,7 @@ def evaluation_batches(
 
     def make_example(serialized: Tensor) -> EvaluationBatch:
         example = read_example(serialized, dataset_info)
-        image, resized_size = transforms.evaluation_transform(example.image, crop_size)
+        image, resized_size = transforms.evaluation_transform(example.image, crop_size, enlarge)
         label_map = transforms.resize_labels(example.label, resized_size)
         label_map = transforms.pad_labels(label_map, crop_size, dataset_info.void)
         targets = panoptic_targets(label_map, dataset_info, **target_options)

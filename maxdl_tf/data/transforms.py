@@ -62,6 +62,7 @@ def train_transform(
     augmentation: Augmentation,
     void: int,
     seed: Tensor,
+    enlarge: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Makes a random crop for training.
 
@@ -75,13 +76,14 @@ def train_transform(
       augmentation: Random changes.
       void: Label value of padding.
       seed: int [2], the only source of randomness.
+      enlarge: As in `resized_size`.
 
     Returns:
       float32 [height, width, 3], 0..255, and int32 [height, width].
     """
     draws = tf.random.stateless_uniform([6 + color_augmentation.NUM_DRAWS], seed)
     scales = augmentation.scales()
-    size = resized_size(tf.shape(image)[:2], crop_size)
+    size = resized_size(tf.shape(image)[:2], crop_size, enlarge)
     image = resize_image(tf.cast(image, tf.float32), size)
     label_map = resize_labels(label_map, size)
     if not np.all(scales == 1):
@@ -105,21 +107,22 @@ def train_transform(
     return image, label_map
 
 
-def evaluation_transform(image: Tensor, crop_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def evaluation_transform(image: Tensor, crop_size: tuple[int, int], enlarge: bool = True) -> tuple[Tensor, Tensor]:
     """Resizes an image to fit into the crop and pads it on the right and at the bottom.
 
     Args:
       image: uint8 [h, w, 3].
       crop_size: (height, width).
+      enlarge: As in `resized_size`.
 
     Returns:
       float32 [height, width, 3], 0..255, and int32 [2], the (height, width) of the image in it.
     """
-    size = resized_size(tf.shape(image)[:2], crop_size)
+    size = resized_size(tf.shape(image)[:2], crop_size, enlarge)
     return pad_image(resize_image(tf.cast(image, tf.float32), size), crop_size), size
 
 
-def resized_size(size: Tensor, crop_size: tuple[int, int]) -> Tensor:
+def resized_size(size: Tensor, crop_size: tuple[int, int], enlarge: bool = True) -> Tensor:
     """Computes the size of a resized image: the largest that fits into the crop with the same aspect ratio.
 
     The image is enlarged until both sides reach the crop, then shrunk until both fit. Both steps round down in float32,
@@ -128,13 +131,15 @@ def resized_size(size: Tensor, crop_size: tuple[int, int]) -> Tensor:
     Args:
       size: int [2], (height, width).
       crop_size: (height, width).
+      enlarge: Whether an image that is smaller than the crop is enlarged. Otherwise it keeps its size.
 
     Returns:
       int32 [2], (height, width).
     """
     crop = tf.cast(crop_size, tf.float32)
     size = tf.cast(size, tf.float32)
-    size = tf.floor(size * tf.reduce_max(crop / size))
+    if enlarge:
+        size = tf.floor(size * tf.reduce_max(crop / size))
     size = tf.floor(size * tf.minimum(tf.reduce_min(crop / size), 1.0))
     return tf.cast(tf.maximum(size, 1.0), tf.int32)
 

@@ -146,6 +146,7 @@ class PanopticTask(base.Task):
             self.dataset_info,
             crop_size=base.crop_size(options),
             augmentation=base.build_augmentation(options.augmentation),
+            enlarge=options.enlarge,
             **_target_options(options),
             **self._stream_arguments(context, seed, service),
         )
@@ -155,6 +156,7 @@ class PanopticTask(base.Task):
         return panoptic.evaluation_batches(
             list(self.experiment.eval_dataset.file_pattern),
             self.dataset_info,
+            enlarge=self.experiment.eval_dataset.enlarge,
             # Those of training, so that the losses of both compare.
             **_target_options(base.training_dataset(self.experiment)),
             **self._evaluation_arguments(),

@@ -21,6 +21,22 @@ def test_resized_sizes_equal_the_reference():
         np.testing.assert_array_equal(transforms.resized_size(raw_size, (int(crop), int(crop))), expected, err_msg=key)
 
 
+def test_an_image_that_is_not_enlarged_keeps_its_size_and_a_larger_one_shrinks():
+    crop_size = (65, 129)
+    for size in ([64, 128], [65, 129], [20, 30], [65, 10]):
+        np.testing.assert_array_equal(transforms.resized_size(size, crop_size, enlarge=False), size)
+    np.testing.assert_array_equal(transforms.resized_size([130, 258], crop_size, enlarge=False), [65, 129])
+    image, label_map = _coordinates(64, 128)
+    crop, size = transforms.evaluation_transform(image, crop_size, enlarge=False)
+    np.testing.assert_array_equal(size, [64, 128])
+    np.testing.assert_array_equal(crop[:64, :128], image)
+    options = {"min_scale": 1, "max_scale": 1, "flip": False}
+    ((crop, crop_labels),) = _crops(image, label_map, 1, crop_size=crop_size, enlarge=False, **options)
+    is_image = crop[..., 2] == 200
+    np.testing.assert_array_equal(crop[is_image], np.reshape(image, [-1, 3]))
+    np.testing.assert_array_equal(crop_labels[is_image], np.ravel(label_map))
+
+
 @pytest.mark.parametrize("crop_size", [(129, 97), (65, 193)])
 def test_a_resized_image_fills_one_side_and_keeps_its_aspect(crop_size):
     for height, width in np.random.default_rng(0).integers(20, 900, [50, 2]):
@@ -93,7 +109,7 @@ def _coordinates(height: int, width: int):
     return tf.constant(image), tf.constant(label_map)
 
 
-def _crops(image, label_map, count: int, crop_size=(33, 49), **augmentation):
+def _crops(image, label_map, count: int, crop_size=(33, 49), enlarge=True, **augmentation):
     transform = tf.function(
         lambda index: transforms.train_transform(
             image,
@@ -101,6 +117,7 @@ def _crops(image, label_map, count: int, crop_size=(33, 49), **augmentation):
             crop_size=crop_size,
             augmentation=Augmentation(**augmentation),
             void=_VOID,
+            enlarge=enlarge,
             seed=tf.stack([tf.constant(5, tf.int64), index]),
         )
     )
