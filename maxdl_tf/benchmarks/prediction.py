@@ -65,7 +65,7 @@ def measure_model(
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
     def preprocess(image):
-        return transforms.evaluation_transform(image, crop_size)[0][tf.newaxis]
+        return transforms.evaluation_transform(image, crop_size, predictor.postprocessor.enlarge)[0][tf.newaxis]
 
     @tf.function(autograph=False)
     def forward(padded):

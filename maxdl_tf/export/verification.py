@@ -84,7 +84,7 @@ class Reference:
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([])], autograph=False)
         def label_map_of_moved(image, towards):
-            padded, _ = transforms.evaluation_transform(image, crop_size)
+            padded, _ = transforms.evaluation_transform(image, crop_size, postprocessor.enlarge)
             outputs = model(tf.math.nextafter(padded, towards)[tf.newaxis], training=False)
             return segmenter.segment_outputs(outputs, tf.shape(image)[:2]).panoptic
 

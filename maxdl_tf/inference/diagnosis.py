@@ -26,7 +26,8 @@ def diagnose(
       kept: The same prediction after `Prediction.without_unsure_segments`.
     """
     image_size = prediction.label_map.shape
-    visible = tf.unstack(transforms.resized_size(image_size, postprocessor.input_size(outputs.mask_logits)))
+    crop_size = postprocessor.input_size(outputs.mask_logits)
+    visible = tf.unstack(transforms.resized_size(image_size, crop_size, postprocessor.enlarge))
     slot_map = postprocessor.slot_map(outputs, visible)
     slot, reason = (
         transforms.resize_labels(field, image_size).numpy() for field in (slot_map.slot, slot_map.void_reason)

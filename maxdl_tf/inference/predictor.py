@@ -170,9 +170,11 @@ class Predictor:
         pixel, logits, mask = (
             output[0].numpy() for output in (outputs.pixel_feature, outputs.mask_logits, outputs.mask_embedding)
         )
-        stride = self.postprocessor.output_stride if self.postprocessor else OUTPUT_STRIDE
+        stride, enlarge = OUTPUT_STRIDE, True
+        if self.postprocessor:
+            stride, enlarge = self.postprocessor.output_stride, self.postprocessor.enlarge
         crop_size = tuple(stride * (side - 1) + 1 for side in logits.shape[:2])
-        height, width = size_at_stride(transforms.resized_size(image.shape[:2], crop_size).numpy(), stride)
+        height, width = size_at_stride(transforms.resized_size(image.shape[:2], crop_size, enlarge).numpy(), stride)
         return Features(pixel[:height, :width], logits[:height, :width].argmax(axis=-1).astype(np.int32), mask)
 
 

@@ -81,12 +81,12 @@ class ImageSegmenter:
 
     def network_outputs(self, image: tf.Tensor) -> PanopticOutputs:
         """The network's outputs, batch 1, for an image, uint8 [h, w, 3], resized and padded to the crop."""
-        padded, _ = transforms.evaluation_transform(image, self.crop_size)
+        padded, _ = transforms.evaluation_transform(image, self.crop_size, self._postprocessor.enlarge)
         return self._model(padded[tf.newaxis], training=False)
 
     def segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> ImagePrediction:
         """The segmentation of an image from the network's outputs; `image_size` is int32 [2], (height, width)."""
-        visible = tf.unstack(transforms.resized_size(image_size, self.crop_size))
+        visible = tf.unstack(transforms.resized_size(image_size, self.crop_size, self._postprocessor.enlarge))
         slot_map = self._postprocessor.slot_map(outputs, visible)
         score = None
         if self._score_map:

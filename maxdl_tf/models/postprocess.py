@@ -98,11 +98,13 @@ class Postprocessor:
       class_exponent: Power of the class probability in the score that ranks masks.
       mask_exponent: Power of the mask's mean probability in this score.
       output_stride: Input pixels per position of the mask logits.
+      enlarge: Whether images smaller than the network's input are enlarged to fit it, and not only padded.
 
     Attributes:
       dataset_info: Class table.
       thresholds: The other numbers that have an effect, by name.
       output_stride: Input pixels per position of the mask logits.
+      enlarge: As given.
       void: Value of void pixels in panoptic maps.
 
     Raises:
@@ -122,6 +124,7 @@ class Postprocessor:
         class_exponent: float = 1.0,
         mask_exponent: float = 1.0,
         output_stride: int = OUTPUT_STRIDE,
+        enlarge: bool = True,
     ):
         self._is_mask_wise = overlap_threshold is not None
         thresholds = {
@@ -142,14 +145,15 @@ class Postprocessor:
             raise ValueError(f"pixel_threshold {pixel_threshold} must be at least 1/3 in mask-wise post-processing")
         self.dataset_info = dataset_info
         self.output_stride = output_stride
+        self.enlarge = enlarge
         self.void = dataset_info.void
         self._class_ids = np.array(dataset_info.class_order, np.int32)
 
     @property
     def arguments(self) -> dict[str, float]:
-        """The arguments beside the class table, by name. A stride of 4 is omitted, as earlier versions did."""
+        """The arguments beside the class table, by name, but for defaults that earlier versions did not have."""
         stride = {} if self.output_stride == OUTPUT_STRIDE else {"output_stride": self.output_stride}
-        return {**self.thresholds, **stride}
+        return {**self.thresholds, **stride, **({} if self.enlarge else {"enlarge": False})}
 
     def __call__(self, outputs: PanopticOutputs) -> PanopticPrediction:
         """The maps of a batch at the size of the network's input, computed one image at a time.

@@ -76,7 +76,9 @@ def _changes_of_results(experiment: experiment_pb2.Experiment, path: str) -> lis
     except UserError:  # Of another version. It is not needed.
         return []
     shared = [name for name in _DATASETS if experiment.HasField(name) and trained.HasField(name)]
-    compared = re.compile(rf"task|model\.(?!({'|'.join(_ONLY_IN_TRAINING)})$).*|({'|'.join(shared)})\.crop_size")
+    compared = re.compile(
+        rf"task|model\.(?!({'|'.join(_ONLY_IN_TRAINING)})$).*|({'|'.join(shared)})\.(crop_size|enlarge)"
+    )
     return [
         f"{field} {values}"
         for field, values in config.differences(trained, experiment).items()

@@ -106,6 +106,7 @@ class PanopticTask(base.Task):
         """Builds what turns the outputs of `model` into a panoptic map. None: of a network with masks at stride 4."""
         options = self.experiment.model.postprocess
         arguments = {
+            "enlarge": self.dataset.enlarge,
             "class_threshold": base.as_written(options, "class_threshold"),
             "pixel_threshold": base.as_written(options, "pixel_threshold"),
             "thing_area_limit": options.thing_area_limit,

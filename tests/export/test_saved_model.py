@@ -91,6 +91,26 @@ def test_mask_wise_post_processing_and_its_stride_are_exported(tmp_path):
     assert of_saved_model.features(image).slot.shape == (49, 45)
 
 
+def test_an_image_that_is_not_enlarged_keeps_its_size_in_the_crop(tmp_path):
+    network, read = ColorNetwork(), postprocessor(enlarge=False)
+    path = _export(tmp_path / "export", network, read, images={"one": _png(30, 50), "large": _png(70, 150)}).path
+    image, _ = striped_image(93, 81)
+    padded = np.pad(image, [[0, 4], [0, 48], [0, 0]], constant_values=127)
+    wanted = Predictor.from_model(network, read, crop_size=CROP_SIZE, dataset_info=INFO)
+    # The image lies in the upper left corner, as if its padding were part of it.
+    outputs, padded_outputs = wanted.network_outputs(image), wanted.network_outputs(padded)
+    np.testing.assert_array_equal(outputs.mask_logits[:, :24, :21], padded_outputs.mask_logits[:, :24, :21])
+    of_saved_model = Predictor.from_saved_model(path)
+    label_map = of_saved_model(image).label_map
+    np.testing.assert_array_equal(label_map, wanted(image).label_map)
+    outputs = of_saved_model.network_outputs(image)
+    np.testing.assert_array_equal(of_saved_model(image, outputs).label_map, label_map)
+    found = diagnose(outputs, of_saved_model.postprocessor, wanted(image), wanted(image))
+    assert found.segments == 3
+    assert found.no_object.pixels < 0.1 * label_map.size  # Between the stripes alone; the padding is not counted.
+    assert of_saved_model.features(image).slot.shape == (24, 21)
+
+
 def test_the_class_table_and_the_origin_travel_with_it(exported):
     assets = os.path.join(exported.path, "assets")
     assert class_table.load(os.path.join(assets, "dataset_info.textproto")) == INFO
