@@ -25,20 +25,37 @@ _ITEMS = (
     (r"^model/(?:backbone|decoder)/stages/(\w+)/transformers/(\w+)/", r"encoder/_\1/_\2_transformer/"),
     (r"^model/decoder/fuses/(\w+)/", r"encoder/_\1_resized_fuse/"),
     (r"^model/class_head/hidden/", r"encoder/_class_feature_extra/"),
-    (r"^model/class_head/logits/", r"transformer_class_head/_conv/"),
+    (r"^model/(?:predictor/)?class_head/logits/", r"transformer_class_head/_conv/"),
     (r"^model/mask_head/hidden/", r"encoder/_mask_feature_extra/"),
-    (r"^model/mask_head/embedding/", r"transformer_mask_head/"),
-    (r"^model/mask_head/batch_norm/", r"pixel_space_mask_batch_norm/"),
-    (r"^model/pixel_head/conv/", r"pixel_space_head/conv_block/_conv1_bn_act/"),
-    (r"^model/pixel_head/projection/", r"pixel_space_head/final_conv/"),
-    (r"^model/pixel_head/batch_norm/", r"pixel_space_feature_batch_norm/"),
+    (r"^model/(?:predictor/)?mask_head/embedding/", r"transformer_mask_head/"),
+    (r"^model/(?:predictor/)?mask_head/batch_norm/", r"pixel_space_mask_batch_norm/"),
+    (r"^model/(?:predictor/)?pixel_head/conv/", r"pixel_space_head/conv_block/_conv1_bn_act/"),
+    (r"^model/(?:predictor/)?pixel_head/projection/", r"pixel_space_head/final_conv/"),
+    (r"^model/(?:predictor/)?pixel_head/batch_norm/", r"pixel_space_feature_batch_norm/"),
     (r"^model/semantic_head/conv/", r"semantic_head_without_last_layer/_conv1_bn_act/"),
     (r"^model/semantic_head/logits/", r"semantic_last_layer/"),
     (r"^model/semantic_decoder/", r"semantic_decoder/"),
+    # kMaX-DeepLab (kmax section 11).
+    (r"^model/pixel_decoder/norms/", r"pixel_decoder/_backbone_norms/"),
+    (r"^model/pixel_decoder/stages/(\d)/blocks/(\w+)/", r"pixel_decoder/_stages/\1/_\2/"),
+    (
+        r"^model/pixel_decoder/fuses/(\d)/projections/resized(\d)/",
+        r"pixel_decoder/_skip_connections/\1/_resized_conv_bn\2/",
+    ),
+    (r"^model/transformer_decoder/memory$", r"transformer_decoder/cluster_centers"),
+    (r"^model/transformer_decoder/transformers/(\d)/", r"transformer_decoder/_kmax_decoder/\1/_block1_transformer/"),
+    (r"^model/transformer_decoder/(class|mask)_projection/", r"transformer_decoder/_\1_embedding_projection/"),
 )
 
 # From our names of parts of layers, between two slashes, to the published ones.
 _PARTS = (
+    # Heads inside the transformers of kMaX-DeepLab.
+    (r"predictor/pixel_head/conv", r"_auxiliary_clustering_predictor/_pixel_space_head/conv_block/_conv1_bn_act"),
+    (r"predictor/pixel_head/projection", r"_auxiliary_clustering_predictor/_pixel_space_head/final_conv"),
+    (r"predictor/pixel_head/batch_norm", r"_auxiliary_clustering_predictor/_pixel_space_feature_batch_norm"),
+    (r"predictor/mask_head/embedding", r"_auxiliary_clustering_predictor/_transformer_mask_head"),
+    (r"predictor/mask_head/batch_norm", r"_auxiliary_clustering_predictor/_pixel_space_mask_batch_norm"),
+    (r"predictor/class_head/logits", r"_auxiliary_clustering_predictor/_transformer_class_head/_conv"),
     (r"depthwise/conv(?=/depthwise_kernel)", r"_depthwise/_depthwise_conv"),
     (r"(conv(?=/kernel)|batch_norm|depthwise|pointwise|shortcut|attention|height_axis|width_axis|aspp)", r"_\1"),
     (r"(batch_norm_(?:qkv|similarity|retrieved_output|retrieved_value)|(?:memory|pixel)_attention)", r"_\1"),
@@ -52,6 +69,9 @@ _PARTS = (
     (r"(memory|pixel)_reduce", r"_\1_conv1_bn_act"),
     (r"(memory|pixel)_qkv", r"_\1_qkv_conv_bn"),
     (r"(memory|pixel)_expand", r"_\1_conv3_bn"),
+    (r"pixel_value", r"_pixel_v_conv_bn"),
+    (r"kmeans_expand", r"_kmeans_memory_conv3_bn"),
+    (r"kmeans_batch_norm", r"_kmeans_memory_batch_norm_retrieved_value"),
     (r"memory_ffn1", r"_memory_ffn_conv1_bn_act"),
     (r"memory_ffn2", r"_memory_ffn_conv2_bn"),
     # Decoder nodes, semantic decoder.

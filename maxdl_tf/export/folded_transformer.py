@@ -83,7 +83,7 @@ class FoldedDualPathTransformer(tf.Module):
         if "query" in of_pixel:
             update = self.pixel_attention(of_pixel["query"], of_memory["key"], of_memory["value"])
             pixel += tf.reshape(self.pixel_expand(update), [-1, height, width, pixel.shape[-1]])
-        return pixel, memory
+        return pixel, memory, ()
 
     def _depth(self, part: str) -> int:
         return 2 * self._width if part == "value" else self._width

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import tensorflow as tf
 
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
@@ -20,7 +22,7 @@ class ASPP(Layer):
       channels: Number of channels of each branch and of the output.
       rates: Rates of the three atrous convolutions.
       pool_size: (height, width) of the pooling window: the size of this feature for training crops. Larger images pool
-        over the windows that the network was trained on; smaller ones are pooled whole.
+        over the windows that the network was trained on; smaller ones are pooled whole. None: all are pooled whole.
       dropout: Share of the values that are dropped in training.
       activation: Name of the activation.
       norm: Factory of the batch norms.
@@ -31,14 +33,14 @@ class ASPP(Layer):
         channels: int,
         *,
         rates: tuple[int, int, int],
-        pool_size: tuple[int, int],
+        pool_size: tuple[int, int] | None,
         dropout: float,
         activation: str = "relu",
         norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.pool_size = tuple(pool_size)
+        self.pool_size = tuple(pool_size or (sys.maxsize, sys.maxsize))
         branch = {"activation": activation, "norm": norm}
         self.direct = Conv2DBatchNorm(channels, **branch, name="direct")
         self.atrous1, self.atrous2, self.atrous3 = (

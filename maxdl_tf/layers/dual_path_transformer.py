@@ -1,4 +1,7 @@
-"""The layer in which pixels and memory read each other (paper section 3.3, architecture section 2.3)."""
+"""The layer in which pixels and memory read each other (paper section 3.3, architecture section 2.3).
+
+With a predictor, the memory reads the pixels by k-means (kMaX-DeepLab, arXiv 2207.04044, section 3.2).
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,8 @@ class DualPathTransformer(Layer):
     """Memory reads pixels and itself; pixels read memory. Follows a residual block, the pixels' own attention.
 
     Call with (pixel [batch, height, width, channels], un-activated; memory [batch, slots, memory channels]). Returns
-    both, updated. Has no projections for an attention that is switched off.
+    both, updated, and a tuple of the predictor's `AuxiliaryOutputs`, empty without one. Has no projections for an
+    attention that is switched off.
 
     Args:
       width: Number of channels of queries and keys over all heads; values and bottlenecks have twice as many.
@@ -49,11 +53,15 @@ class DualPathTransformer(Layer):
       memory_to_pixel: Whether memory queries the pixels.
       memory_to_memory: Whether memory queries the memory, in one softmax with the pixels.
       pixel_to_memory: Whether pixels query the memory (as it was before this layer): the feedback.
+      predictor: Layer from (pixel [batch, height, width, 2 * width], memory [batch, slots, 2 * width]), both projected,
+        to (`AuxiliaryOutputs`, anything). If given, memory reads pixels by k-means instead of attention: each pixel
+        belongs to the slot of its greatest mask logit, and each slot gets the sum of its pixels' values.
+      activation: Name of the activation.
       drop_path_keep: Probability that a sample keeps a residual branch, drawn for each branch.
       norm: Factory of the batch norms.
 
     Raises:
-      ValueError: If `num_heads` does not divide `width`.
+      ValueError: If `num_heads` does not divide `width`, or there is a predictor but no `memory_to_pixel`.
     """
 
     def __init__(
@@ -65,6 +73,8 @@ class DualPathTransformer(Layer):
         memory_to_pixel: bool = True,
         memory_to_memory: bool = True,
         pixel_to_memory: bool = True,
+        predictor: keras.layers.Layer | None = None,
+        activation: str = "relu",
         drop_path_keep: float = 1.0,
         norm: Norm = DEFAULT_NORM,
         **kwargs,
@@ -72,13 +82,19 @@ class DualPathTransformer(Layer):
         super().__init__(**kwargs)
         if width % num_heads:
             raise ValueError(f"transformer width {width} must be a multiple of num_heads {num_heads}")
+        if predictor is not None and not memory_to_pixel:
+            raise ValueError("k-means is a kind of memory_to_pixel, which is off; switch it on, or give no predictor")
         self.width, self.ffn_channels, self.num_heads, self.norm = width, ffn_channels, num_heads, norm
-        self.memory_to_pixel = memory_to_pixel
+        self.activation, self.activate = activation, keras.activations.get(activation)
+        self.memory_to_pixel = memory_to_pixel and predictor is None
         self.memory_to_memory = memory_to_memory
         self.pixel_to_memory = pixel_to_memory
-        self.memory_parts = _parts(memory_to_pixel or memory_to_memory, memory_to_memory or pixel_to_memory)
-        self.pixel_parts = _parts(pixel_to_memory, memory_to_pixel)
-        self.memory_drop_path, self.ffn_drop_path, self.pixel_drop_path = (DropPath(drop_path_keep) for _ in range(3))
+        self.predictor = predictor
+        self.memory_parts = _parts(self.memory_to_pixel or memory_to_memory, memory_to_memory or pixel_to_memory)
+        self.pixel_parts = _parts(pixel_to_memory, self.memory_to_pixel)
+        self.memory_drop_path, self.ffn_drop_path, self.pixel_drop_path, self.kmeans_drop_path = (
+            DropPath(drop_path_keep) for _ in range(4)
+        )
 
     def build(self, input_shape):
         with self.own_precision():
@@ -86,59 +102,80 @@ class DualPathTransformer(Layer):
         super().build(input_shape)
 
     def _make_layers(self, pixel_channels: int, memory_channels: int):
+        if self.memory_parts or self.predictor is not None:
+            self.memory_reduce = self._reduce("memory_reduce")
         if self.memory_parts:
-            self.memory_reduce, self.memory_qkv = self._projection("memory", self.memory_parts)
+            self.memory_qkv = self._qkv("memory_qkv", self.memory_parts)
+        if self.pixel_parts or self.predictor is not None:
+            self.pixel_reduce = self._reduce("pixel_reduce")
         if self.pixel_parts:
-            self.pixel_reduce, self.pixel_qkv = self._projection("pixel", self.pixel_parts)
+            self.pixel_qkv = self._qkv("pixel_qkv", self.pixel_parts)
         last = {"gamma_initializer": "zeros", "norm": self.norm}  # Residual branches start at zero.
         if "query" in self.memory_parts:
-            self.memory_attention = CrossAttention(norm=self.norm, name="memory_attention")
+            self.memory_attention = CrossAttention(**self._common, name="memory_attention")
             self.memory_expand = Conv1DBatchNorm(memory_channels, **last, name="memory_expand")
         if "query" in self.pixel_parts:
-            self.pixel_attention = CrossAttention(norm=self.norm, name="pixel_attention")
+            self.pixel_attention = CrossAttention(**self._common, name="pixel_attention")
             self.pixel_expand = Conv1DBatchNorm(pixel_channels, **last, name="pixel_expand")
-        self.memory_ffn1 = Conv1DBatchNorm(self.ffn_channels, activation="relu", norm=self.norm, name="memory_ffn1")
+        if self.predictor is not None:
+            self.pixel_value = self._qkv("pixel_value", ("value",))
+            self.kmeans_batch_norm = self.norm(name="kmeans_batch_norm")
+            self.kmeans_expand = Conv1DBatchNorm(memory_channels, **last, name="kmeans_expand")
+        self.memory_ffn1 = Conv1DBatchNorm(self.ffn_channels, **self._common, name="memory_ffn1")
         self.memory_ffn2 = Conv1DBatchNorm(memory_channels, **last, name="memory_ffn2")
 
-    def _projection(self, path: str, parts: tuple[str, ...]) -> tuple[Conv1DBatchNorm, Conv1DBatchNorm]:
-        """The bottleneck of a path and its joint projection to `parts`."""
-        hidden = 2 * self.width
-        reduce = Conv1DBatchNorm(hidden, activation="relu", norm=self.norm, name=f"{path}_reduce")
-        qkv = Conv1DBatchNorm(
-            sum(self._depth(part) for part in parts),
-            kernel_initializer=keras.initializers.TruncatedNormal(stddev=hidden**-0.5),
-            norm=self.norm,
-            name=f"{path}_qkv",
-        )
-        return reduce, qkv
+    @property
+    def _common(self):
+        return {"activation": self.activation, "norm": self.norm}
+
+    def _reduce(self, name: str) -> Conv1DBatchNorm:
+        return Conv1DBatchNorm(2 * self.width, **self._common, name=name)
+
+    def _qkv(self, name: str, parts: tuple[str, ...]) -> Conv1DBatchNorm:
+        """The joint projection to `parts`."""
+        initializer = keras.initializers.TruncatedNormal(stddev=(2 * self.width) ** -0.5)
+        channels = sum(self._depth(part) for part in parts)
+        return Conv1DBatchNorm(channels, kernel_initializer=initializer, norm=self.norm, name=name)
 
     def call(self, inputs, training=None):
         pixel, memory = inputs
         height, width = spatial_size(pixel)
         pixels = tf.reshape(pixel, [-1, height * width, pixel.shape[-1]])
         of_memory, of_pixel = {}, {}  # Query, key and value of each, as far as they are read.
+        if self.memory_parts or self.predictor is not None:
+            reduced_memory = self.memory_reduce(memory, training=training)
         if self.memory_parts:
-            x = self.memory_reduce(memory, training=training)
-            of_memory = self._split(self.memory_qkv(x, training=training), self.memory_parts)
+            of_memory = self._split(self.memory_qkv(reduced_memory, training=training), self.memory_parts)
+        if self.pixel_parts or self.predictor is not None:
+            reduced_pixel = self.pixel_reduce(self.activate(pixels), training=training)
         if self.pixel_parts:
-            x = self.pixel_reduce(tf.nn.relu(pixels), training=training)
-            of_pixel = self._split(self.pixel_qkv(x, training=training), self.pixel_parts)
+            of_pixel = self._split(self.pixel_qkv(reduced_pixel, training=training), self.pixel_parts)
 
+        auxiliary = ()
+        if self.predictor is not None:
+            feature = tf.reshape(reduced_pixel, [-1, height, width, 2 * self.width])
+            predicted, _ = self.predictor((feature, reduced_memory), training=training)
+            auxiliary = (predicted,)
+            update = sum_of_clusters(predicted.mask_logits, self.pixel_value(reduced_pixel, training=training))
+            update = self.kmeans_expand(self.kmeans_batch_norm(update, training=training), training=training)
+            memory += self.kmeans_drop_path(update, training)
         if "query" in of_memory:
             read = [of_pixel] * self.memory_to_pixel + [of_memory] * self.memory_to_memory
             key, value = (tf.concat([parts[name] for parts in read], axis=1) for name in ("key", "value"))
             update = self.memory_attention((of_memory["query"], key, value), training=training)
             update = self.memory_expand(update, training=training)
-            memory = tf.nn.relu(memory + self.memory_drop_path(update, training))
+            memory += self.memory_drop_path(update, training)
+        if "query" in of_memory or self.predictor is not None:
+            memory = self.activate(memory)
         update = self.memory_ffn2(self.memory_ffn1(memory, training=training), training=training)
-        memory = tf.nn.relu(memory + self.ffn_drop_path(update, training))
+        memory = self.activate(memory + self.ffn_drop_path(update, training))
 
         if "query" in of_pixel:
             read = (of_pixel["query"], of_memory["key"], of_memory["value"])
             update = self.pixel_expand(self.pixel_attention(read, training=training), training=training)
             update = tf.reshape(update, [-1, height, width, pixel.shape[-1]])
             pixel = pixel + self.pixel_drop_path(update, training)
-        return pixel, memory
+        return pixel, memory, auxiliary
 
     def _depth(self, part: str) -> int:
         return 2 * self.width if part == "value" else self.width
@@ -150,6 +187,24 @@ class DualPathTransformer(Layer):
             part: tf.reshape(depths, [-1, length, self.num_heads, self._depth(part) // self.num_heads])
             for part, depths in zip(parts, tf.split(qkv, [self._depth(part) for part in parts], axis=-1))
         }
+
+
+def sum_of_clusters(mask_logits, values) -> tf.Tensor:
+    """The sum of the values of each slot's pixels, where each pixel belongs to the slot of its greatest logit.
+
+    No gradient flows through the choice (kMaX-DeepLab equation 9). Among equal logits, the first slot wins.
+
+    Args:
+      mask_logits: [batch, height, width, slots].
+      values: [batch, height * width, channels].
+
+    Returns:
+      [batch, slots, channels], in the type of `values`.
+    """
+    height, width = spatial_size(mask_logits)
+    slot = tf.reshape(tf.argmax(mask_logits, axis=-1, output_type=tf.int32), [-1, height * width])
+    assignment = tf.one_hot(slot, mask_logits.shape[-1], dtype=values.dtype)  # [batch, pixels, slots]
+    return tf.matmul(assignment, values, transpose_a=True)
 
 
 def _parts(queries: bool, is_queried: bool) -> tuple[str, ...]:

@@ -117,16 +117,18 @@ class StackedDecoder(keras.layers.Layer):
           training: Whether batch norms and drop path are in training mode.
 
         Returns:
-          (features of the encoder and of every step by name, un-activated; memory).
+          (features of the encoder and of every step by name, un-activated; memory; `AuxiliaryOutputs` of the
+          transformers).
         """
         features, memory = inputs
-        features = dict(features)
+        features, auxiliary = dict(features), ()
         current = features["stage5"]
         for step in self.schedule:
             if step.sources:
                 sources = [current, *(features[name] for name in step.sources)]
                 fuse = self._recomputed(self.fuses[step.name])
                 current = fuse(sources, size_at_stride(size, step.stride), training=training)
-            current, memory = self.stages[step.name]((current, memory), training=training)
+            current, memory, predicted = self.stages[step.name]((current, memory), training=training)
             features[step.name] = current
-        return features, memory
+            auxiliary += predicted
+        return features, memory, auxiliary

@@ -11,6 +11,7 @@ from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.recompute import recomputed
+from maxdl_tf.structs import AuxiliaryOutputs
 
 
 class InceptionStem(Layer):
@@ -40,7 +41,8 @@ class Stage(keras.layers.Layer):
     """A row of residual blocks at one stride, some followed by a dual-path transformer.
 
     Call with (pixel [batch, height, width, channels], un-activated; memory [batch, slots, memory channels], or None
-    where no transformer reads it). Returns both, updated. Has no config: `models.build` makes stages of variants.
+    where no transformer reads it). Returns both, updated, and the transformers' `AuxiliaryOutputs`, if they make any.
+    Has no config: `models.build` makes stages of variants.
 
     Args:
       blocks: Residual blocks by name, in order.
@@ -69,12 +71,14 @@ class Stage(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         pixel, memory = inputs
+        auxiliary: tuple[AuxiliaryOutputs, ...] = ()
         for name, block in self.blocks.items():
             pixel = self._recomputed(block)(pixel, training=training)
             if name in self.transformers:
                 transformer = self._recomputed(self.transformers[name])
-                pixel, memory = transformer((pixel, memory), training=training)
-        return pixel, memory
+                pixel, memory, predicted = transformer((pixel, memory), training=training)
+                auxiliary += predicted
+        return pixel, memory, auxiliary
 
 
 class Encoder(keras.layers.Layer):
@@ -84,6 +88,7 @@ class Encoder(keras.layers.Layer):
       stem: Layer from an image [batch, height, width, 3] in -1..1 to an un-activated feature of stride 2.
       stages: Stages by name (`stage2`, ...), in order.
       memory_shape: (slots, channels of a slot) of the memory; None where no stage has a transformer.
+      activation: Name of the activation of the blocks, which readers of the features apply.
       recompute: Classes of layers that are recomputed in training; decides about the stem.
     """
 
@@ -93,6 +98,7 @@ class Encoder(keras.layers.Layer):
         stages: dict[str, Stage],
         *,
         memory_shape: tuple[int, int] | None,
+        activation: str = "relu",
         recompute: tuple[type, ...] = (),
         **kwargs,
     ):
@@ -100,6 +106,7 @@ class Encoder(keras.layers.Layer):
         self.stem = stem
         self.stages = dict(stages)
         self.memory_shape = memory_shape
+        self.activate = keras.activations.get(activation)
         self._recomputed = functools.partial(recomputed, kinds=recompute)
 
     def build(self, input_shape):
@@ -109,16 +116,17 @@ class Encoder(keras.layers.Layer):
         super().build(input_shape)
 
     def call(self, inputs, training=None):
-        """Runs the encoder.
+        """Runs stem and stages.
 
         Returns:
-          (un-activated output of each stage by name, and that of the stem as `stage1` where there is no such stage;
-          memory [batch, slots, channels] or None).
+          (un-activated output of each stage by name, memory [batch, slots, channels] or None, `AuxiliaryOutputs` of the
+          transformers). `stage1` is the stem's output where no stage has that name.
         """
         pixel = self._recomputed(self.stem)(inputs, training=training)
         memory = tf.tile(self.memory, [tf.shape(inputs)[0], 1, 1]) if self.memory_shape is not None else None
-        features = {"stage1": pixel}
+        features, auxiliary = {"stage1": pixel}, ()
         for name, stage in self.stages.items():
-            pixel, memory = stage((pixel, memory), training=training)
+            pixel, memory, predicted = stage((pixel, memory), training=training)
             features[name] = pixel
-        return features, memory
+            auxiliary += predicted
+        return features, memory, auxiliary

@@ -12,6 +12,7 @@ from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, SeparableConvBatchNorm
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
+from maxdl_tf.structs import AuxiliaryOutputs
 
 
 def _last_convolution(channels: int, name: str, dtype: str | None = None) -> keras.layers.Conv2D:
@@ -107,6 +108,44 @@ class ClassHead(Layer):
         hidden = inputs if self.hidden is None else self.hidden(inputs, training=training)
         logits = self.logits(hidden)
         return logits + tf.constant(self.void_offset, logits.dtype)
+
+
+class ClusteringPredictor(Layer):
+    """The three panoptic heads of kMaX-DeepLab, at the end of the network and in each transformer.
+
+    Call with (pixel [batch, height, width, in], memory [batch, slots, memory channels]), or with (pixel, memory for
+    classes, memory for masks). Returns (`AuxiliaryOutputs`, mask embeddings [batch, slots, mask channels]).
+
+    Args:
+      num_classes: Number of classes without void.
+      pixel_head_channels: Number of hidden channels of the pixel head.
+      mask_channels: Number of channels of pixel features and mask embeddings.
+      activation: Name of the activation.
+      norm: Factory of the batch norms.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        pixel_head_channels: int,
+        mask_channels: int,
+        *,
+        activation: str = "gelu",
+        norm: Norm = DEFAULT_NORM,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        common = {"activation": activation, "norm": norm}
+        self.pixel_head = PixelHead(pixel_head_channels, mask_channels, **common, name="pixel_head")
+        self.mask_head = MaskHead(None, mask_channels, norm=norm, name="mask_head")
+        self.class_head = ClassHead(None, num_classes, norm=norm, name="class_head")
+
+    def call(self, inputs, training=None):
+        pixel, class_memory, mask_memory = inputs if len(inputs) == 3 else (*inputs, inputs[1])
+        pixel_feature = self.pixel_head(pixel, training=training)
+        mask_logits, mask_embedding = self.mask_head((pixel_feature, mask_memory), training=training)
+        class_logits = self.class_head(class_memory, training=training)
+        return AuxiliaryOutputs(pixel_feature, mask_logits, class_logits), mask_embedding
 
 
 class SemanticDecoder(Layer):

@@ -50,10 +50,10 @@ class ImageClassifier(Network):
         Raises:
           ValueError: If a known side is not 16k+1.
         """
-        features, memory = self.backbone(normalized(images), training=training)
+        features, memory, _ = self.backbone(normalized(images), training=training)
         if self.decoder:
-            features, _ = self.decoder((features, memory), spatial_size(images), training=training)
-        last = tf.cast(tf.nn.relu(features[self.last_feature]), tf.float32)
+            features, _, _ = self.decoder((features, memory), spatial_size(images), training=training)
+        last = tf.cast(self.backbone.activate(features[self.last_feature]), tf.float32)
         return self.classifier(tf.reduce_mean(last, axis=(1, 2)))
 
     @property

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import functools
 
-import tensorflow as tf
-
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import spatial_size
 from maxdl_tf.models.decoder import StackedDecoder, semantic_source
 from maxdl_tf.models.encoder import Encoder
 from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticDecoder, SemanticHead
-from maxdl_tf.models.network import PanopticNetwork, normalized
+from maxdl_tf.models.network import PanopticNetwork, normalized, resized_to
 from maxdl_tf.structs import PanopticOutputs
 
 
@@ -78,9 +76,9 @@ class MaXDeepLab(PanopticNetwork):
         Raises:
           ValueError: If there are not four dimensions, or a known side is not 16k+1.
         """
-        features, memory = self.backbone(normalized(images), training=training)
-        features, memory = self.decoder((features, memory), spatial_size(images), training=training)
-        activated = {name: tf.nn.relu(feature) for name, feature in features.items()}
+        features, memory, early = self.backbone(normalized(images), training=training)
+        features, memory, late = self.decoder((features, memory), spatial_size(images), training=training)
+        activated = {name: self.backbone.activate(feature) for name, feature in features.items()}
 
         last = activated[self.decoder.schedule[-1].name]
         pixel_feature = self._recomputed(self.pixel_head)(last, training=training)
@@ -93,6 +91,7 @@ class MaXDeepLab(PanopticNetwork):
             class_logits=class_logits,
             semantic_logits=semantic_logits,
             mask_embedding=mask_embedding,
+            auxiliary=resized_to(mask_logits, early + late) if training else (),
         )
 
     def _semantic_logits(self, activated, training):

@@ -7,8 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 from maxdl_tf.models.heads import ClassHead, SemanticHead
-from maxdl_tf.structs import OUTPUT_STRIDE
+from maxdl_tf.structs import OUTPUT_STRIDE, AuxiliaryOutputs
 
 
 class Network(keras.Model):
@@ -91,6 +92,19 @@ class PanopticNetwork(Network):
         """Variables whose shape depends on the class table: the last layers of class and semantic heads."""
         heads = [layer for layer in self.submodules if isinstance(layer, (ClassHead, SemanticHead))]
         return [variable for head in heads for variable in head.logits.variables]
+
+
+def resized_to(mask_logits, auxiliary: tuple[AuxiliaryOutputs, ...]) -> tuple[AuxiliaryOutputs, ...]:
+    """Auxiliary outputs with maps of the size of the final mask logits. Resized features are not normalized again."""
+    size = spatial_size(mask_logits)
+    return tuple(
+        AuxiliaryOutputs(
+            pixel_feature=resize_bilinear(outputs.pixel_feature, size),
+            mask_logits=resize_bilinear(outputs.mask_logits, size),
+            class_logits=outputs.class_logits,
+        )
+        for outputs in auxiliary
+    )
 
 
 def normalized(images, size_multiple: int = 16) -> tf.Tensor:

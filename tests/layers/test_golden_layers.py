@@ -64,7 +64,7 @@ def test_cross_attention():
 
 def test_dual_path_transformer():
     def call(layer, inputs, training):
-        pixel, memory = layer((inputs["pixel"], inputs["memory"]), training=training)
+        pixel, memory, _ = layer((inputs["pixel"], inputs["memory"]), training=training)
         return {"pixel": pixel, "memory": memory}
 
     check_golden(shared_golden("a_dual_path_block"), DualPathTransformer(16, 24, norm=norm), call)

@@ -212,7 +212,7 @@ def test_each_attention_can_be_switched_off(switched_off):
         """The attentions whose effect on the outputs can be observed."""
 
         def run(pixel, memory):
-            return [output.numpy() for output in layer((pixel, memory), training=False)]
+            return [output.numpy() for output in layer((pixel, memory), training=False)[:2]]
 
         other_pixel, other_slot = PIXEL.copy(), MEMORY.copy()
         other_pixel[:, 0, 0] += 1.0
@@ -242,8 +242,8 @@ def test_each_attention_can_be_switched_off(switched_off):
 def test_slots_are_a_set():
     layer = _with_weights(DualPathTransformer(8, 12), (PIXEL, MEMORY))
     order = [3, 0, 4, 1, 2]
-    pixel, memory = layer((PIXEL, MEMORY), training=False)
-    same_pixel, permuted = layer((PIXEL, MEMORY[:, order]), training=False)
+    pixel, memory, _ = layer((PIXEL, MEMORY), training=False)
+    same_pixel, permuted, _ = layer((PIXEL, MEMORY[:, order]), training=False)
     np.testing.assert_allclose(same_pixel, pixel, atol=1e-4)
     np.testing.assert_allclose(permuted, memory.numpy()[:, order], atol=1e-4)
 

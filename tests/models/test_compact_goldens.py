@@ -37,10 +37,10 @@ def test_encoder_and_first_hourglass_of_l():
     golden, model = own_golden("b_part_of_l"), golden_model("l")
     _load(model, golden, PART_OF_L.match)
     image = tf.constant(golden["in/image"], tf.float32)
-    encoded = model.backbone(image / 127.5 - 1.0, training=False)
+    features, memory, _ = model.backbone(image / 127.5 - 1.0, training=False)
     steps = tuple(step for step in model.decoder.schedule if step.pretrained)
     hourglass = StackedDecoder(steps, dict(model.decoder.fuses), dict(model.decoder.stages))
-    features, _ = hourglass(encoded, image.shape[1:3], training=False)
+    features, _, _ = hourglass((features, memory), image.shape[1:3], training=False)
     for name, expected in golden.group("out/endpoint").items():
         # The reference's last one is activated.
         feature = tf.nn.relu(features[steps[-1].name]) if name == "backbone_output" else features[name]

@@ -19,18 +19,15 @@ OUTPUTS = {
 def _endpoints(model, image):
     """What the reference calls endpoints, all in inference."""
     normalized = image / 127.5 - 1.0
-    stem = model.backbone.stem(normalized, training=False)
-    features, memory = model.backbone(normalized, training=False)
-    stages = dict(features)
-    features, memory = model.decoder((features, memory), image.shape[1:3], training=False)
-    endpoints = {"stage1": stem, **stages} if "stage1" not in stages else stages
-    endpoints |= {f"res{name[-1]}": tf.nn.relu(feature) for name, feature in endpoints.items()}
+    features, memory, _ = model.backbone(normalized, training=False)
+    endpoints = features | {f"res{name[-1]}": tf.nn.relu(feature) for name, feature in features.items()}
+    features, memory, _ = model.decoder((features, memory), image.shape[1:3], training=False)
     endpoints["transformer_class_feature"] = model.class_head.hidden(memory, training=False)
     endpoints["transformer_mask_feature"] = model.mask_head.hidden(memory, training=False)
     last, semantic, backbone = {
         "s": ("decoder_stage2_extra", "stage5", "stage5"),
         "l": ("decoder_stage10_extra", "decoder_stage6_extra", "decoder_stage4"),
-    }["l" if "stage1" in stages else "s"]
+    }["l" if "stage1" in model.backbone.stages else "s"]
     endpoints["feature_panoptic"] = tf.nn.relu(features[last])
     endpoints["feature_semantic"] = tf.nn.relu(features[semantic])
     endpoints["backbone_output"] = tf.nn.relu(features[backbone])

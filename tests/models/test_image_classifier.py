@@ -60,8 +60,8 @@ def test_features_are_those_of_the_panoptic_model():
                 source[path].assign(random.uniform(0.2, 1.0, source[path].shape))
             variable.assign(source[path])
     images = tf.constant(random.uniform(0, 255, (2, 49, 49, 3)), tf.float32)
-    features, memory = panoptic.backbone(images / 127.5 - 1.0, training=False)
-    features, _ = panoptic.decoder((features, memory), (49, 49), training=False)
+    features, memory, _ = panoptic.backbone(images / 127.5 - 1.0, training=False)
+    features, _, _ = panoptic.decoder((features, memory), (49, 49), training=False)
     pooled = tf.reduce_mean(tf.nn.relu(features["decoder_stage4"]), axis=(1, 2))
     wanted = pooled @ model.classifier.kernel + model.classifier.bias
     assert np.abs(wanted).max() > 1e-3
