@@ -48,7 +48,7 @@ def fold_batch_norms(model: PanopticNetwork, storage: tf.DType = tf.float32) -> 
         for name in model.part_names
         if getattr(model, name) is not None
     }
-    fold = _Folding(storage, copied["backbone"], copied["decoder"])
+    fold = _Folding(storage, *model.with_parts(**copied).first_transformer)
     return model.with_parts(**{name: fold(part) for name, part in copied.items()})
 
 
@@ -100,12 +100,8 @@ class FencedBlock(tf.Module):
 class _Folding:
     """Replaces the layers of a network, from the leaves up."""
 
-    def __init__(self, storage: tf.DType, backbone, decoder):
-        self._storage = storage
-        self._memory = backbone.memory
-        stages = [*backbone.stages.values(), *decoder.stages.values()]
-        transformers = [transformer for stage in stages for transformer in stage.transformers.values()]
-        self._first_transformer = transformers[0] if transformers else None
+    def __init__(self, storage: tf.DType, first_transformer: DualPathTransformer | None, memory):
+        self._storage, self._first_transformer, self._memory = storage, first_transformer, memory
 
     def __call__(self, layer):
         """The replacement of `layer`, or `layer` itself with its parts replaced.
@@ -128,7 +124,8 @@ class _Folding:
             return FoldedPixelHead(layer, self(layer.conv), self._storage)
         if isinstance(layer, DualPathTransformer):
             memory = self._memory if layer is self._first_transformer else None
-            return FoldedDualPathTransformer(layer, self._storage, memory)
+            predictor = self(layer.predictor) if layer.predictor is not None else None
+            return FoldedDualPathTransformer(layer, self._storage, memory, predictor)
         if isinstance(layer, BatchNorm):
             raise TypeError(
                 f"batch norm {layer.name} has no layer into which it can be folded; teach fold_batch_norm its layer"

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.export.folded_layers import FoldedLinear, Weight, affine
-from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer
+from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer, sum_of_clusters
 from maxdl_tf.layers.resize import spatial_size
 
 
@@ -41,44 +41,64 @@ class FoldedDualPathTransformer(tf.Module):
       storage: Type of stored kernels.
       memory: [1, slots, channels], the memory if it is the same for all images, as in the first transformer. Its
         projection is then stored instead of the projecting kernels. None for other transformers.
+      predictor: Replacement of the layer's predictor, or None.
     """
 
-    def __init__(self, layer: DualPathTransformer, storage: tf.DType, memory=None):
+    def __init__(self, layer: DualPathTransformer, storage: tf.DType, memory=None, predictor=None):
         super().__init__()
         self._layer_parts = {"memory": layer.memory_parts, "pixel": layer.pixel_parts}
-        self._heads, self._width = layer.num_heads, layer.width
+        self._heads, self._width, self._activate = layer.num_heads, layer.width, layer.activate
         self._reads_pixel, self._reads_memory = layer.memory_to_pixel, layer.memory_to_memory
+        self.predictor = predictor
         for path, parts in self._layer_parts.items():
-            if not parts:
-                continue
-            reduce = FoldedLinear.of(getattr(layer, f"{path}_reduce"), storage)
-            gains = [np.ones(self._depth(part), np.float32) for part in parts]
-            if "query" in parts:
-                similarity = affine(getattr(layer, f"{path}_attention").batch_norm_similarity)
-                gains[0] = np.repeat(similarity.scale, self._width // self._heads)
-            qkv = FoldedLinear.of(getattr(layer, f"{path}_qkv"), storage, gain=np.concatenate(gains))
-            if path == "memory" and memory is not None:
-                self.constant_memory_qkv = Weight(qkv(reduce(memory)), storage)
-            else:
-                setattr(self, f"{path}_reduce", reduce)
-                setattr(self, f"{path}_qkv", qkv)
+            if parts or predictor is not None:
+                reduce = FoldedLinear.of(getattr(layer, f"{path}_reduce"), storage)
+                is_constant = path == "memory" and memory is not None
+                if not is_constant:
+                    setattr(self, f"{path}_reduce", reduce)
+                elif predictor is not None:
+                    self.constant_memory = Weight(reduce(memory), storage)
+            if parts:
+                gains = [np.ones(self._depth(part), np.float32) for part in parts]
+                if "query" in parts:
+                    similarity = affine(getattr(layer, f"{path}_attention").batch_norm_similarity)
+                    gains[0] = np.repeat(similarity.scale, self._width // self._heads)
+                qkv = FoldedLinear.of(getattr(layer, f"{path}_qkv"), storage, gain=np.concatenate(gains))
+                if is_constant:
+                    self.constant_memory_qkv = Weight(qkv(reduce(memory)), storage)
+                else:
+                    setattr(self, f"{path}_qkv", qkv)
             if "query" in parts:
                 setattr(self, f"{path}_attention", FoldedCrossAttention(getattr(layer, f"{path}_attention")))
                 setattr(self, f"{path}_expand", FoldedLinear.of(getattr(layer, f"{path}_expand"), storage))
+        if predictor is not None:
+            self.pixel_value = FoldedLinear.of(layer.pixel_value, storage)
+            self.kmeans_norm = [Weight(value, tf.float32) for value in affine(layer.kmeans_batch_norm)]
+            self.kmeans_expand = FoldedLinear.of(layer.kmeans_expand, storage)
         self.memory_ffn1 = FoldedLinear.of(layer.memory_ffn1, storage)
         self.memory_ffn2 = FoldedLinear.of(layer.memory_ffn2, storage)
 
     def __call__(self, inputs, training=False):
         pixel, memory = inputs
         height, width = spatial_size(pixel)
-        of_memory = self._project("memory", memory)
-        of_pixel = self._project("pixel", tf.nn.relu(tf.reshape(pixel, [-1, height * width, pixel.shape[-1]])))
+        pixels = self._activate(tf.reshape(pixel, [-1, height * width, pixel.shape[-1]]))
+        reduced_pixel = self.pixel_reduce(pixels) if hasattr(self, "pixel_reduce") else None
+        reduced_memory = self._reduced_memory(memory)
+        of_memory, of_pixel = self._project("memory", reduced_memory), self._project("pixel", reduced_pixel)
 
+        if self.predictor is not None:
+            feature = tf.reshape(reduced_pixel, [-1, height, width, 2 * self._width])
+            predicted, _ = self.predictor((feature, reduced_memory))
+            scale, offset = (weight() for weight in self.kmeans_norm)
+            update = sum_of_clusters(predicted.mask_logits, self.pixel_value(reduced_pixel)) * scale + offset
+            memory += self.kmeans_expand(update)
         if "query" in of_memory:
             read = [of_pixel] * self._reads_pixel + [of_memory] * self._reads_memory
             key, value = (tf.concat([parts[name] for parts in read], axis=1) for name in ("key", "value"))
-            memory = tf.nn.relu(memory + self.memory_expand(self.memory_attention(of_memory["query"], key, value)))
-        memory = tf.nn.relu(memory + self.memory_ffn2(self.memory_ffn1(memory)))
+            memory += self.memory_expand(self.memory_attention(of_memory["query"], key, value))
+        if "query" in of_memory or self.predictor is not None:
+            memory = self._activate(memory)
+        memory = self._activate(memory + self.memory_ffn2(self.memory_ffn1(memory)))
 
         if "query" in of_pixel:
             update = self.pixel_attention(of_pixel["query"], of_memory["key"], of_memory["value"])
@@ -88,15 +108,20 @@ class FoldedDualPathTransformer(tf.Module):
     def _depth(self, part: str) -> int:
         return 2 * self._width if part == "value" else self._width
 
+    def _reduced_memory(self, memory):
+        if hasattr(self, "constant_memory"):
+            return tf.repeat(self.constant_memory(), tf.shape(memory)[0], axis=0)
+        return self.memory_reduce(memory) if hasattr(self, "memory_reduce") else memory
+
     def _project(self, path: str, x) -> dict[str, tf.Tensor]:
-        """The required ones of query, key and value of `x`, each [batch, length, heads, depth]."""
+        """The required ones of query, key and value of a reduced input, each [batch, length, heads, depth]."""
         parts = self._layer_parts[path]
         if not parts:
             return {}
         if path == "memory" and hasattr(self, "constant_memory_qkv"):
             qkv = tf.repeat(self.constant_memory_qkv(), tf.shape(x)[0], axis=0)
         else:
-            qkv = getattr(self, f"{path}_qkv")(getattr(self, f"{path}_reduce")(x))
+            qkv = getattr(self, f"{path}_qkv")(x)
         split = tf.split(qkv, [self._depth(part) for part in parts], axis=-1)
         return {
             part: tf.reshape(depths, [-1, x.shape[1], self._heads, self._depth(part) // self._heads])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 
+import tensorflow as tf
+
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.models.encoder import Encoder
 from maxdl_tf.models.heads import ClusteringPredictor, SemanticDecoder, SemanticHead
@@ -99,6 +102,10 @@ class KMaXDeepLab(PanopticNetwork):
     @property
     def semantic_stride(self) -> int:
         return 4 if self.semantic_decoder else 32
+
+    @property
+    def first_transformer(self) -> tuple[DualPathTransformer, tf.Variable]:
+        return self.transformer_decoder.transformers["0"], self.transformer_decoder.memory
 
     @property
     def pretrained_layers(self) -> list[keras.layers.Layer]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 
+import tensorflow as tf
+
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.resize import spatial_size
 from maxdl_tf.models.decoder import StackedDecoder, semantic_source
@@ -101,6 +104,12 @@ class MaXDeepLab(PanopticNetwork):
             read = (x, activated["stage3"], activated["stage2"])
             x = self._recomputed(self.semantic_decoder)(read, training=training)
         return self._recomputed(self.semantic_head)(x, training=training)
+
+    @property
+    def first_transformer(self) -> tuple[DualPathTransformer | None, tf.Variable]:
+        stages = [*self.backbone.stages.values(), *self.decoder.stages.values()]
+        transformers = [transformer for stage in stages for transformer in stage.transformers.values()]
+        return (transformers[0] if transformers else None), self.backbone.memory
 
     @property
     def pretrained_layers(self) -> list[keras.layers.Layer]:

@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 from maxdl_tf.models.heads import ClassHead, SemanticHead
 from maxdl_tf.structs import OUTPUT_STRIDE, AuxiliaryOutputs
@@ -71,6 +72,11 @@ class PanopticNetwork(Network):
         Build and restore the model with the branch, as it was trained, before removing it.
         """
         return self.with_parts(semantic_decoder=None, semantic_head=None)
+
+    @property
+    def first_transformer(self) -> tuple[DualPathTransformer | None, tf.Variable]:
+        """The transformer that reads the initial memory, which is the same for all images, and that memory."""
+        raise NotImplementedError
 
     @property
     def pretrained_layers(self) -> list[keras.layers.Layer]:

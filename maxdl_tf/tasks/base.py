@@ -24,7 +24,7 @@ from maxdl_tf.data.copy_paste import CopyPaste
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.model_images import Evaluator, Result
 from maxdl_tf.files import textproto
-from maxdl_tf.models.variants import VARIANTS, Variant
+from maxdl_tf.models.variants import VARIANTS, KMaXVariant, MaXVariant, Variant
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2, training_pb2
 from maxdl_tf.tasks import checks
 from maxdl_tf.training.loss_scale import LossScale
@@ -275,15 +275,22 @@ def build_variant(options: model_pb2.ModelOptions) -> Variant:
         raise UserError(f"model.variant {options.variant!r} is not one of {', '.join(VARIANTS)}; choose one of these")
     width = options.width
     variant = VARIANTS[options.variant].scaled(width.multiplier, width.stem_multiplier)
-    return dataclasses.replace(variant, **_departures(options))
+    departures = _departures(options)
+    foreign = sorted(set(departures) - _attributes(type(variant)))
+    if foreign:
+        raise UserError(
+            f"model.variant {options.variant!r} is a {variant.family}, which has no {foreign[0]}; drop this option, or "
+            "choose a variant of the other family"
+        )
+    return dataclasses.replace(variant, **departures)
 
 
 def _departures(options: Message, prefix: str = "") -> dict[str, Any]:
-    """Fields that are set, by the attributes of `Variant` with the same name.
+    """Fields that are set, by the attributes of a variant with the same name.
 
     An attribute may also begin with the name of the field's message: `decoder_stacks` is `decoder { stacks }`.
     """
-    attributes = {attribute.name for attribute in dataclasses.fields(Variant)}
+    attributes = _attributes(MaXVariant, KMaXVariant)
     found: dict[str, Any] = {}
     for field in options.DESCRIPTOR.fields:
         name = next((name for name in (prefix + field.name, field.name) if name in attributes), None)
@@ -296,6 +303,10 @@ def _departures(options: Message, prefix: str = "") -> dict[str, Any]:
             elif options.HasField(field.name):
                 found[name] = field.enum_type.values_by_number[value].name if field.enum_type else value
     return found
+
+
+def _attributes(*kinds: type[Variant]) -> set[str]:
+    return {attribute.name for kind in kinds for attribute in dataclasses.fields(kind)}
 
 
 def build_augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.Augmentation:

@@ -15,7 +15,7 @@ from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.keras_api import computing_in
 from maxdl_tf.losses import assignment
 from maxdl_tf.losses.panoptic import PanopticLoss
-from maxdl_tf.models.build import build_max_deeplab
+from maxdl_tf.models.build import build_panoptic_model
 from maxdl_tf.models.network import PanopticNetwork, check_sides
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, loss_pb2, model_pb2, training_pb2
@@ -43,7 +43,7 @@ class PanopticTask(base.Task):
                 f"data by maxdl-convert with a --label_divisor above {num_slots}"
             )
         with computing_in(self.precision), base.naming_bad_widths(self.experiment):
-            model = build_max_deeplab(
+            model = build_panoptic_model(
                 self.variant,
                 num_classes=len(info.class_order),
                 num_semantic_channels=info.num_semantic_channels,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.export.fold_batch_norm import fold_batch_norms
+from maxdl_tf.export.fold_batch_norm import _Folding, fold_batch_norms
 from maxdl_tf.export.folded_attention import FoldedSelfAttention1D
 from maxdl_tf.export.folded_convnext import FoldedConvNeXtBlock, StoredConv2D
 from maxdl_tf.export.folded_layers import FoldedConv2D, FoldedDepthwiseConv2D, FoldedLinear
@@ -65,11 +65,19 @@ def test_a_layer(layer, folded_class, inputs):
     "switched_off",
     [(), ("pixel_to_memory",), ("memory_to_pixel",), ("memory_to_memory",), ("memory_to_pixel", "memory_to_memory")],
 )
-def test_a_transformer(switched_off, constant_memory):
-    layer = DualPathTransformer(16, 32, num_heads=4, **dict.fromkeys(switched_off, False))
+@pytest.mark.parametrize("kmeans", [False, True])
+def test_a_transformer(switched_off, constant_memory, kmeans):
+    if kmeans and "memory_to_pixel" in switched_off:
+        pytest.skip("k-means is a kind of memory_to_pixel")
+    predictor = ClusteringPredictor(3, 8, 8, name="predictor") if kmeans else None
+    layer = DualPathTransformer(16, 32, num_heads=4, predictor=predictor, **dict.fromkeys(switched_off, False))
     pixel, memory = _features(1, 5, 7, 12), _features(1, 6, 10)
     layer((pixel, memory))
-    folded = FoldedDualPathTransformer(_randomized(layer), tf.float32, tf.constant(memory) if constant_memory else None)
+    layer = _randomized(layer)
+    shared = {id(variable): variable for variable in layer.variables}
+    predictor = _Folding(tf.float32, None, None)(copy.deepcopy(layer.predictor, shared)) if kmeans else None
+    constant = tf.constant(memory) if constant_memory else None
+    folded = FoldedDualPathTransformer(layer, tf.float32, constant, predictor)
     wanted = layer((pixel, memory), training=False)[:2]
     for got, value in zip(folded((tf.constant(pixel), tf.constant(memory))), wanted):
         np.testing.assert_allclose(got, value, atol=1e-5 * np.abs(value).max())
