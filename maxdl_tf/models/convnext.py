@@ -54,7 +54,14 @@ def convnext_encoder(
         for block in (f"block{block}" for block in range(1, depth + 1)):
             blocks[block] = ConvNeXtBlock(width, drop_path_keep=float(next(keeps)), name=block)
         stages[f"stage{number}"] = Stage(blocks, {}, recompute=recompute, name=f"stage{number}")
-    return Encoder(PatchStem(widths[0], name="stem"), stages, memory_shape=None, recompute=recompute, name=name)
+    return Encoder(
+        PatchStem(widths[0], name="stem"),
+        stages,
+        memory_shape=None,
+        activation="gelu",
+        recompute=recompute,
+        name=name,
+    )
 
 
 class PatchStem(Layer):

@@ -1,12 +1,13 @@
-"""The full S and L have the published variables, name by name and shape by shape."""
+"""The full models have the published variables, name by name and shape by shape."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
-from maxdl_tf.models.build import build_max_deeplab
+from maxdl_tf.models.build import build_max_deeplab, build_panoptic_model
 from maxdl_tf.models.variants import VARIANTS
+from maxdl_tf.training.optimizers import kernels_of
 from tests.helpers import shared_path
 
 # Drop path's keep probabilities, block by block (architecture section 3).
@@ -66,3 +67,36 @@ def test_variables(name, crop, parameters):
     backbone = {id(variable) for variable in model.backbone_variables}
     for key, rate in rates.items():
         assert (id(ours[key]) in backbone) == (rate == "0.1x"), key
+
+
+@pytest.mark.parametrize(
+    ("variant", "listed", "parameters", "all_variables"),
+    [
+        ("kmax_r50", "kmax_r50", 56_580_120, 1184),
+        pytest.param("kmax_axial_r50", None, 74_415_512, 1410, marks=pytest.mark.slow),
+        ("kmax_convnext_t", "kmax_convnext_tiny", 60_937_080, 1102),
+        pytest.param("kmax_convnext_s", None, 82_571_640, 1264, marks=pytest.mark.slow),
+        pytest.param("kmax_convnext_b", None, 121_513_304, 1264, marks=pytest.mark.slow),
+        pytest.param("kmax_convnext_l", None, 231_836_952, 1264, marks=pytest.mark.slow),
+    ],
+)
+def test_variables_of_kmax(variant, listed, parameters, all_variables):
+    with tf.Graph().as_default():
+        model = build_panoptic_model(
+            VARIANTS[variant], num_classes=133, num_semantic_channels=134, crop_size=(1281, 1281)
+        )
+    ours = {published_name(path): variable for path, variable in variable_paths(model, "model").items()}
+    assert len(ours) == len(model.variables) == all_variables
+    without_semantic = [v for key, v in ours.items() if v.trainable and not key.startswith("semantic_")]
+    assert sum(int(np.prod(variable.shape)) for variable in without_semantic) == parameters
+    if listed is None:
+        return
+    lines = shared_path("reference", f"{listed}_variables.txt").read_text().splitlines()
+    published = {key: rest for key, *rest in (line.split("\t") for line in lines)}
+    assert sorted(ours) == sorted(published)
+    backbone = {id(v) for v in model.backbone_variables}
+    decayed = {id(v) for v in kernels_of(model)}
+    for key, v in ours.items():
+        rate = "-" if not v.trainable else "0.1x" if id(v) in backbone else "1x"
+        kind = "trainable" if v.trainable else "state"
+        assert [str(tuple(v.shape)), kind, rate, "decayed" if id(v) in decayed else "-"] == published[key], key

@@ -1,5 +1,6 @@
 """Every folded layer against the layer that it stands for, and the whole network."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,8 @@ from maxdl_tf.layers.batch_norm import BatchNorm
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseConvBatchNorm
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.models.convnext import ConvNeXtBlock
+from maxdl_tf.models.heads import ClusteringPredictor
+from tests.models.test_kmax_deeplab import KMAX_SMALL
 from tests.models.test_max_deeplab import SMALL, _build, _images
 
 
@@ -40,20 +43,21 @@ def _features(*shape):
 
 
 @pytest.mark.parametrize(
-    "layer, folded_class, inputs",
+    "make_layer, folded_class, inputs",
     [
-        (Conv2DBatchNorm(6, 3), FoldedConv2D, _features(2, 9, 7, 5)),
-        (Conv2DBatchNorm(6, 3, strides=2, activation="relu"), FoldedConv2D, _features(2, 9, 7, 5)),
-        (Conv2DBatchNorm(6, 3, rate=3), FoldedConv2D, _features(2, 9, 7, 5)),
-        (Conv2DBatchNorm(6, 1, strides=2), FoldedConv2D, _features(2, 9, 7, 5)),
-        (Conv1DBatchNorm(6, activation="relu"), FoldedLinear.of, _features(2, 9, 5)),
-        (DepthwiseConvBatchNorm(5), FoldedDepthwiseConv2D, _features(2, 9, 7, 5)),
-        (SelfAttention1D(8, 16, num_heads=4), FoldedSelfAttention1D, _features(5, 9, 6)),
-        (ConvNeXtBlock(6), FoldedConvNeXtBlock, _features(2, 9, 7, 6)),
-        (keras.layers.Conv2D(6, 2, strides=2), StoredConv2D, _features(2, 9, 7, 5)),
+        (lambda: Conv2DBatchNorm(6, 3), FoldedConv2D, _features(2, 9, 7, 5)),
+        (lambda: Conv2DBatchNorm(6, 3, strides=2, activation="relu"), FoldedConv2D, _features(2, 9, 7, 5)),
+        (lambda: Conv2DBatchNorm(6, 3, rate=3), FoldedConv2D, _features(2, 9, 7, 5)),
+        (lambda: Conv2DBatchNorm(6, 1, strides=2), FoldedConv2D, _features(2, 9, 7, 5)),
+        (lambda: Conv1DBatchNorm(6, activation="relu"), FoldedLinear.of, _features(2, 9, 5)),
+        (lambda: DepthwiseConvBatchNorm(5), FoldedDepthwiseConv2D, _features(2, 9, 7, 5)),
+        (lambda: SelfAttention1D(8, 16, num_heads=4), FoldedSelfAttention1D, _features(5, 9, 6)),
+        (lambda: ConvNeXtBlock(6), FoldedConvNeXtBlock, _features(2, 9, 7, 6)),
+        (lambda: keras.layers.Conv2D(6, 2, strides=2), StoredConv2D, _features(2, 9, 7, 5)),
     ],
 )
-def test_a_layer(layer, folded_class, inputs):
+def test_a_layer(make_layer, folded_class, inputs):
+    layer = make_layer()
     layer(inputs)
     folded = folded_class(_randomized(layer), tf.float32)
     wanted = layer(inputs, training=False)
@@ -83,11 +87,18 @@ def test_a_transformer(switched_off, constant_memory, kmeans):
         np.testing.assert_allclose(got, value, atol=1e-5 * np.abs(value).max())
 
 
-@pytest.fixture(scope="module")
-def network():
-    """L's hourglasses and transformers, small."""
-    variant = replace(SMALL, decoder_stacks=1, transformer_stages=(4, 5), transformer_width=16, stem="convolution")
-    return _randomized(_build(variant))
+VARIANTS = {
+    # L's hourglasses and transformers, small.
+    "l": replace(SMALL, decoder_stacks=1, transformer_stages=(4, 5), transformer_width=16, stem="convolution"),
+    "kmeans": replace(SMALL, memory_to_pixel="kmeans"),
+    "kmax": KMAX_SMALL,
+    "convnext": replace(KMAX_SMALL, encoder="convnext"),
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def network(request):
+    return _randomized(_build(VARIANTS[request.param]))
 
 
 @pytest.mark.parametrize("storage, tolerance", [("float32", 1e-4), ("float16", 0.1), ("bfloat16", 0.5)])
@@ -123,7 +134,7 @@ def test_another_size_of_image_is_refused(network):
 def test_a_norm_that_nothing_takes_in_is_told(network):
     norm = BatchNorm(name="lonely")
     norm.build((None, 3))
-    network.pixel_head.conv.lonely = norm
+    network.backbone.lonely = norm
     with pytest.raises(TypeError, match="batch norm lonely has no layer into which it can be folded"):
         fold_batch_norms(network)
-    del network.pixel_head.conv.lonely
+    del network.backbone.lonely

@@ -7,7 +7,7 @@ from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.axial_attention import AxialAttention2D
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, SeparableConvBatchNorm
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
-from maxdl_tf.models.build import build_max_deeplab
+from maxdl_tf.models.build import build_max_deeplab, build_panoptic_model
 from maxdl_tf.models.complexity import frozen_multiply_adds, measure, multiply_adds
 from maxdl_tf.models.variants import VARIANTS
 
@@ -109,6 +109,26 @@ def test_published_sizes(name, parameters, billions):
     assert counted.parameters_without_semantic == parameters
     assert counted.multiply_adds_without_semantic / 1e9 == pytest.approx(billions, abs=0.05)
     assert counted.parameters > parameters and counted.multiply_adds > counted.multiply_adds_without_semantic
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("kmax_r50", 293.4),
+        pytest.param("kmax_axial_r50", 419.8, marks=pytest.mark.slow),
+        ("kmax_convnext_t", 301.9),
+        pytest.param("kmax_convnext_b", 668.6, marks=pytest.mark.slow),
+    ],
+)
+def test_sizes_of_kmax(name, billions):
+    """At 1281 x 1281, without the auxiliary branch (kmax section 6)."""
+    counted = measure(
+        lambda: build_panoptic_model(
+            VARIANTS[name], num_classes=133, num_semantic_channels=134, crop_size=(1281, 1281)
+        ),
+        (1281, 1281),
+    )
+    assert counted.multiply_adds_without_semantic / 1e9 == pytest.approx(billions, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import tensorflow as tf
 from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
 from maxdl_tf.keras_api import keras
 from maxdl_tf.models import complexity
-from maxdl_tf.models.build import build_max_deeplab
+from maxdl_tf.models.build import build_panoptic_model
 from maxdl_tf.models.variants import VARIANTS
 
 SMALL = replace(
@@ -24,7 +24,7 @@ SMALL = replace(
 
 def _build(variant, **arguments):
     arguments = {"num_classes": 3, "num_semantic_channels": 4, "crop_size": (65, 65), **arguments}
-    return build_max_deeplab(variant, **arguments)
+    return build_panoptic_model(variant, **arguments)
 
 
 def _images(height, width, batch=2):
