@@ -127,7 +127,7 @@ def test_nothing_is_left_to_fold_and_the_network_stays_as_it_was(network):
 def test_another_size_of_image_is_refused(network):
     folded = fold_batch_norms(network)
     folded(tf.constant(_images(65, 65, batch=1)))
-    with pytest.raises(ValueError, match="was folded for those of 5"):
+    with pytest.raises(ValueError, match=r"was folded for those of [35]"):
         folded(tf.constant(_images(97, 65, batch=1)))
 
 

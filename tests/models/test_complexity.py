@@ -72,7 +72,7 @@ def test_dual_path_transformer():
     pixels, slots, pixel_channels, memory_channels, width, ffn = 9 * 5, 7, 16, 24, 8, 40
     hidden, qkv = 2 * width, 4 * width
     layer = DualPathTransformer(width, ffn, num_heads=4)
-    pixel, memory = layer((values(1, 9, 5, pixel_channels), values(1, slots, memory_channels)), training=False)
+    pixel, memory, _ = layer((values(1, 9, 5, pixel_channels), values(1, slots, memory_channels)), training=False)
     pixel_projections = pixels * (pixel_channels * hidden + hidden * qkv)
     memory_projections = slots * (memory_channels * hidden + hidden * qkv)
     pixel_reads = pixels * slots * (width + hidden) + pixels * hidden * pixel_channels

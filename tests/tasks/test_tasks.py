@@ -107,7 +107,13 @@ _VALUES = {
     "semantic_low_level_channels": [8, 8],
     "multiplier": 2.0,
     "stem_multiplier": 2.0,
+    "memory_to_pixel": model_pb2.AttentionOptions.kmeans,
+    "output_stride": 2,
+    "widths": [8, 8, 8, 8],
+    "pixel_decoder.blocks": [1, 1, 1, 1],
+    "transformer_decoder.blocks": [1, 1, 1],
 }
+_OF_KMAX = ("output_stride", "semantic_decoder", "pixel_decoder", "transformer_decoder")
 _NOT_OF_THE_VARIANT = {"variant", "batch_norm_momentum", "sync_batch_norm"}
 
 
@@ -115,19 +121,33 @@ _NOT_OF_THE_VARIANT = {"variant", "batch_norm_momentum", "sync_batch_norm"}
 def test_every_model_option_changes_the_variant(path):
     if path in _NOT_OF_THE_VARIANT or path.startswith("postprocess"):
         pytest.skip("is no part of the variant")
-    options = model_pb2.ModelOptions(variant="l")
+    options = model_pb2.ModelOptions(variant="kmax_r50" if path.startswith(_OF_KMAX) else "l")
     expected = base.build_variant(options)
     *outer, name = path.split(".")
     owner = options
     for part in outer:
         owner = getattr(owner, part)
     field = owner.DESCRIPTOR.fields_by_name[name]
-    if isinstance(_VALUES.get(name), list):
-        getattr(owner, name).extend(_VALUES[name])
+    new = not field.default_value if field.type == field.TYPE_BOOL else 64
+    value = _VALUES.get(path, _VALUES.get(name, new))
+    if isinstance(value, list):
+        getattr(owner, name).extend(value)
     else:
-        new = not field.default_value if field.type == field.TYPE_BOOL else 64
-        setattr(owner, name, _VALUES.get(name, new))
+        setattr(owner, name, value)
     assert base.build_variant(options) != expected
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("variant: 's' transformer_decoder { drop_path_keep: 0.5 }", "no transformer_decoder_drop_path_keep"),
+        ("variant: 'kmax_r50' decoder { stacks: 1 }", "'kmax_r50' is a kMaX-DeepLab, which has no decoder_stacks"),
+        ("variant: 'kmax_r50' attention { memory_to_pixel: softmax }", "no memory_to_pixel"),
+    ],
+)
+def test_an_option_of_the_other_family_is_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        base.build_variant(text_format.Parse(text, model_pb2.ModelOptions()))
 
 
 def test_a_task_refuses_the_experiment_of_another():
