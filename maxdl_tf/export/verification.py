@@ -3,7 +3,8 @@
 Labels must be equal, with one exception. If two masks are equally probable within float32 rounding, or a probability is
 at a threshold, a network that sums in another order may decide otherwise. Such pixels count as ties only with a proof:
 the outputs of both networks agree within rounding, and the post-processing of the exported outputs gives exactly the
-exported labels.
+exported labels. Mask-wise post-processing numbers instances by rank, which rounding may exchange too, so that their
+numbers are not compared.
 
 With some weights, such as random ones of a large model, rounding decides most labels. Then nothing can be compared.
 This is measured on the model alone, by moving its input by one unit in the last place of float32.
@@ -94,6 +95,7 @@ class Reference:
             return segmenter.segment_outputs(outputs, image_size).panoptic
 
         self._network_outputs, self._label_map, self._void = network_outputs, label_map, postprocessor.void
+        self._divisor = postprocessor.dataset_info.label_divisor if postprocessor.is_mask_wise else None
         self._label_map_of_moved = label_map_of_moved
 
     def compare(self, encoded: bytes, exported: Mapping[str, np.ndarray]) -> Agreement:
@@ -105,7 +107,7 @@ class Reference:
         segments = len(set(np.unique(wanted)) - {self._void})
         if exported["panoptic_map"].shape != wanted.shape:
             return Agreement(wanted.size, segments, 0, wanted.size)
-        differing = int((exported["panoptic_map"] != wanted).sum())
+        differing = int(self._differs(exported["panoptic_map"], wanted).sum())
         are_ties = 0 < differing <= MOST_TIES * wanted.size and self._proves_ties(outputs, exported, size)
         return Agreement(wanted.size, segments, *((differing, 0) if are_ties else (0, differing)))
 
@@ -118,12 +120,30 @@ class Reference:
         outputs = self._network_outputs(image)
         label_map = self._label_map(**outputs, image_size=tf.shape(image)[:2]).numpy()
         moved = (self._label_map_of_moved(image, towards).numpy() for towards in (np.inf, -np.inf))
-        return max(float((label_map != other).mean()) for other in moved)
+        return max(float(self._differs(other, label_map).mean()) for other in moved)
+
+    def _differs(self, label_map: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        return wanted != (label_map if self._divisor is None else renumbered(label_map, wanted, self._divisor))
 
     def _proves_ties(self, outputs: Mapping[str, np.ndarray], exported: Mapping[str, np.ndarray], size) -> bool:
         close = all(_is_rounding(exported[name], value) for name, value in outputs.items())
         read_off = self._label_map(exported["mask_logits"], exported["class_logits"], size)
         return close and np.array_equal(read_off, exported["panoptic_map"])
+
+
+def renumbered(label_map: np.ndarray, wanted: np.ndarray, label_divisor: int) -> np.ndarray:
+    """`label_map` with the instance numbers of another map, by the largest overlaps in the same class, one to one.
+
+    Instances that overlap with none become -1.
+    """
+    pairs, pixels = np.unique(label_map.astype(np.int64) << 32 | wanted, return_counts=True)
+    number_of: dict[int, int] = {}
+    for pair in pairs[np.argsort(-pixels, kind="stable")].tolist():
+        old, new = pair >> 32, pair & 0xFFFFFFFF
+        if old // label_divisor == new // label_divisor and old not in number_of and new not in number_of.values():
+            number_of[old] = new
+    labels, place = np.unique(label_map, return_inverse=True)
+    return np.array([number_of.get(label, -1) for label in labels.tolist()])[place].reshape(label_map.shape)
 
 
 def run_in_fresh_process(saved_model: str, images: Mapping[str, bytes], folder: str) -> dict[str, str]:

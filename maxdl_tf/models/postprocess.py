@@ -103,6 +103,7 @@ class Postprocessor:
     Attributes:
       dataset_info: Class table.
       thresholds: The other numbers that have an effect, by name.
+      is_mask_wise: Whether it is mask-wise; then labels hold ranks, which rounding may exchange.
       output_stride: Input pixels per position of the mask logits.
       enlarge: As given.
       void: Value of void pixels in panoptic maps.
@@ -126,14 +127,14 @@ class Postprocessor:
         output_stride: int = OUTPUT_STRIDE,
         enlarge: bool = True,
     ):
-        self._is_mask_wise = overlap_threshold is not None
+        self.is_mask_wise = overlap_threshold is not None
         thresholds = {
             "class_threshold": class_threshold,
             "stuff_class_threshold": stuff_class_threshold,
             "pixel_threshold": pixel_threshold,
             "overlap_threshold": overlap_threshold,
-            "class_exponent": class_exponent if self._is_mask_wise else None,
-            "mask_exponent": mask_exponent if self._is_mask_wise else None,
+            "class_exponent": class_exponent if self.is_mask_wise else None,
+            "mask_exponent": mask_exponent if self.is_mask_wise else None,
             "thing_area_limit": thing_area_limit,
             "stuff_area_limit": stuff_area_limit,
         }
@@ -141,7 +142,7 @@ class Postprocessor:
         for name, value in self.thresholds.items():
             if not 0 <= value <= (1 if name.endswith("_threshold") else math.inf):
                 raise ValueError(f"{name} {value} must be at least 0" + ", at most 1" * name.endswith("_threshold"))
-        if self._is_mask_wise and pixel_threshold < 1 / 3:
+        if self.is_mask_wise and pixel_threshold < 1 / 3:
             raise ValueError(f"pixel_threshold {pixel_threshold} must be at least 1/3 in mask-wise post-processing")
         self.dataset_info = dataset_info
         self.output_stride = output_stride
@@ -208,16 +209,16 @@ class Postprocessor:
         )
         dropped = tf.where(class_probability[:, -1] > confidence, _NO_OBJECT, _CLASS)
         slots = _Slots(class_index, is_thing, confidence, void_reason=tf.where(kept, 0, dropped))
-        own = self._mask_wise if self._is_mask_wise else self._pixel_wise
+        own = self._mask_wise if self.is_mask_wise else self._pixel_wise
         owners = own(tf.cast(outputs.mask_logits, tf.float32)[0], slots, visible)
         too_small = tf.where(is_thing, _THING_AREA, _STUFF_AREA)
         area_reason = tf.where(self._is_large(slots, owners.area), 0, too_small)
         class_id = tf.gather(self._class_ids, class_index)
         instance = tf.where(is_thing, owners.instance, 0)
-        reason = owners.void_reason
+        area_reason = tf.gather(area_reason, owners.slot)
         return SlotMap(
             slot=owners.slot,
-            void_reason=tf.where(reason == 0, tf.gather(area_reason, owners.slot), reason),
+            void_reason=tf.where(owners.void_reason == 0, area_reason, owners.void_reason),
             confidence=owners.confidence,
             label=panoptic_ids.encode_label(class_id, instance, self.dataset_info.label_divisor),
             class_id=class_id,
@@ -294,8 +295,8 @@ class Postprocessor:
         """bool [slots], whether the segments of slots with these areas, int32 [slots], reach their limit."""
         same_class = slots.class_index[:, tf.newaxis] == slots.class_index
         class_area = tf.reduce_sum(tf.where(same_class, area, 0), axis=-1)
-        limits = self.thresholds
-        return tf.where(slots.is_thing, area >= limits["thing_area_limit"], class_area >= limits["stuff_area_limit"])
+        limit = self.thresholds
+        return tf.where(slots.is_thing, area >= limit["thing_area_limit"], class_area >= limit["stuff_area_limit"])
 
 
 def _count(slot: tf.Tensor, counted: tf.Tensor, num_slots: int) -> tf.Tensor:

@@ -58,6 +58,26 @@ def test_other_labels_are_ties_if_rounding_of_the_outputs_explains_them(referenc
     assert reference._proves_ties(reference_outputs, exported, size) == are_ties
 
 
+def test_mask_wise_instances_may_have_other_numbers(encoded, outputs):
+    """Not so if two become one, or if their classes change; and not in pixel-wise post-processing."""
+    reference = Reference(ColorNetwork(), postprocessor(overlap_threshold=0.8), CROP_SIZE)
+    panoptic = outputs["panoptic_map"]  # 1001, 1002 and 3000.
+    pixels = {label: int((panoptic == label).sum()) for label in np.unique(panoptic)}
+
+    def differing(*changes):
+        changed = panoptic.copy()
+        for old, new in changes:
+            changed[panoptic == old] = new
+        return reference.compare(encoded, {**outputs, "panoptic_map": changed}).differing
+
+    assert differing() == differing((1001, 1002), (1002, 1001)) == differing((1001, 1007)) == 0
+    assert differing((1001, 1002)) == min(pixels[1001], pixels[1002])
+    assert differing((1001, 3000)) == pixels[1001]
+    pixel_wise = Reference(ColorNetwork(), postprocessor(), CROP_SIZE)
+    changed = np.where(panoptic == 1001, 1007, panoptic)
+    assert pixel_wise.compare(encoded, {**outputs, "panoptic_map": changed}).differing == pixels[1001]
+
+
 def test_another_size_agrees_nowhere(reference, encoded, outputs):
     agreement = reference.compare(encoded, {**outputs, "panoptic_map": outputs["panoptic_map"][1:]})
     assert agreement.share == 0.0
