@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.models import mask_bands
+from maxdl_tf.models import mask_bands, mask_pasting
 from maxdl_tf.models.postprocess import Postprocessor
 from tests.helpers import shared_golden
 from tests.models.test_mask_competition import random_outputs
@@ -165,6 +165,16 @@ def test_a_mask_under_a_better_one_is_dropped_by_the_overlap():
     assert reasons == [[None, None, None, "overlap_threshold", None]]
     lenient = {**MASK_WISE, "overlap_threshold": 0.3}
     assert void_reasons(outputs, **lenient) == [[None] * 5]
+
+
+@pytest.mark.parametrize(
+    "order, overlap_threshold, area",
+    [([0, 1], 0.5, [8, 0]), ([0, 1], 0.49, [8, 2]), ([1, 0], 0.5, [6, 4]), ([1, 0], 0.75, [0, 4]), ([], 0.0, [0, 0])],
+)
+def test_a_mask_must_keep_more_than_the_share(order, overlap_threshold, area):
+    """Slot 0 claims 8 pixels and slot 1 claims 4; they share 2."""
+    pixels, candidates = tf.constant([[6, 1], [1, 2]]), tf.constant(order, tf.int32)
+    np.testing.assert_array_equal(mask_pasting._accepted_area(pixels, candidates, overlap_threshold), area)
 
 
 def test_thresholds_of_things_and_stuff():
