@@ -40,6 +40,8 @@ class FakeEvaluationBatch(NamedTuple):
 class FakeModel(keras.Model):
     """The outputs of a MaX-DeepLab without its inside."""
 
+    output_stride = 4
+
     def __init__(self, width: int = 16, slots: int = SLOTS):
         super().__init__()
         self.slots = slots
