@@ -64,9 +64,7 @@ class _Owners(NamedTuple):
     """The slots that own the pixels of an image before small segments are dropped.
 
     Attributes:
-      slot: int32 [h, w], as in `SlotMap`.
-      void_reason: int32 [h, w], as in `SlotMap`.
-      confidence: float32 [h, w], as in `SlotMap`.
+      slot, void_reason, confidence: [h, w], as in `SlotMap`.
       area: int32 [slots], number of pixels that each slot owns; those in the padding are included if they matter.
       instance: int32 [slots], number of each slot in labels, from 1.
     """
@@ -104,8 +102,7 @@ class Postprocessor:
       dataset_info: Class table.
       thresholds: The other numbers that have an effect, by name.
       is_mask_wise: Whether it is mask-wise; then labels hold ranks, which rounding may exchange.
-      output_stride: Input pixels per position of the mask logits.
-      enlarge: As given.
+      output_stride, enlarge: As given.
       void: Value of void pixels in panoptic maps.
 
     Raises:
@@ -211,8 +208,7 @@ class Postprocessor:
         slots = _Slots(class_index, is_thing, confidence, void_reason=tf.where(kept, 0, dropped))
         own = self._mask_wise if self.is_mask_wise else self._pixel_wise
         owners = own(tf.cast(outputs.mask_logits, tf.float32)[0], slots, visible)
-        too_small = tf.where(is_thing, _THING_AREA, _STUFF_AREA)
-        area_reason = tf.where(self._is_large(slots, owners.area), 0, too_small)
+        area_reason = tf.where(self._is_large(slots, owners.area), 0, tf.where(is_thing, _THING_AREA, _STUFF_AREA))
         class_id = tf.gather(self._class_ids, class_index)
         instance = tf.where(is_thing, owners.instance, 0)
         area_reason = tf.gather(area_reason, owners.slot)

@@ -40,7 +40,7 @@ class FakeEvaluationBatch(NamedTuple):
 class FakeModel(keras.Model):
     """The outputs of a MaX-DeepLab without its inside."""
 
-    output_stride = 4
+    output_stride = semantic_stride = 4
 
     def __init__(self, width: int = 16, slots: int = SLOTS):
         super().__init__()
