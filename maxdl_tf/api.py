@@ -61,7 +61,8 @@ def build_model(
 
     Returns:
       A Keras model that computes in float32. `model(images, training=False)` takes float [batch, height, width, 3],
-      RGB in 0..255, each side `model.size_multiple` k + 1, and returns `maxdl_tf.structs.PanopticOutputs`.
+      RGB in 0..255, each side a multiple of `model.size_multiple` plus 1. It returns
+      `maxdl_tf.structs.PanopticOutputs`.
 
     Raises:
       UserError: The class table is missing, or the checkpoint is missing or of another model.

@@ -195,15 +195,13 @@ class Postprocessor:
           ValueError: The outputs do not fit the class table.
         """
         self._check(outputs)
-        limits = self.thresholds
         class_probability = tf.nn.softmax(tf.cast(outputs.class_logits, tf.float32)[0])
         probability = class_probability[:, :-1]  # Void is no answer, but takes its share.
         class_index = tf.argmax(probability, axis=-1, output_type=tf.int32)
         is_thing = class_index < len(self.dataset_info.thing_ids)
         confidence = tf.reduce_max(probability, axis=-1)
-        kept = confidence >= tf.where(
-            is_thing, limits["class_threshold"], limits.get("stuff_class_threshold", limits["class_threshold"])
-        )
+        threshold = self.thresholds["class_threshold"]
+        kept = confidence >= tf.where(is_thing, threshold, self.thresholds.get("stuff_class_threshold", threshold))
         dropped = tf.where(class_probability[:, -1] > confidence, _NO_OBJECT, _CLASS)
         slots = _Slots(class_index, is_thing, confidence, void_reason=tf.where(kept, 0, dropped))
         own = self._mask_wise if self.is_mask_wise else self._pixel_wise
