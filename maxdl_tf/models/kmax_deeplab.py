@@ -100,6 +100,10 @@ class KMaXDeepLab(PanopticNetwork):
         return self._recomputed(self.semantic_head)(x, training=training)
 
     @property
+    def num_auxiliary_outputs(self) -> int:
+        return len(self.transformer_decoder.transformers)
+
+    @property
     def semantic_stride(self) -> int:
         return 4 if self.semantic_decoder else 32
 

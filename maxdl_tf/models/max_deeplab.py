@@ -106,10 +106,18 @@ class MaXDeepLab(PanopticNetwork):
         return self._recomputed(self.semantic_head)(x, training=training)
 
     @property
-    def first_transformer(self) -> tuple[DualPathTransformer | None, tf.Variable]:
+    def transformers(self) -> list[DualPathTransformer]:
+        """All transformers, in order."""
         stages = [*self.backbone.stages.values(), *self.decoder.stages.values()]
-        transformers = [transformer for stage in stages for transformer in stage.transformers.values()]
-        return (transformers[0] if transformers else None), self.backbone.memory
+        return [transformer for stage in stages for transformer in stage.transformers.values()]
+
+    @property
+    def num_auxiliary_outputs(self) -> int:
+        return sum(transformer.predictor is not None for transformer in self.transformers)
+
+    @property
+    def first_transformer(self) -> tuple[DualPathTransformer | None, tf.Variable]:
+        return (self.transformers[0] if self.transformers else None), self.backbone.memory
 
     @property
     def pretrained_layers(self) -> list[keras.layers.Layer]:

@@ -45,7 +45,7 @@ def test_outputs(built):
     assert outputs.mask_embedding.shape == (2, 6, variant.mask_channels)
     assert (64 // model.output_stride + 1, 64 // model.semantic_stride + 1) == (size[0], semantic_size[0])
     training = model(_images(65, 97), training=True)
-    assert len(training.auxiliary) == num_auxiliary
+    assert len(training.auxiliary) == model.num_auxiliary_outputs == num_auxiliary
     for auxiliary in training.auxiliary:
         assert auxiliary.mask_logits.shape == training.mask_logits.shape
         assert auxiliary.pixel_feature.shape == training.pixel_feature.shape
