@@ -5,11 +5,13 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.deeplab2_names import published_name
+from maxdl_tf.keras_api import keras
+from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.residual_block import AxialBlock, BottleneckBlock
 from maxdl_tf.layers.resized_fuse import ResizedFuse
 from maxdl_tf.models.encoder import Stage
-from maxdl_tf.models.heads import ClusteringPredictor
+from maxdl_tf.models.heads import ClusteringPredictor, SemanticDecoder, SemanticHead
 from maxdl_tf.models.pixel_decoder import PixelDecoder
 from tests.helpers import shared_golden
 from tests.layers.golden_layers import check_golden, reference_norm
@@ -95,3 +97,49 @@ def test_pixel_decoder(name, widths, blocks):
         return published_name(f"model/pixel_decoder/{path}").removeprefix("pixel_decoder/")
 
     check_golden(shared_golden(name), _pixel_decoder(widths, blocks), call, in_decoder)
+
+
+class _PredictorAndSemanticBranch(keras.layers.Layer):
+    """What follows the decoders. The inputs of the semantic decoder are activated already."""
+
+    def __init__(self, num_classes, num_semantic_channels, mask_channels, has_decoder):
+        super().__init__()
+        common = {"activation": "gelu", "norm": reference_norm}
+        self.predictor = ClusteringPredictor(num_classes, 12, mask_channels, **common, name="predictor")
+        self.semantic_decoder = None
+        if has_decoder:
+            aspp = ASPP(8, rates=(6, 12, 18), pool_size=None, dropout=0.0, **common, name="aspp")
+            self.semantic_decoder = SemanticDecoder(8, aspp, (6, 4), **common, name="semantic_decoder")
+        self.semantic_head = SemanticHead(10, num_semantic_channels, **common, name="semantic_head")
+
+    def call(self, inputs, training=None):
+        names = ("feature_panoptic", "transformer_class_feature", "transformer_mask_feature")
+        predicted, _ = self.predictor(tuple(inputs[name] for name in names), training=training)
+        semantic = inputs["feature_semantic"]
+        if self.semantic_decoder is not None:
+            semantic = self.semantic_decoder.aspp(semantic, training=training)
+            semantic = self.semantic_decoder((semantic, inputs["res3"], inputs["res2"]), training=training)
+        return {
+            "pixel_space_normalized_feature": predicted.pixel_feature,
+            "pixel_space_mask_logits": predicted.mask_logits,
+            "transformer_class_logits": predicted.class_logits,
+            "semantic_logits": self.semantic_head(semantic, training=training),
+        }
+
+
+def _name_in_predictor(path):
+    name = published_name(f"model/{path}")
+    name = name.replace("semantic_head_without_last_layer/", "auxiliary_semantic_head/conv_block/")
+    name = name.replace("semantic_last_layer/", "auxiliary_semantic_head/final_conv/")
+    return "_" + name.replace("semantic_decoder/", "auxiliary_semantic_decoder/")
+
+
+@pytest.mark.parametrize(
+    "name, num_classes, num_semantic_channels",
+    [("k_predictor", 20, 21), ("k_predictor_cityscapes", 19, 19)],
+)
+def test_predictor_and_semantic_branch(name, num_classes, num_semantic_channels):
+    layer = _PredictorAndSemanticBranch(num_classes, num_semantic_channels, 16, has_decoder=name == "k_predictor")
+    check_golden(
+        shared_golden(name), layer, lambda layer, inputs, training: layer(inputs, training=training), _name_in_predictor
+    )
