@@ -18,12 +18,16 @@ VOID, GROUND, SKY, CAR, PERSON = range(5)
 EXPERIMENT = """
 # A network that is small enough for a test.
 name: "drawn"
-model { variant: "tiny" num_slots: 8 postprocess { thing_area_limit: 1 stuff_area_limit: 1 } }
+model {
+  variant: "kmax_tiny"
+  num_slots: 8
+  postprocess { kind: mask_wise class_threshold: 0.1 thing_area_limit: 1 stuff_area_limit: 1 }
+}
+loss { instance_discrimination_weight: 0 pixel_contrastive_weight: 1 pixel_contrastive_samples: 256 }
 train_dataset {
   file_pattern: "${DRAWN}/train-*.tfrecord"
   crop_size: [65, 129]
   batch_size: 2
-  small_instance_weight: 3.0
   enlarge: false
   augmentation { min_scale: 0.5 max_scale: 2.0 color: true color_magnitude: 0.2 copy_paste {} }
 }
@@ -33,6 +37,13 @@ training {
   steps: 4
   optimizer { learning_rate: 1e-3 warmup_steps: 1 weight_decay: 0.05 }
 }
+"""
+
+# What kMaX-DeepLab does otherwise on Cityscapes.
+CITYSCAPES = """
+model { output_stride: 2 semantic_decoder: false }
+loss { semantic_top_share: 0.2 pixel_contrastive_area_temperature: 0.6 }
+train_dataset { small_instance_weight: 3.0 }
 """
 
 
@@ -69,13 +80,13 @@ def write_ade20k(root, split, number, image, kinds, instances):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "converter, write, things",
+    "converter, write, things, options",
     [
-        ("cityscapes", write_cityscapes, {"car": 2, "person": 1}),
-        ("ade20k", write_ade20k, {"class_21": 2, "class_13": 1}),
+        ("cityscapes", write_cityscapes, {"car": 2, "person": 1}, CITYSCAPES),
+        ("ade20k", write_ade20k, {"class_21": 2, "class_13": 1}, ""),
     ],
 )
-def test_a_drawn_data_set_goes_through_all_commands(tmp_path, converter, write, things):
+def test_a_drawn_data_set_goes_through_all_commands(tmp_path, converter, write, things, options):
     random = np.random.default_rng(0)
     root, shards, model_dir = tmp_path / "raw", tmp_path / "tfrecords", tmp_path / "model"
     for split, count in (("train", 4), ("val", 2)):
@@ -87,7 +98,7 @@ def test_a_drawn_data_set_goes_through_all_commands(tmp_path, converter, write, 
 
     config_file = tmp_path / "drawn.textproto"
     config_file.write_text(EXPERIMENT)
-    command("trainer", "--config_file", config_file, "--model_dir", model_dir, DRAWN=shards)
+    command("trainer", "--config_file", config_file, "--override", options, "--model_dir", model_dir, DRAWN=shards)
     metrics = json.loads((model_dir / "metrics.json").read_text())
     assert metrics["step"] == 4 and metrics["num_images"] == 2
     counted = {row["name"]: row["tp"] + row["fn"] for row in metrics["classes"]}
