@@ -7,6 +7,7 @@ import re
 import pytest
 
 from maxdl_tf import class_table, tasks
+from maxdl_tf.models.variants import VARIANTS
 from maxdl_tf.protos import experiment_pb2, training_pb2
 from tests.helpers import REPOSITORY
 from tests.test_configs import CONFIGS, NAMES, datasets_of, every_config, load
@@ -17,6 +18,9 @@ TRACED_QUICKLY = (
     "shapes/backbone_tiny_81",
     "shapes/max_deeplab_tiny_81",
 )
+# A kMaX-DeepLab has so many variables that the quick test builds one only.
+BUILT_QUICKLY = [name for name in NAMES if "kmax" not in name or name == "coco/kmax_r50_641"]
+CROPS = (641, 1025, 1281)
 
 
 def table_of_experiments() -> dict[str, tuple[int, float]]:
@@ -155,21 +159,25 @@ def test_the_table_has_a_row_for_each_experiment():
 
 
 @without_repetition(network_key)
-def parameters_and_slots(experiment) -> tuple[int, int]:
+def parameters(experiment) -> int:
     from maxdl_tf.models import complexity
 
-    model = build_network(experiment)
-    slots, _ = model.backbone.memory_shape or (0, 0)
-    return complexity.parameters_without_semantic(model), slots
+    return complexity.parameters_without_semantic(build_network(experiment))
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in BUILT_QUICKLY else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+)
+def test_the_network_is_as_large_as_the_table_says(name):
+    assert parameters(load(CONFIGS[NAMES.index(name)])) == table_of_experiments()[name][0]
 
 
 @every_config
-def test_the_network_is_as_large_as_the_table_says(path):
+def test_instances_can_be_numbered_by_their_slots(path):
     experiment = load(path)
-    parameters, slots = parameters_and_slots(experiment)
-    assert parameters == table_of_experiments()[NAMES[CONFIGS.index(path)]][0]
-    # The postprocessor numbers a class's instances by their slots.
-    assert slots < class_table.of_dataset(experiment.train_dataset).label_divisor
+    if experiment.task == experiment_pb2.Experiment.panoptic:
+        variant = tasks.task_of(experiment).variant
+        assert variant.num_slots < class_table.of_dataset(experiment.train_dataset).label_divisor
 
 
 @without_repetition(network_and_crop_key)
@@ -186,3 +194,28 @@ def test_the_network_multiplies_as_often_as_the_table_says(path):
     work = count(load(path)).multiply_adds_without_semantic / 1e9
     in_table = table_of_experiments()[NAMES[CONFIGS.index(path)]][1]
     assert round(work, 1 if work >= 1 else 2) == in_table
+
+
+def table_of_models() -> dict[str, tuple[float, ...]]:
+    """docs/models.md: parameters without and with the semantic branch, billions of multiply-adds at `CROPS`."""
+    text = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\|" + r" ([\d,.]+) \|" * 5, text, re.MULTILINE)
+    return {name: tuple(float(number.replace(",", "")) for number in numbers) for name, *numbers in rows}
+
+
+def test_the_table_of_models_has_a_row_for_each_variant():
+    assert list(table_of_models()) == list(VARIANTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_models_are_as_large_and_multiply_as_often_as_their_table_says(variant):
+    from maxdl_tf.models import complexity
+
+    experiment = load(REPOSITORY / "configs" / "coco" / "max_deeplab_s_641_100k.textproto")
+    experiment.model.variant = variant
+    task = tasks.task_of(experiment)
+    at_crops = [complexity.measure(task.build_model, (crop, crop)) for crop in CROPS]
+    work = (size.multiply_adds_without_semantic / 1e9 for size in at_crops)
+    sizes = at_crops[0].parameters_without_semantic, at_crops[0].parameters
+    assert (*sizes, *(round(value, 1 if value >= 1 else 2) for value in work)) == table_of_models()[variant]

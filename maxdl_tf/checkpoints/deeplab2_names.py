@@ -35,7 +35,7 @@ _ITEMS = (
     (r"^model/semantic_head/conv/", r"semantic_head_without_last_layer/_conv1_bn_act/"),
     (r"^model/semantic_head/logits/", r"semantic_last_layer/"),
     (r"^model/semantic_decoder/", r"semantic_decoder/"),
-    # kMaX-DeepLab (kmax section 11).
+    # kMaX-DeepLab (architecture section 16).
     (r"^model/pixel_decoder/norms/", r"pixel_decoder/_backbone_norms/"),
     (r"^model/pixel_decoder/stages/(\d)/blocks/(\w+)/", r"pixel_decoder/_stages/\1/_\2/"),
     (

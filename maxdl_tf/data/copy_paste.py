@@ -1,4 +1,4 @@
-"""Panoptic copy-paste: segments of one training crop are pasted onto another (kmax section 10)."""
+"""Panoptic copy-paste: segments of one training crop are pasted onto another (architecture section 8)."""
 
 from __future__ import annotations
 

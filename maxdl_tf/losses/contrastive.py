@@ -11,7 +11,7 @@ _VOID_LOGIT = -99999.0
 
 
 def sample_pixels(masks: TargetMasks, uniform: tf.Tensor, count: int, area_temperature: float) -> tf.Tensor:
-    """Draws pixels without replacement, those of small masks more often (kmax section 7).
+    """Draws pixels without replacement, those of small masks more often (architecture section 6).
 
     The weight of a pixel is (pixels of the image / pixels of its mask) ^ `area_temperature`, by Gumbel top-k. Crowd
     pixels weigh as those of a mask of one pixel. Void pixels come last.

@@ -69,7 +69,7 @@ class PanopticLosses(NamedTuple):
 
 
 class PanopticLoss:
-    """Compares `PanopticOutputs` with `PanopticTargets` (architecture section 6, kmax section 7).
+    """Compares `PanopticOutputs` with `PanopticTargets` (architecture section 6).
 
     The final output decides the matching of masks with slots. Auxiliary outputs have the same terms at the same
     weights under this matching, except for the semantic term.

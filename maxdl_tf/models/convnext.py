@@ -1,4 +1,4 @@
-"""ConvNeXt as an encoder (Liu et al., "A ConvNet for the 2020s", arXiv 2201.03545; kmax section 2.3)."""
+"""ConvNeXt as an encoder (Liu et al., "A ConvNet for the 2020s", arXiv 2201.03545)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes the parts of a kMaX-DeepLab (kmax sections 3 and 4)."""
+"""Makes the parts of a kMaX-DeepLab (architecture section 16)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pastes the masks of one image in the order of their rank (kMaX-DeepLab; kmax section 8).
+"""Pastes the masks of one image in the order of their rank (kMaX-DeepLab; architecture section 9).
 
 A mask claims the pixels where its probability exceeds a threshold of at least 1/3, so at most two masks claim a pixel.
 Masks are therefore accepted by counts alone: of the pixels that each mask claims, and that each two masks share.

@@ -1,4 +1,4 @@
-"""The pixel decoder of kMaX-DeepLab: from the encoder's features to richer ones, deep to shallow (kmax section 3)."""
+"""The pixel decoder of kMaX-DeepLab, from deep to shallow features (architecture section 16.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the model's outputs to a panoptic map (architecture section 9, paper: inference; kmax section 8).
+"""From the model's outputs to a panoptic map (architecture section 9, paper: inference).
 
 `Postprocessor.slot_map` decides for each pixel of one image which slot owns it and, if the pixel becomes void, which
 rule made it void. Label maps, segments and the counts of --diagnose are all read from this slot map.

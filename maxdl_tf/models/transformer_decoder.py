@@ -1,4 +1,4 @@
-"""The transformer decoder of kMaX-DeepLab: the memory reads features of growing size (kmax section 4)."""
+"""The transformer decoder of kMaX-DeepLab: the memory reads features of growing size (architecture section 16.3)."""
 
 from __future__ import annotations
 

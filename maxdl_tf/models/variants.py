@@ -1,4 +1,4 @@
-"""The variants of both families as tables (architecture section 3, kmax sections 2 to 4)."""
+"""The variants of both families as tables (architecture sections 3 and 16)."""
 
 from __future__ import annotations
 

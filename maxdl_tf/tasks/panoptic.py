@@ -58,7 +58,7 @@ class PanopticTask(base.Task):
         return model
 
     def build_loss(self, model: PanopticNetwork) -> PanopticLoss:
-        """Builds the loss of training (paper sections 3.2 and 3.4, kmax section 7).
+        """Builds the loss of training (paper sections 3.2 and 3.4, architecture section 6).
 
         Args:
           model: The network, whose strides and auxiliary outputs the loss follows.

@@ -121,7 +121,7 @@ def test_published_sizes(name, parameters, billions):
     ],
 )
 def test_sizes_of_kmax(name, billions):
-    """At 1281 x 1281, without the auxiliary branch (kmax section 6)."""
+    """At 1281 x 1281, without the auxiliary branch."""
     counted = measure(
         lambda: build_panoptic_model(
             VARIANTS[name], num_classes=133, num_semantic_channels=134, crop_size=(1281, 1281)

@@ -95,7 +95,7 @@ def test_variables():
     ],
 )
 def test_sizes(name, parameters, billions):
-    """At 1281 x 1281 (kmax section 6)."""
+    """At 1281 x 1281."""
     counted = measure(lambda: convnext_encoder(*CONVNEXT[name]), (1281, 1281))
     assert counted.parameters == parameters
     if billions is not None:

@@ -1,4 +1,4 @@
-"""The encoders of kMaX-DeepLab that are residual networks (kmax sections 2.1, 2.2)."""
+"""The encoders of kMaX-DeepLab that are residual networks (architecture section 16.1)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_plain_resnet(name):
     ("is_axial", "parameters", "billions"), [(False, 23_508_032, 137.7), (True, 41_343_424, 264.1)]
 )
 def test_sizes(is_axial, parameters, billions):
-    """At 1281 x 1281 (kmax section 6)."""
+    """At 1281 x 1281."""
 
     def build():
         if is_axial:

@@ -1,4 +1,4 @@
-"""Parts of kMaX-DeepLab against the reference (kmax sections 3 to 5)."""
+"""Parts of kMaX-DeepLab against the reference (architecture section 16)."""
 
 import numpy as np
 import pytest
