@@ -16,32 +16,38 @@ from maxdl_tf.checkpoints.save_restore import load_model_weights
 from maxdl_tf.tasks.panoptic import PanopticTask
 from tests.checkpoints.deeplab2_checkpoints import write_deeplab2_checkpoint
 from tests.helpers import REPOSITORY, in_process, shared_golden, shared_path
-from tests.models.golden_models import golden_weights
+from tests.models.golden_models import FILES, golden_weights
 from tests.models.test_golden_models import OUTPUTS
 
-WIDTHS = {
-    "s": """
-        multiplier: 0.125 stem_multiplier: 0.125 memory_channels: 48 transformer_width: 16 ffn_channels: 72
-        memory_head_channels: 40""",
-    "l": """
-        multiplier: 0.0625 stem_multiplier: 0.125 memory_channels: 40 transformer_width: 32 ffn_channels: 56
-        memory_head_channels: 32""",
-}
-# The limits of the published configs.
-POSTPROCESS = {
-    "s": "thing_area_limit: 100 stuff_area_limit: 1600",
-    "l": "thing_area_limit: 256 stuff_area_limit: 4096",
+_HEADS = """
+    pixel_head_channels: 24 semantic_head_channels: 24
+    semantic_low_level_channels: 12 semantic_low_level_channels: 8"""
+_KMAX = f"""
+  num_slots: 20 pixel_decoder {{ widths: [32, 16, 8, 4] }}
+  width {{
+    multiplier: 0.0625 memory_channels: 48 transformer_width: 16 ffn_channels: 40 semantic_decoder_channels: 12 {_HEADS}
+    stem_multiplier: %s
+  }}
+  postprocess {{ kind: mask_wise stuff_class_threshold: 0.5 thing_area_limit: 20 stuff_area_limit: 60 }}"""
+# The reference's narrow models; s and l have the limits of the published configs.
+MODELS = {
+    "s": f"""
+  variant: "s" postprocess {{ thing_area_limit: 100 stuff_area_limit: 1600 }}
+  width {{
+    multiplier: 0.125 stem_multiplier: 0.125 memory_channels: 48 transformer_width: 16 ffn_channels: 72
+    memory_head_channels: 40 semantic_decoder_channels: 24 {_HEADS}
+  }}""",
+    "l": f"""
+  variant: "l" postprocess {{ thing_area_limit: 256 stuff_area_limit: 4096 }}
+  width {{
+    multiplier: 0.0625 stem_multiplier: 0.125 memory_channels: 40 transformer_width: 32 ffn_channels: 56
+    memory_head_channels: 32 semantic_decoder_channels: 24 {_HEADS}
+  }}""",
+    "kmax_r50": 'variant: "kmax_r50"' + _KMAX % 0.125,
+    "kmax_convnext": 'variant: "kmax_convnext_t"' + _KMAX % 1,
 }
 EXPERIMENT = """
-model {{
-  variant: "{name}" mask_channels: 16
-  width {{
-    {widths}
-    pixel_head_channels: 24 semantic_head_channels: 24 semantic_decoder_channels: 24
-    semantic_low_level_channels: 12 semantic_low_level_channels: 8
-  }}
-  postprocess {{ {postprocess} }}
-}}
+model {{ mask_channels: 16 {model} }}
 eval_dataset {{
   file_pattern: "${{CONFIG_DIR}}/val-*.tfrecord" crop_size: 65
   dataset_info: "{repository}/configs/datasets/coco_panoptic.textproto"
@@ -50,10 +56,9 @@ eval_dataset {{
 
 
 def _config_file(folder, name: str) -> str:
-    """The experiment of the reference's narrow model, "s" or "l"."""
+    """The experiment of one of `MODELS`."""
     path = folder / f"{name}.textproto"
-    text = EXPERIMENT.format(name=name, widths=WIDTHS[name], postprocess=POSTPROCESS[name], repository=REPOSITORY)
-    path.write_text(text)
+    path.write_text(EXPERIMENT.format(model=MODELS[name], repository=REPOSITORY))
     return str(path)
 
 
@@ -69,22 +74,22 @@ def _run_here(**flags) -> int:
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """From a name to a folder with a checkpoint of DeepLab2: of the narrow S, and of the narrow L as it would be."""
+    """From a name to a folder with a checkpoint of DeepLab2: the narrow S's own; of the others, as they would be."""
 
     @functools.cache
     def checkpoint_of(name):
         if name == "s":
             return shared_path("reference", "checkpoints", "deeplab2_tiny_s")
-        folder = tmp_path_factory.mktemp("deeplab2")
+        folder = tmp_path_factory.mktemp(name)
         write_deeplab2_checkpoint(folder, golden_weights(name))
         return folder
 
     return checkpoint_of
 
 
-@pytest.mark.parametrize("name", ["s", "l"])
+@pytest.mark.parametrize("name", ["s", "l", "kmax_r50", pytest.param("kmax_convnext", marks=pytest.mark.slow)])
 def test_an_imported_checkpoint_gives_the_numbers_of_deeplab2(tmp_path, published, name):
-    golden = shared_golden(f"b_tiny_{name}_eval")
+    golden = shared_golden(f"{FILES[name]}_eval")
     config_file = _config_file(tmp_path, name)
     source = published(name)
     output = tmp_path / "imported" / name

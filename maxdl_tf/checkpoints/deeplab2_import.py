@@ -6,12 +6,13 @@ Variables have their published names here, such as `encoder/_stem/_conv1_bn_act/
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from maxdl_tf.checkpoints.compare import Difference, Shape, compare
+from maxdl_tf.checkpoints.deeplab2_advice import advice, family, items
 from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
 from maxdl_tf.checkpoints.keys import KEY_SUFFIX, is_of_model, name_of, shapes_by_key
 from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints, reason_of
@@ -73,7 +74,8 @@ def import_weights(
 
     Raises:
       ImportMismatch: A variable is missing, has another shape, or belongs to another model. Nothing was changed.
-      UserError: `allow_missing` names nothing of the model, or the checkpoint is damaged.
+      UserError: The checkpoint is of the other family, `allow_missing` names nothing of the model, or the checkpoint is
+        damaged.
     """
     by_path = variable_paths(model, "model")
     paths = {published_name(path): path for path in by_path}
@@ -84,19 +86,28 @@ def import_weights(
     for item in allow_missing:
         if not any(_is_below(name, item) for name in wanted):
             raise UserError(
-                f"--allow_missing {item} names no item of the model; choose from {', '.join(_items(wanted))}"
+                f"--allow_missing {item} names no item of the model; choose from {', '.join(items(wanted))}"
             )
     try:
         reader = tf.train.load_checkpoint(source.prefix)
         keys = _keys_by_name(reader)
+        families = family(keys), family(variables)
+        if families[0] not in (None, families[1]):
+            raise UserError(
+                f"{source.label} is a checkpoint of a {families[0]}, but the config's model is a {families[1]}; name a "
+                f"config of a {families[0]}"
+            )
         left_out = [name for name in keys if backbone_only and name not in wanted and _may_stay(name, variables)]
         found = {name: shape for name, (_, shape) in keys.items() if name not in left_out}
         difference = compare(found, wanted)
         initial = [name for name in difference.missing if any(_is_below(name, item) for item in allow_missing)]
         difference = difference._replace(missing=[name for name in difference.missing if name not in initial])
         if not difference.is_none:
-            advice = _advice(reader, difference, set(wanted) - pretrained)
-            raise ImportMismatch(f"{source.label} does not fit; {difference.summary()}; {advice}", difference)
+            if any(is_of_model(key) for key in shapes_by_key(reader)):
+                next_step = "it is a checkpoint of this package, which all commands take without an import"
+            else:
+                next_step = advice(difference, found, wanted, pretrained)
+            raise ImportMismatch(f"{source.label} does not fit; {difference.summary()}; {next_step}", difference)
         loaded = [name for name in wanted if name in found]
         for name in loaded:
             variables[name].assign(reader.get_tensor(keys[name][0]))
@@ -144,27 +155,6 @@ def _may_stay(name: str, model_names: Collection[str]) -> bool:
     return name in model_names or not name.startswith((_ENCODER, _ENCODER_IN_BACKBONE))
 
 
-def _advice(reader: Any, difference: Difference, not_of_backbone: set[str]) -> str:
-    """Advice about a difference.
-
-    Args:
-      reader: Reader of the checkpoint.
-      difference: Difference, which is not empty.
-      not_of_backbone: Names of variables of the model outside of the pretrained part.
-    """
-    if any(is_of_model(key) for key in shapes_by_key(reader)):
-        return "it is a checkpoint of this package, which all commands take without an import"
-    if not_of_backbone and not_of_backbone == set(difference.missing) and not difference.reshaped:
-        return "if it is of a backbone that was pretrained on ImageNet, add --backbone_only"
-    items = _items(difference.missing)
-    if items and not (difference.reshaped or difference.unexpected or "encoder" in items):
-        options = " ".join(f"--allow_missing {item}" for item in items)
-        return f"if these may keep their initial values, add {options}"
-    if difference.unexpected and _items(difference.unexpected)[0].startswith("semantic"):
-        return "it has a semantic branch; name a config that has one"
-    return "name a config of its variant and widths, with the classes that it was trained on"
-
-
 def _step(reader: Any) -> int:
     key = "global_step" + KEY_SUFFIX
     return int(reader.get_tensor(key)) if shapes_by_key(reader).get(key) == () else 0
@@ -172,7 +162,3 @@ def _step(reader: Any) -> int:
 
 def _is_below(name: str, item: str) -> bool:
     return f"{name}/".startswith(f"{item.rstrip('/')}/")
-
-
-def _items(names: Iterable[str]) -> list[str]:
-    return sorted({name.split("/")[0] for name in names})

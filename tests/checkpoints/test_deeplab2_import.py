@@ -14,24 +14,29 @@ from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
 from maxdl_tf.checkpoints.initial_weights import load_initial_weights
 from maxdl_tf.checkpoints.save_restore import CheckpointMismatch, load_model_weights
 from maxdl_tf.errors import UserError
-from maxdl_tf.models.build import build_max_deeplab
+from maxdl_tf.models.build import build_panoptic_model
 from maxdl_tf.models.variants import VARIANTS
 from tests.checkpoints.deeplab2_checkpoints import write_deeplab2_checkpoint
+from tests.models.test_kmax_deeplab import KMAX_SMALL
 
 SMALL = replace(VARIANTS["tiny"].scaled(0.5, 0.5), num_slots=6)
 # Like L: a part of the decoder is pretrained, and the semantic branch needs no decoder of its own.
 STACKED = replace(SMALL, decoder_stacks=1, pretrained_stacks=1)
+MODELS = {
+    "small": SMALL,
+    "stacked": STACKED,
+    "wide": replace(SMALL, memory_channels=72),
+    "plain": replace(SMALL, semantic_branch=False),
+    "kmax": KMAX_SMALL,
+    "convnext": replace(KMAX_SMALL, encoder="convnext"),
+}
 
 
 @functools.cache
 def _model(variant="small", classes=3):
-    variant = {
-        "small": SMALL,
-        "stacked": STACKED,
-        "wide": replace(SMALL, memory_channels=72),
-        "plain": replace(SMALL, semantic_branch=False),
-    }[variant]
-    return build_max_deeplab(variant, num_classes=classes, num_semantic_channels=classes + 1, crop_size=(33, 33))
+    return build_panoptic_model(
+        MODELS[variant], num_classes=classes, num_semantic_channels=classes + 1, crop_size=(33, 33)
+    )
 
 
 def _variables(model):
@@ -73,7 +78,7 @@ def assert_refused(model, source, complaint, **options):
     return raised.value
 
 
-@pytest.mark.parametrize("variant", ["small", "stacked"])
+@pytest.mark.parametrize("variant", ["small", "stacked", "kmax", "convnext"])
 def test_a_whole_model(tmp_path, variant):
     model = _model(variant)
     weights = _weights(model)
@@ -108,7 +113,7 @@ def test_another_model_is_told_by_its_first_variables(tmp_path, variant, classes
     complaint = {
         "stacked": r"missing from it: encoder/_decoder_stage1_extra/.*unknown here: encoder/_decoder_stage1/.*variant",
         "wide": r"of another shape: encoder/.* instead of .*name a config of its variant and widths",
-        "small": r"4 variables are of another shape: semantic_last_layer/bias \(6,\) instead of \(4,\).*classes that",
+        "small": r"4 variables are of another shape: semantic_last_layer/bias \(6,\) instead of \(4,\).*has 5 classes",
     }[variant]
     error = assert_refused(_model(), source, complaint)
     assert isinstance(error, ImportMismatch)
@@ -117,6 +122,19 @@ def test_another_model_is_told_by_its_first_variables(tmp_path, variant, classes
     assert set(error.difference.unexpected) == set(theirs) - set(ours)
     reshaped = {name for name in set(ours) & set(theirs) if ours[name].shape != theirs[name].shape}
     assert set(error.difference.reshaped) == reshaped
+
+
+@pytest.mark.parametrize("backbone_only", [False, True])
+@pytest.mark.parametrize(
+    ("variant", "other", "families"), [("small", "kmax", ["kMaX", "MaX"]), ("kmax", "small", ["MaX", "kMaX"])]
+)
+def test_the_other_family_is_told_in_a_sentence(tmp_path, variant, other, families, backbone_only):
+    source = write_deeplab2_checkpoint(tmp_path, _weights(_model(other)))
+    complaint = (
+        r"ckpt-123 is a checkpoint of a {0}-DeepLab, but the config's model is a {1}-DeepLab; name a config of a "
+        r"{0}-DeepLab$"
+    )
+    assert_refused(_model(variant), source, complaint.format(*families), backbone_only=backbone_only)
 
 
 def test_a_missing_item_must_be_allowed(tmp_path):
@@ -139,7 +157,8 @@ def test_a_missing_item_must_be_allowed(tmp_path):
 
 def test_a_semantic_branch_that_is_not_wanted(tmp_path):
     source = write_deeplab2_checkpoint(tmp_path, _weights(_model()))
-    assert_refused(_model("plain"), source, "unknown here: semantic_decoder/.*name a config that has one")
+    complaint = r"unknown here: semantic_decoder/.*it has model \{ semantic_branch: true \}; name"
+    assert_refused(_model("plain"), source, complaint)
 
 
 def test_missing_may_be_allowed_but_not_misshapen(tmp_path):
@@ -171,13 +190,21 @@ def test_damage(tmp_path, damage):
         import_weights(model, source)
 
 
-@pytest.mark.parametrize("layout", [dict, _in_backbone])
-def test_a_backbone(tmp_path, layout):
-    model = _model("stacked")
+@pytest.mark.parametrize(
+    ("variant", "layout", "part"),
+    [
+        ("stacked", dict, "encoder/_decoder_stage1/"),
+        ("stacked", _in_backbone, "encoder/_decoder_stage1/"),
+        ("kmax", dict, "encoder/_stage5/"),
+        ("convnext", dict, "encoder/stages/3/layer_with_weights-0/layer_scale"),
+    ],
+)
+def test_a_backbone(tmp_path, variant, layout, part):
+    model = _model(variant)
     pretrained = _pretrained(model)
     weights = {name: value for name, value in _weights(model).items() if name in pretrained}
-    assert any(name.startswith("encoder/_decoder_stage1/") for name in weights)
-    assert any(name.endswith("/moving_mean") for name in weights)
+    assert any(name.startswith(part) for name in weights)
+    assert variant == "convnext" or any(name.endswith("/moving_mean") for name in weights)
     head = {"classifier/dense/kernel": np.zeros((4, 10), np.float32), "logits/bias": np.zeros(10, np.float32)}
     source = write_deeplab2_checkpoint(tmp_path, {**layout(weights), **head}, step=9)
 
@@ -198,8 +225,9 @@ def test_a_backbone(tmp_path, layout):
         load_model_weights(model, prefix)
 
 
-def test_the_backbone_of_a_whole_model(tmp_path):
-    model = _model("stacked")
+@pytest.mark.parametrize("variant", ["stacked", "kmax"])
+def test_the_backbone_of_a_whole_model(tmp_path, variant):
+    model = _model(variant)
     weights, pretrained, before = _weights(model), _pretrained(model), _values(model)
     imported = import_weights(model, write_deeplab2_checkpoint(tmp_path, weights), backbone_only=True)
     assert set(imported.loaded) == pretrained and set(imported.left_out) == set(weights) - pretrained
