@@ -25,7 +25,7 @@ _IMAGES_CHECKED = 100  # Before training; of the size of COCO they take about a 
 
 
 class PanopticTask(base.Task):
-    """Trains, evaluates and predicts with MaX-DeepLab."""
+    """Trains, evaluates and predicts with a MaX-DeepLab or kMaX-DeepLab."""
 
     kind = experiment_pb2.Experiment.panoptic
 

@@ -74,6 +74,14 @@ def _first_image(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {key: value * np.float32(images) if "/grad/" in key else value for key, value in first.items()}
 
 
+def _whole_kmax(source) -> dict[str, np.ndarray]:
+    """Its weights have 8 significant bits already."""
+    evaluation = source("k_tiny_r50_eval")
+    kept = [f"{kind}/{name}" for kind in ("out", "sens") for name in OUTPUTS]
+    weights = {f"w/{key}": value for key, value in source("k_tiny_r50_weights").items() if key != "info"}
+    return {**weights, **{key: evaluation[key] for key in ("in/image", *kept)}}
+
+
 def main(shared: str) -> None:
     def source(name: str) -> dict[str, np.ndarray]:
         with np.load(Path(shared, "reference", "golden", f"{name}.npz")) as archive:
@@ -82,6 +90,8 @@ def main(shared: str) -> None:
     goldens = {
         "b_whole_s": _whole_model(source),
         "b_part_of_l": _part_of_l(source),
+        "k_whole_r50": _whole_kmax(source),
+        **{name: source(name) for name in ("k_block_os32", "k_convnext_33x41")},
         "c_loss_one_image": _first_image(source("c_loss_typical")),
         "e_post_one_image": _first_image(source("e_post_s_rect_97x161")),
     }

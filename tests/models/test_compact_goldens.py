@@ -1,6 +1,6 @@
-"""Narrow S as a whole, and L up to the end of its pretrained hourglass, against the reference; needs no ../shared.
+"""Narrow S and kMaX-DeepLab as a whole, and a part of L, against the reference; needs no ../shared.
 
-The reference's numbers belong to weights that were not rounded (tests/golden/README.md); the tolerance covers that.
+The numbers of S and L belong to weights that were not rounded (tests/golden/README.md); the tolerance covers that.
 `test_golden_models.py` compares with the unrounded weights.
 """
 
@@ -11,7 +11,7 @@ from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
 from maxdl_tf.models.decoder import StackedDecoder
 from tests.golden.compact import OUTPUTS, PART_OF_L, unpack
 from tests.helpers import own_golden
-from tests.layers.golden_layers import assert_close
+from tests.layers.golden_layers import assert_close, load_weights
 from tests.models.golden_models import golden_model
 
 TOLERANCE = 1e-3
@@ -31,6 +31,15 @@ def test_whole_model_of_s():
     outputs = model(tf.constant(golden["in/image"]), training=False)
     for name, output in zip(OUTPUTS, outputs):
         assert_close(output, golden[f"out/{name}"], name, TOLERANCE)
+
+
+def test_whole_kmax_with_resnet_50():
+    golden, model = own_golden("k_whole_r50"), golden_model("kmax_r50")
+    load_weights(model, golden.group("w"), root="model")
+    outputs = model(tf.constant(golden["in/image"], tf.float32), training=False)
+    for name, output in zip(OUTPUTS, outputs):
+        error = float(np.abs(output - golden[f"out/{name}"]).max())
+        assert error <= 10 * float(golden[f"sens/{name}"]), f"{name}: {error:.3g}"
 
 
 def test_encoder_and_first_hourglass_of_l():
