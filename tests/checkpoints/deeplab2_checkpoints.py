@@ -46,14 +46,17 @@ def published_shapes(listed: str) -> dict[str, tuple[int, ...]]:
 
 
 def random_weights(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, np.ndarray]:
-    """Weights of a kMaX-DeepLab that predicts some segments, by published name: residual branches are small."""
+    """Weights of a kMaX-DeepLab that predicts some segments, by published name.
+
+    Residual branches and attention are damped, so that rounding does not grow from layer to layer.
+    """
     random = np.random.default_rng(seed)
 
     def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
         layer, _, part = name.rpartition("/")
         if part == "gamma":
-            is_residual = layer.endswith(("conv3_bn/_batch_norm", "ffn_conv2_bn/_batch_norm"))
-            return np.full(shape, 0.2 if is_residual else 5.0 if layer.endswith("mask_batch_norm") else 1.0)
+            is_damped = layer.endswith(("conv3_bn/_batch_norm", "ffn_conv2_bn/_batch_norm", "similarity"))
+            return np.full(shape, 0.1 if is_damped else 5.0 if layer.endswith("mask_batch_norm") else 1.0)
         if part == "moving_variance":
             # A slot sums its pixels.
             return random.uniform(0.5, 1.5, shape) * (1e4 if "kmeans_memory_batch_norm" in layer else 1.0)

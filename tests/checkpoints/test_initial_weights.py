@@ -16,22 +16,24 @@ from maxdl_tf.checkpoints.initial_weights import load_initial_weights
 from maxdl_tf.checkpoints.keys import name_of, variables_by_key
 from maxdl_tf.checkpoints.save_restore import CheckpointMismatch, Checkpoints, NonFiniteModelError, load_model_weights
 from maxdl_tf.errors import UserError
-from maxdl_tf.models.build import build_image_classifier, build_max_deeplab
+from maxdl_tf.models.build import build_image_classifier, build_panoptic_model
 from maxdl_tf.models.variants import VARIANTS
 from tests.checkpoints.test_compare import expand
+from tests.models.test_kmax_deeplab import KMAX_SMALL
 
 # Like L, a part of the decoder belongs to the pretrained backbone.
 VARIANT = replace(VARIANTS["tiny"].scaled(0.5, 0.5), decoder_stacks=1, pretrained_stacks=1, num_slots=6)
+KMAX = replace(KMAX_SMALL, transformer_decoder_blocks=(1, 0, 1))
 CROP = (33, 33)
 
 
-def _model(classes=3, semantic=4, **departures):
-    variant = replace(VARIANT, **departures)
-    return build_max_deeplab(variant, num_classes=classes, num_semantic_channels=semantic, crop_size=CROP)
+def _model(classes=3, semantic=4, variant=VARIANT, **departures):
+    variant = replace(variant, **departures)
+    return build_panoptic_model(variant, num_classes=classes, num_semantic_channels=semantic, crop_size=CROP)
 
 
-def _classifier(classes=5):
-    return build_image_classifier(VARIANT, num_classes=classes, crop_size=CROP)
+def _classifier(classes=5, variant=VARIANT):
+    return build_image_classifier(variant, num_classes=classes, crop_size=CROP)
 
 
 def _variables(model) -> dict[str, tf.Variable]:
@@ -116,6 +118,32 @@ def test_a_backbone_fills_the_pretrained_part(classifier):
     assert set().union(*(expand(line.strip()) for line in said[1:])) == backbone
     with pytest.raises(CheckpointMismatch):
         load_model_weights(model, path)
+
+
+@pytest.fixture(scope="module")
+def kmax():
+    return _model(5, 6, KMAX)
+
+
+def test_a_kmax_deeplab_of_other_classes(tmp_path, kmax):
+    """The heads inside the transformers depend on the classes, too."""
+    path, saved = _save(_model(variant=KMAX), tmp_path)
+    before = _values(kmax)
+    weights = load_initial_weights(kmax, path, lambda line: None)
+    aux = {f"model/transformer_decoder/transformers/{i}/predictor/class_head/logits" for i in (0, 1)}
+    layers = aux | {"model/predictor/class_head/logits", "model/semantic_head/logits"}
+    assert set(weights.initial) == {f"{layer}/{part}" for layer in layers for part in ("kernel", "bias")}
+    assert_loaded(kmax, before, saved, set(saved) - set(weights.initial))
+
+
+def test_the_encoder_of_a_kmax_deeplab(tmp_path, kmax):
+    path, saved = _save(_classifier(variant=KMAX), tmp_path)
+    before = _values(kmax)
+    weights = load_initial_weights(kmax, path, lambda line: None)
+    assert weights.is_backbone
+    encoder = {name for name in before if name.startswith("model/backbone/")}
+    assert set(weights.loaded) == encoder == {name for name in saved if not name.startswith("model/classifier/")}
+    assert_loaded(kmax, before, saved, encoder)
 
 
 def test_one_classifier_starts_from_another(classifier):
