@@ -45,7 +45,9 @@ def test_labels_that_do_not_follow_from_the_outputs_are_never_ties(reference, en
 
 
 @pytest.mark.parametrize("error, are_ties", [(0.5, True), (50.0, False)])
-def test_other_labels_are_ties_if_rounding_of_the_outputs_explains_them(reference, encoded, outputs, error, are_ties):
+def test_other_labels_are_ties_if_rounding_of_the_outputs_explains_them(
+    reference, encoded, outputs, error, are_ties, monkeypatch
+):
     """One pixel's logits are changed until another slot wins: by little only where both were near each other."""
     reference_outputs = {"mask_logits": outputs["mask_logits"].copy(), "class_logits": outputs["class_logits"]}
     pixel = reference_outputs["mask_logits"][0, 0, 0]
@@ -53,9 +55,30 @@ def test_other_labels_are_ties_if_rounding_of_the_outputs_explains_them(referenc
     pixel[:2] = [error / 2, 0.0]
     changed = {name: value.copy() for name, value in reference_outputs.items()}
     changed["mask_logits"][0, 0, 0, :2] = [0.0, error / 2]
-    size = tf.constant(CROP_SIZE)
-    exported = {**changed, "panoptic_map": reference._label_map(**changed, image_size=size).numpy()}
-    assert reference._proves_ties(reference_outputs, exported, size) == are_ties
+    exported = {**changed, "panoptic_map": reference._label_map(**changed, image_size=tf.constant(CROP_SIZE)).numpy()}
+    unmoved = {name: tf.constant(value) for name, value in reference_outputs.items()}
+    monkeypatch.setattr(reference, "_moved_outputs", lambda image, units: unmoved)
+    assert reference._proves_ties(tf.io.decode_png(encoded), reference_outputs, exported) == are_ties
+
+
+class JumpingNetwork(ColorNetwork):
+    """As with k-means: one pixel is near a tie, and turning it shifts a mask by 2 % of the largest logit."""
+
+    def call(self, images, training=False):
+        outputs = super().call(images)
+        jump = tf.where(images[0, 0, 0, 0] > 255.001, 2.0, 0.0)
+        return outputs._replace(mask_logits=outputs.mask_logits + jump * [1.0, 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    "network, jump, are_ties", [(JumpingNetwork, 2.0, True), (JumpingNetwork, 30.0, False), (ColorNetwork, 2.0, False)]
+)
+def test_outputs_may_jump_if_those_of_the_model_do(encoded, outputs, network, jump, are_ties):
+    reference = Reference(network(), postprocessor(), CROP_SIZE)
+    of_model = {name: outputs[name] for name in ("mask_logits", "class_logits")}
+    changed = {**of_model, "mask_logits": of_model["mask_logits"] + np.float32([jump, 0, 0, 0])}
+    exported = {**changed, "panoptic_map": reference._label_map(**changed, image_size=tf.constant(CROP_SIZE)).numpy()}
+    assert reference._proves_ties(tf.io.decode_png(encoded), of_model, exported) == are_ties
 
 
 def test_mask_wise_instances_may_have_other_numbers(encoded, outputs):
