@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.atrous import AtrousConv2D
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
@@ -47,7 +48,7 @@ class Conv2DBatchNorm(Layer):
         super().__init__(**kwargs)
         # "same" pads odd kernels symmetrically only where the stride is 1.
         self.padding = (kernel_size - 1) // 2 if strides > 1 else 0
-        self.activate = keras.activations.get(activation)
+        self.activate = activations.get(activation)
         common = {"use_bias": False, "kernel_initializer": "he_normal", "name": "conv"}
         if rate > 1:
             if strides > 1:
@@ -90,7 +91,7 @@ class Conv1DBatchNorm(Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.activate = keras.activations.get(activation)
+        self.activate = activations.get(activation)
         self.conv = keras.layers.Conv1D(filters, 1, use_bias=False, kernel_initializer=kernel_initializer, name="conv")
         self.batch_norm = norm(gamma_initializer=gamma_initializer, name="batch_norm")
 
@@ -103,7 +104,7 @@ class DepthwiseConvBatchNorm(Layer):
 
     def __init__(self, kernel_size: int, *, activation: str = "relu", norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
-        self.activate = keras.activations.get(activation)
+        self.activate = activations.get(activation)
         self.conv = keras.layers.DepthwiseConv2D(kernel_size, padding="same", use_bias=False, name="conv")
         self.batch_norm = norm(name="batch_norm")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm
@@ -24,7 +25,7 @@ class CrossAttention(Layer):
 
     def __init__(self, *, activation: str = "relu", norm: Norm = DEFAULT_NORM, **kwargs):
         super().__init__(**kwargs)
-        self.activate = keras.activations.get(activation)
+        self.activate = activations.get(activation)
         self.batch_norm_similarity = norm(axis=1, name="batch_norm_similarity")
         self.batch_norm_retrieved_value = norm(axis=(1, 3), name="batch_norm_retrieved_value")
 
@@ -85,7 +86,7 @@ class DualPathTransformer(Layer):
         if predictor is not None and not memory_to_pixel:
             raise ValueError("k-means is a kind of memory_to_pixel, which is off; switch it on, or give no predictor")
         self.width, self.ffn_channels, self.num_heads, self.norm = width, ffn_channels, num_heads, norm
-        self.activation, self.activate = activation, keras.activations.get(activation)
+        self.activation, self.activate = activation, activations.get(activation)
         self.memory_to_pixel = memory_to_pixel and predictor is None
         self.memory_to_memory = memory_to_memory
         self.pixel_to_memory = pixel_to_memory

@@ -6,7 +6,7 @@ Blocks read and return un-activated features: each activates its input, its skip
 
 from __future__ import annotations
 
-from maxdl_tf.keras_api import keras
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.axial_attention import AxialAttention2D
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
@@ -19,7 +19,7 @@ class ResidualBlock(Layer):
 
     def __init__(self, channels: int, *, strides: int, drop_path_keep: float, activation: str, norm: Norm, **kwargs):
         super().__init__(**kwargs)
-        self.activate = keras.activations.get(activation)
+        self.activate = activations.get(activation)
         self.channels, self.strides, self.norm = channels, strides, norm
         self.drop_path = DropPath(drop_path_keep)
         self.shortcut = None

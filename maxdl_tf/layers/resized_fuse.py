@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from maxdl_tf.keras_api import keras
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
@@ -36,7 +36,7 @@ class ResizedFuse(Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.activate = keras.activations.get(activation)
+        self.activate = activations.get(activation)
         self.channels, self.stride, self.source_strides, self.norm = channels, stride, tuple(source_strides), norm
 
     def build(self, input_shape):

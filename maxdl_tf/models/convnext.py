@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.dropout import DropPath
 from maxdl_tf.models.encoder import Encoder, Stage
@@ -120,7 +121,7 @@ class ConvNeXtBlock(Layer):
         self.depthwise_conv = DepthwiseConv2D(7, kernel_initializer=_small_kernel(), name="depthwise_conv")
         self.norm = _layer_norm()
         self.pointwise_conv1 = keras.layers.Dense(
-            4 * channels, activation="gelu", kernel_initializer=_small_kernel(), name="pointwise_conv1"
+            4 * channels, activation=activations.gelu, kernel_initializer=_small_kernel(), name="pointwise_conv1"
         )
         self.pointwise_conv2 = keras.layers.Dense(channels, kernel_initializer=_small_kernel(), name="pointwise_conv2")
 

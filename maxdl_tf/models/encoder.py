@@ -7,6 +7,7 @@ import functools
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
@@ -106,7 +107,7 @@ class Encoder(keras.layers.Layer):
         self.stem = stem
         self.stages = dict(stages)
         self.memory_shape = memory_shape
-        self.activate = keras.activations.get(activation)
+        self.activate = activations.get(activation)
         self._recomputed = functools.partial(recomputed, kinds=recompute)
 
     def build(self, input_shape):

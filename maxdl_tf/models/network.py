@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 from maxdl_tf.models.heads import ClassHead, SemanticHead
@@ -24,8 +25,9 @@ class Network(keras.Model):
         super().__init__(autocast=False, **kwargs)  # Images are normalized in float32 first.
 
     @tf.autograph.experimental.do_not_convert
-    def __call__(self, *args, **kwargs):
-        return super().__call__(*args, **kwargs)
+    def __call__(self, *args, training=False, **kwargs):
+        with activations.in_training(training):
+            return super().__call__(*args, training=training, **kwargs)
 
     @tf.autograph.experimental.do_not_convert
     def build(self, input_shape):
