@@ -19,8 +19,8 @@ _KINDS_OF_ALIASES = """
 _ALIASES = _LOOPS.union(_KINDS_OF_ALIASES.split())
 # Operations that overwrite an input of the same size that is not needed any more.
 _KINDS_IN_PLACE = """
-    Abs Add AddN AddV2 BiasAdd Exp FusedBatchNormGradV3 FusedBatchNormV3 Log Maximum Minimum Mul Neg RealDiv Relu Relu6
-    Relu6Grad ReluGrad Rsqrt RsqrtGrad Sigmoid SigmoidGrad Softmax Sqrt Square Sub Tanh TanhGrad
+    Abs Add AddN AddV2 BiasAdd Erf Erfc Exp FusedBatchNormGradV3 FusedBatchNormV3 Log Maximum Minimum Mul Neg RealDiv
+    Relu Relu6 Relu6Grad ReluGrad Rsqrt RsqrtGrad Sigmoid SigmoidGrad Softmax Sqrt Square Sub Tanh TanhGrad
 """
 _IN_PLACE = frozenset(_KINDS_IN_PLACE.split())
 # Memory that TensorFlow 2.15 takes on a CPU to optimize and run an operation, without its result. Measured: 27 kB for

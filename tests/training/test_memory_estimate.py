@@ -33,7 +33,7 @@ def test_what_nobody_reads_any_more_makes_room():
 
 
 def test_results_are_written_over_their_inputs_but_not_over_what_is_still_read():
-    assert peak_of(lambda x: tf.nn.relu(tf.exp(x))) == 1
+    assert peak_of(lambda x: tf.nn.relu(tf.exp(x))) == peak_of(lambda x: tf.nn.gelu(tf.exp(x))) - 1 == 1
     assert peak_of(lambda x: tf.matmul(tf.nn.relu(x), x)) == 3
     assert peak_of(lambda x: tf.nn.relu(tf.reshape(tf.transpose(x), [-1]))) == 2
 
