@@ -13,6 +13,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers import activations
 
 
 class _Pass:
@@ -57,7 +58,8 @@ def recomputed(layer: Callable, kinds: tuple[type, ...] = (keras.layers.Layer,))
             token = _current.set(_Pass(drawn, is_second))
             is_second = True
             try:
-                return layer(tf.nest.pack_sequence_as(inputs, tensors), *arguments, training=True)
+                with activations.in_training(True):  # The second pass runs after the network's call.
+                    return layer(tf.nest.pack_sequence_as(inputs, tensors), *arguments, training=True)
             finally:
                 _current.reset(token)
 
