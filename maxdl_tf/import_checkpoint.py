@@ -3,7 +3,7 @@
 --deeplab2_checkpoint is a folder (for its latest checkpoint), a prefix, an .index file, or a published .tar.gz. Each
 variable of the model must be in it with the same shape, and it must have no other variables of a model. Otherwise the
 import fails, lists the differences, and leaves nothing. --allow_missing semantic_decoder keeps the initial values of a
-part that older checkpoints lack.
+part that older checkpoints lack or have in another shape.
 
 --backbone_only imports just the part of the model that is pretrained on ImageNet, for training.initial_checkpoint.
 
@@ -37,7 +37,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to create for ckpt-STEP.",
 _ALLOW_MISSING = flags.DEFINE_multi_string(
     "allow_missing",
     [],
-    "Item of DeepLab2's checkpoints that may be missing, such as semantic_decoder.",
+    "Item of DeepLab2's checkpoints that may be missing or have another shape, such as semantic_decoder.",
     flag_values=FLAGS,
 )
 _BACKBONE_ONLY = flags.DEFINE_boolean(
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     print(f"wrote {os.path.join(_OUTPUT.value, name)}  {len(imported.variables)} variables  {weights:,} weights")
     print_names({"imported": imported.loaded, "skipped, not part of the backbone": imported.left_out})
     if imported.initial:
-        print(f"{len(imported.initial)} variables missing from it, with initial values:")
+        print(f"{len(imported.initial)} variables missing from it or of another shape, with initial values:")
         for line in compare.compact_names(imported.initial, depth=2):
             print(f"  {line}")
     if _BACKBONE_ONLY.value:

@@ -45,7 +45,7 @@ class Imported(NamedTuple):
     Attributes:
       step: Global step of the checkpoint; 0 if it has none.
       loaded: Names of the loaded variables.
-      initial: Names of variables that were allowed to be missing and keep their initial values.
+      initial: Names of variables that were allowed to differ and keep their initial values.
       left_out: Names of variables of the checkpoint that are skipped, because only the backbone is imported.
       variables: The loaded and the initial variables, by their paths in a checkpoint of this package.
     """
@@ -70,7 +70,8 @@ def import_weights(
       model: Model whose variables exist.
       source: The checkpoint.
       backbone_only: Whether to load only the model's `pretrained_variables` and skip the rest of the checkpoint.
-      allow_missing: Published items, such as `semantic_decoder`, whose variables may be missing from the checkpoint.
+      allow_missing: Published items, such as `semantic_decoder`, whose variables may be missing from the checkpoint or
+        have another shape in it. These keep their initial values.
 
     Raises:
       ImportMismatch: A variable is missing, has another shape, or belongs to another model. Nothing was changed.
@@ -100,15 +101,19 @@ def import_weights(
         left_out = [name for name in keys if backbone_only and name not in wanted and _may_stay(name, variables)]
         found = {name: shape for name, (_, shape) in keys.items() if name not in left_out}
         difference = compare(found, wanted)
-        initial = [name for name in difference.missing if any(_is_below(name, item) for item in allow_missing)]
-        difference = difference._replace(missing=[name for name in difference.missing if name not in initial])
+        differing = (*difference.missing, *difference.reshaped)
+        initial = sorted(name for name in differing if any(_is_below(name, item) for item in allow_missing))
+        difference = difference._replace(
+            missing=[name for name in difference.missing if name not in initial],
+            reshaped=[name for name in difference.reshaped if name not in initial],
+        )
         if not difference.is_none:
             if any(is_of_model(key) for key in shapes_by_key(reader)):
                 next_step = "it is a checkpoint of this package, which all commands take without an import"
             else:
                 next_step = advice(difference, found, wanted, pretrained)
             raise ImportMismatch(f"{source.label} does not fit; {difference.summary()}; {next_step}", difference)
-        loaded = [name for name in wanted if name in found]
+        loaded = [name for name in wanted if name not in initial]
         for name in loaded:
             variables[name].assign(reader.get_tensor(keys[name][0]))
         step = _step(reader)
