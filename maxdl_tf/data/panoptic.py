@@ -284,7 +284,9 @@ def read_example(serialized: Tensor, dataset_info: DatasetInfo, *, for_pasting: 
     if for_pasting:
         divisor = dataset_info.label_divisor
         instance, limit = tf.reduce_max(labels % divisor), panoptic_ids.largest_instance_to_paste(divisor)
-        fix = f"; copy_paste allows up to {limit}, half of label_divisor; convert with a larger --label_divisor"
+        fix = (
+            f"; copy_paste allows up to {limit}, half of label_divisor; use maxdl-convert with a larger --label_divisor"
+        )
         check = tf.debugging.Assert(instance <= limit, ["image", example.image_id, "has instance", instance, fix])
         checks.append(check)
     # Later operations would fail with a less helpful message, so they wait for the checks. Eagerly, they are None.
