@@ -221,8 +221,8 @@ def naming_bad_widths(experiment: experiment_pb2.Experiment) -> Iterator[None]:
         raise
     except ValueError as error:
         raise UserError(
-            f"experiment {experiment.name!r}: this model cannot be built: {error}; change model.width, model.decoder "
-            "or crop_size"
+            f"experiment {experiment.name!r}: this model cannot be built: {error}; change model.width, the "
+            "options of model's decoders, or crop_size"
         ) from error
 
 

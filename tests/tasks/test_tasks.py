@@ -170,6 +170,9 @@ def test_widths_that_do_not_fit_the_heads_are_an_error_of_the_user():
     narrow = (_EXPERIMENT % "float32").replace("width { multiplier: 0.5", "width { multiplier: 0.25")
     with pytest.raises(UserError, match=r"cannot be built: .* must be multiples of num_heads 8; change model.width"):
         task(narrow).build_model()
+    short = 'model { variant: "kmax_tiny" pixel_decoder { widths: [8, 8] } } train_dataset { crop_size: 33 }'
+    with pytest.raises(UserError, match=r"cannot be built: .* has 2 values, but .* 4 .* options of model's decoders"):
+        task(short).build_model()
 
 
 def test_the_crop_of_evaluation_must_fit_the_network(monkeypatch):
