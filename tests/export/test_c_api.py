@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,15 @@ import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf import panoptic_ids
+from maxdl_tf.export.fold_batch_norm import fold_batch_norms
+from maxdl_tf.export.saved_model import export_saved_model
+from maxdl_tf.keras_api import keras
 from tests.export.color_export import save_color_model
+from tests.export.test_fold_batch_norm import _randomized
 from tests.helpers import REPOSITORY
-from tests.inference.color_network import BLUE, GRAY, RED, striped_image
+from tests.inference.color_network import BLUE, GRAY, INFO, RED, postprocessor, striped_image
+from tests.models.test_kmax_deeplab import KMAX_SMALL
+from tests.models.test_max_deeplab import _build
 
 SOURCE = REPOSITORY / "docs" / "examples" / "segment_image.c"
 LIBRARIES = [Path(tf.sysconfig.get_lib()) / f"libtensorflow_{name}.so.2" for name in ("cc", "framework")]
@@ -52,26 +59,32 @@ def test_it_does_not_link_python(program):
     assert "libtensorflow_cc" in libraries and "python" not in libraries.replace(str(tf.sysconfig.get_lib()), "")
 
 
+def assert_it_sees_what_python_sees(program, export_dir, path, folder) -> int:
+    """Compares the map and the table of an image file; returns the number of segments."""
+    done = _run(program, export_dir, path, folder / "map.ppm")
+    assert done.returncode == 0, done.stderr
+    signature = tf.saved_model.load(str(export_dir)).signatures["serving_default"]
+    outputs = {
+        name: value[0].numpy() for name, value in signature(image_bytes=tf.constant([path.read_bytes()])).items()
+    }
+    ids = panoptic_ids.color_to_id(np.asarray(Image.open(folder / "map.ppm")))
+    np.testing.assert_array_equal(ids, outputs["panoptic_map"])
+    table = np.array([line.split() for line in done.stdout.splitlines()], float)
+    assert len(table) == outputs["num_segments"]
+    names = ("segment_ids", "segment_class_ids", "segment_scores", "segment_areas")
+    wanted = np.column_stack([*(outputs[name] for name in names), outputs["segment_boxes"]])[: len(table)]
+    np.testing.assert_allclose(table, wanted, atol=1e-6)
+    return len(table)
+
+
 @pytest.mark.parametrize(
     "suffix, size, colors", [("png", (97, 129), (RED, GRAY, BLUE)), ("jpg", (64, 200), (BLUE, RED))]
 )
 def test_it_sees_what_python_sees(program, export_dir, tmp_path, suffix, size, colors):
     image, _ = striped_image(*size, colors=colors)
-    encoded = (tf.io.encode_png if suffix == "png" else tf.io.encode_jpeg)(image).numpy()
     path = tmp_path / f"image.{suffix}"
-    path.write_bytes(encoded)
-    done = _run(program, export_dir, path, tmp_path / "map.ppm")
-    assert done.returncode == 0, done.stderr
-
-    outputs = tf.saved_model.load(str(export_dir)).signatures["serving_default"](image_bytes=tf.constant([encoded]))
-    outputs = {name: value[0].numpy() for name, value in outputs.items()}
-    ids = panoptic_ids.color_to_id(np.asarray(Image.open(tmp_path / "map.ppm")))
-    np.testing.assert_array_equal(ids, outputs["panoptic_map"])
-    table = np.array([line.split() for line in done.stdout.splitlines()], float)
-    assert len(table) == outputs["num_segments"] == 2
-    names = ("segment_ids", "segment_class_ids", "segment_scores", "segment_areas")
-    wanted = np.column_stack([*(outputs[name] for name in names), outputs["segment_boxes"]])[: len(table)]
-    np.testing.assert_allclose(table, wanted, atol=1e-6)
+    path.write_bytes((tf.io.encode_png if suffix == "png" else tf.io.encode_jpeg)(image).numpy())
+    assert assert_it_sees_what_python_sees(program, export_dir, path, tmp_path) == 2
 
 
 @pytest.mark.parametrize(
@@ -90,3 +103,30 @@ def test_a_bad_model_ends_it(program, tmp_path):
     (tmp_path / "image.jpg").write_bytes(b"")
     done = _run(program, tmp_path, tmp_path / "image.jpg")
     assert done.returncode == 1 and f"segment_image: {tmp_path}: " in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weights", ["float32", "unfolded", "float16", "bfloat16"])
+def test_it_runs_a_kmax_deeplab(program, tmp_path, weights):
+    """Exported with verification, by all routes."""
+    keras.utils.set_random_seed(0)
+    variant = replace(KMAX_SMALL, transformer_decoder_blocks=(0, 1, 1), semantic_branch=False)
+    model = _randomized(_build(variant, num_classes=2))
+    model.predictor.class_head.logits.bias.assign([9.0, 9.0, 0.0])
+    model.predictor.mask_head.batch_norm.gamma.assign([9.0])  # Clear masks.
+    limits = {"class_threshold": 0.0, "pixel_threshold": 1 / 3, "overlap_threshold": 0.0}
+    report = export_saved_model(
+        model,
+        postprocessor(**limits),
+        crop_size=(65, 65),
+        dataset_info=INFO,
+        export_dir=str(tmp_path / "export"),
+        origin={},
+        inference_model=None if weights == "unfolded" else fold_batch_norms(model, tf.dtypes.as_dtype(weights)),
+        images={"one": tf.io.encode_png(striped_image(65, 65)[0]).numpy()},
+        min_agreement=0.9 if weights.endswith("16") else 1.0,
+    )
+    assert report.agreement.segments > 0
+    path = tmp_path / "image.png"
+    path.write_bytes(tf.io.encode_png(striped_image(50, 80)[0]).numpy())
+    assert assert_it_sees_what_python_sees(program, report.path, path, tmp_path) > 0
