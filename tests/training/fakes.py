@@ -41,6 +41,7 @@ class FakeModel(keras.Model):
     """The outputs of a MaX-DeepLab without its inside."""
 
     output_stride = semantic_stride = 4
+    num_auxiliary_outputs = 0
 
     def __init__(self, width: int = 16, slots: int = SLOTS):
         super().__init__()
