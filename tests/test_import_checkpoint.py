@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf import config, import_checkpoint
+from maxdl_tf import config, export_model, import_checkpoint
 from maxdl_tf.checkpoints.save_restore import load_model_weights
 from maxdl_tf.tasks.panoptic import PanopticTask
-from tests.checkpoints.deeplab2_checkpoints import write_deeplab2_checkpoint
+from tests.checkpoints.deeplab2_checkpoints import published_shapes, random_weights, write_deeplab2_checkpoint
 from tests.helpers import REPOSITORY, in_process, shared_golden, shared_path
 from tests.models.golden_models import FILES, golden_weights
 from tests.models.test_golden_models import OUTPUTS
@@ -116,6 +116,24 @@ def test_an_imported_checkpoint_gives_the_numbers_of_deeplab2(tmp_path, publishe
     for field, key in (("instance_score", "instance_scores"), ("semantic_score", "semantic_scores")):
         error = np.abs(getattr(prediction, field) - golden[f"out/{key}"])[accepted].max()
         assert error <= max(10 * float(golden[f"sens/{key}"]), 4 * np.finfo(np.float32).eps), f"{key}: {error:.3g}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variant", "listed", "count", "weights"),
+    [("r50", "kmax_r50", 1184, 72_650_796), ("convnext_t", "kmax_convnext_tiny", 1102, 67_430_412)],
+)
+def test_a_full_kmax_deeplab_is_imported_and_exported(tmp_path, capsys, variant, listed, count, weights):
+    """With the published names and shapes and random weights; the export is verified."""
+    write_deeplab2_checkpoint(tmp_path / "deeplab2", random_weights(published_shapes(listed)))
+    config_file = REPOSITORY / "configs" / "coco" / f"kmax_{variant}_641.textproto"
+    imported = tmp_path / "imported"
+    assert _run_here(deeplab2_checkpoint=tmp_path / "deeplab2", config_file=config_file, output=imported) == 0
+    assert f"{count} variables  {weights:,} weights" in capsys.readouterr().out
+    flags = {"checkpoint": imported, "config_file": config_file, "override": "eval_dataset { crop_size: 129 }"}
+    arguments = (part for name, value in flags.items() for part in (f"--{name}", value))
+    assert in_process(export_model, *arguments, "--export_dir", tmp_path / "export") == 0
+    assert "labels equal on" in capsys.readouterr().out
 
 
 def test_a_checkpoint_of_another_variant_is_told_in_one_line_and_leaves_nothing(tmp_path, published):
