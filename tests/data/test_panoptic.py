@@ -155,7 +155,8 @@ def test_instances_beyond_half_of_the_divisor_are_named(tmp_path):
         writer.write(_record(1, np.full([20, 20], 256 + 128)))
     _take(_train_batches(path, batch_size=1, seed=0), 4)
     with pytest.raises(
-        tf.errors.InvalidArgumentError, match=r"image_1.*has instance.*128.*up to 127, half of label_divisor; convert"
+        tf.errors.InvalidArgumentError,
+        match=r"image_1.*has instance.*128.*up to 127, half of label_divisor; use maxdl-convert",
     ):
         _take(_train_batches(path, batch_size=1, seed=0, augmentation=PASTING), 4)
 

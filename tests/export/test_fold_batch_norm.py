@@ -101,7 +101,17 @@ def network(request):
     return _randomized(_build(VARIANTS[request.param]))
 
 
-@pytest.mark.parametrize("storage, tolerance", [("float32", 1e-4), ("float16", 0.1), ("bfloat16", 0.5)])
+@pytest.mark.parametrize(
+    "network, storage, tolerance",
+    [
+        *((name, "float32", 1e-4) for name in VARIANTS),
+        ("l", "float16", 0.1),
+        ("kmax", "float16", 0.1),
+        ("l", "bfloat16", 0.5),
+        ("convnext", "bfloat16", 0.5),
+    ],
+    indirect=["network"],
+)
 def test_the_whole_network_in_a_graph(network, storage, tolerance):
     images = tf.constant(_images(65, 65, batch=1))
     wanted = network(images, training=False)
