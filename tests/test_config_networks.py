@@ -18,7 +18,7 @@ TRACED_QUICKLY = (
     "shapes/backbone_tiny_81",
     "shapes/max_deeplab_tiny_81",
 )
-# A kMaX-DeepLab has so many variables that the quick test builds one only.
+# Building a kMaX-DeepLab takes long, because it has a thousand variables. The quick test builds one only.
 BUILT_QUICKLY = [name for name in NAMES if "kmax" not in name or name == "coco/kmax_r50_641"]
 CROPS = (641, 1025, 1281)
 
