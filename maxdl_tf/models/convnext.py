@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -13,22 +13,6 @@ from maxdl_tf.layers import activations
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.dropout import DropPath
 from maxdl_tf.models.encoder import Encoder, Stage
-
-
-class ConvNeXtTable(NamedTuple):
-    """Numbers of blocks and of channels of the four stages at strides 4, 8, 16 and 32."""
-
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-
-
-CONVNEXT = {
-    "tiny": ConvNeXtTable((3, 3, 9, 3), (96, 192, 384, 768)),
-    "small": ConvNeXtTable((3, 3, 27, 3), (96, 192, 384, 768)),
-    "base": ConvNeXtTable((3, 3, 27, 3), (128, 256, 512, 1024)),
-    "large": ConvNeXtTable((3, 3, 27, 3), (192, 384, 768, 1536)),
-    "xlarge": ConvNeXtTable((3, 3, 27, 3), (256, 512, 1024, 2048)),
-}
 
 
 def convnext_encoder(

@@ -82,22 +82,17 @@ class KMaXDeepLab(PanopticNetwork):
         memories, auxiliary = self.transformer_decoder(pixels, training=training)
         predictor = self._recomputed(self.predictor)
         final, mask_embedding = predictor((pixels[-1], *memories), training=training)
+        semantic_logits = None
+        if self.semantic_head:
+            semantic_logits = self._semantic_logits(features["stage5"], features, training)
         return PanopticOutputs(
             pixel_feature=final.pixel_feature,
             mask_logits=final.mask_logits,
             class_logits=final.class_logits,
-            semantic_logits=self._semantic_logits(features, training) if self.semantic_head else None,
+            semantic_logits=semantic_logits,
             mask_embedding=mask_embedding,
             auxiliary=resized_to(final.mask_logits, auxiliary) if training else (),
         )
-
-    def _semantic_logits(self, features, training):
-        x = features["stage5"]
-        if self.semantic_decoder:
-            x = self._recomputed(self.semantic_decoder.aspp)(x, training=training)
-            low_level = (self.backbone.activate(features[name]) for name in ("stage3", "stage2"))
-            x = self._recomputed(self.semantic_decoder)((x, *low_level), training=training)
-        return self._recomputed(self.semantic_head)(x, training=training)
 
     @property
     def num_auxiliary_outputs(self) -> int:

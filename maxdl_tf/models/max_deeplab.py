@@ -81,13 +81,15 @@ class MaXDeepLab(PanopticNetwork):
         """
         features, memory, early = self.backbone(normalized(images), training=training)
         features, memory, late = self.decoder((features, memory), spatial_size(images), training=training)
-        activated = {name: self.backbone.activate(feature) for name, feature in features.items()}
 
-        last = activated[self.decoder.schedule[-1].name]
+        last = self.backbone.activate(features[self.decoder.schedule[-1].name])
         pixel_feature = self._recomputed(self.pixel_head)(last, training=training)
         mask_logits, mask_embedding = self.mask_head((pixel_feature, memory), training=training)
         class_logits = self.class_head(memory, training=training)
-        semantic_logits = self._semantic_logits(activated, training) if self.semantic_head else None
+        semantic_logits = None
+        if self.semantic_head:
+            source = self.backbone.activate(features[semantic_source(self.decoder.schedule)])
+            semantic_logits = self._semantic_logits(source, features, training)
         return PanopticOutputs(
             pixel_feature=pixel_feature,
             mask_logits=mask_logits,
@@ -96,14 +98,6 @@ class MaXDeepLab(PanopticNetwork):
             mask_embedding=mask_embedding,
             auxiliary=resized_to(mask_logits, early + late) if training else (),
         )
-
-    def _semantic_logits(self, activated, training):
-        x = activated[semantic_source(self.decoder.schedule)]
-        if self.semantic_decoder:
-            x = self._recomputed(self.semantic_decoder.aspp)(x, training=training)
-            read = (x, activated["stage3"], activated["stage2"])
-            x = self._recomputed(self.semantic_decoder)(read, training=training)
-        return self._recomputed(self.semantic_head)(x, training=training)
 
     @property
     def transformers(self) -> list[DualPathTransformer]:

@@ -75,6 +75,14 @@ class PanopticNetwork(Network):
         """
         return self.with_parts(semantic_decoder=None, semantic_head=None)
 
+    def _semantic_logits(self, source, features, training) -> tf.Tensor:
+        """Logits of the semantic head on `source`, or on what the semantic decoder makes of it and `features`."""
+        if self.semantic_decoder:
+            source = self._recomputed(self.semantic_decoder.aspp)(source, training=training)
+            low_level = (self.backbone.activate(features[name]) for name in ("stage3", "stage2"))
+            source = self._recomputed(self.semantic_decoder)((source, *low_level), training=training)
+        return self._recomputed(self.semantic_head)(source, training=training)
+
     @property
     def first_transformer(self) -> tuple[DualPathTransformer | None, tf.Variable]:
         """The transformer that reads the initial memory, which is the same for all images, and that memory."""

@@ -8,9 +8,18 @@ import tensorflow as tf
 
 from maxdl_tf.checkpoints.deeplab2_names import published_name, variable_paths
 from maxdl_tf.models.complexity import measure
-from maxdl_tf.models.convnext import CONVNEXT, ConvNeXtBlock, Downsample, PatchStem, convnext_encoder
+from maxdl_tf.models.convnext import ConvNeXtBlock, Downsample, PatchStem, convnext_encoder
 from tests.helpers import any_golden, shared_golden, shared_path
 from tests.layers.golden_layers import check_golden, load_weights
+
+# Numbers of blocks and of channels of the four stages.
+CONVNEXT = {
+    "tiny": ((3, 3, 9, 3), (96, 192, 384, 768)),
+    "small": ((3, 3, 27, 3), (96, 192, 384, 768)),
+    "base": ((3, 3, 27, 3), (128, 256, 512, 1024)),
+    "large": ((3, 3, 27, 3), (192, 384, 768, 1536)),
+    "xlarge": ((3, 3, 27, 3), (256, 512, 1024, 2048)),
+}
 
 
 def _name_in_encoder(path: str) -> str:
