@@ -100,7 +100,7 @@ def version():
 setup(
     name="maxdl_tf",
     version=version(),
-    description="MaX-DeepLab: end-to-end panoptic segmentation with mask transformers, in TensorFlow",
+    description="MaX-DeepLab and kMaX-DeepLab: end-to-end panoptic segmentation with mask transformers, in TensorFlow",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
