@@ -16,6 +16,7 @@ workers again. An experiment with `task: classification` pretrains a backbone an
     experiment.textproto     the experiment with its base and overrides; placeholders remain
     dataset_info.textproto   its class table
     ckpt-STEP.*              checkpoints
+    best/                    checkpoint of the evaluation with the highest PQ, or top-1 accuracy
     train/, eval/            curves and pictures for TensorBoard
     metrics.json             metrics of the last evaluation; eval/metrics-STEP.json has those of each one
     run_info.json            command line, versions, devices and git revision of each start

@@ -148,6 +148,11 @@ def test_a_training_that_is_killed_three_times_ends_as_if_it_had_not_been(config
     assert scalars(model_dir / "eval")["losses/total"] == {STEPS: pytest.approx(metrics["losses"]["total"])}
     assert f"\nloss {metrics['losses']['total']:.4g} (" in last.stdout
 
+    assert {path.name for path in (model_dir / "best").iterdir()} == {
+        *("checkpoint", f"ckpt-{STEPS}.index", f"ckpt-{STEPS}.data-00000-of-00001"),
+        *("score.json", "experiment.textproto", "dataset_info.textproto"),
+    }
+
     # The curves have no gap, the learning rate is the schedule's, and no restart threw the loss back.
     curves = scalars(model_dir / "train")
     assert set(curves["losses/total"]) == set(range(5, STEPS + 1, 5))

@@ -54,6 +54,12 @@ def keep_newest(directory: str, keep: int, step: int) -> None:
     _delete(directory, paths[keep:])
 
 
+def keep_only(directory: str, path: str) -> None:
+    """Deletes all checkpoints but one, and writes TensorFlow's list of that one."""
+    _write_list(directory, [path])
+    _delete(directory, [other for other in checkpoint_paths(directory) if _step_of(other) != _step_of(path)])
+
+
 def remove_leftovers(directory: str) -> None:
     """Deletes temporary files of a process that was killed. No other process may write to the directory."""
     complete = {os.path.basename(path) for path in checkpoint_paths(directory)}

@@ -90,6 +90,10 @@ class AccuracyResult:
     num_images: int
     losses: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def score(self) -> float:
+        return self.top1
+
     def as_dict(self) -> dict[str, Any]:
         """The metrics in a form that JSON can hold; accuracies in 0..1."""
         metrics = {"unit": "fraction", **asdict(self)}

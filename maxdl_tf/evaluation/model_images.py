@@ -216,6 +216,10 @@ def panoptic_quality(
 class Result(Protocol):
     """Result of an evaluation."""
 
+    @property
+    def score(self) -> float:
+        """The metric that chooses the best weights, in 0..1."""
+
     def as_table(self) -> str:
         """A human-readable table."""
 

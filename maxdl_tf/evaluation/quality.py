@@ -83,6 +83,11 @@ class PanopticQualityResult:
     losses: Mapping[str, float] = field(default_factory=dict)
     masks: str | None = None
 
+    @property
+    def score(self) -> float:
+        """PQ of all classes, which chooses the best weights of a training."""
+        return self.all.pq
+
     def as_dict(self) -> dict[str, Any]:
         """The metrics in a form that JSON can hold; qualities in 0..1."""
         metrics = {"unit": "fraction", **asdict(self)}

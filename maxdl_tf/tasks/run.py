@@ -13,6 +13,7 @@ import orbit
 import tensorflow as tf
 
 from maxdl_tf import config
+from maxdl_tf.checkpoints import best
 from maxdl_tf.checkpoints.folder import checkpoint_paths, remove_leftovers
 from maxdl_tf.checkpoints.initial_weights import load_initial_weights
 from maxdl_tf.checkpoints.save_restore import Checkpoints
@@ -144,11 +145,19 @@ class Run:
             writes=writes,
             log=self._log,
         )
+        self._best = best.BestCheckpoint(
+            os.path.join(model_dir, best.FOLDER),
+            model=self._state.model,
+            global_step=self._state.global_step,
+            prepare=self._save_experiment,
+            log=self._log,
+        )
         self._loop = Loop(
             global_step=self._state.global_step,
             model_dir=model_dir,
             checkpoints=self._checkpoints,
             ema=self._state.ema,
+            best=self._best if writes else None,
             writes=writes,
             keep_folder=self._keep_model_dir,
         )
@@ -266,16 +275,20 @@ class Run:
 
     def _prepare_model_dir(self, step: int) -> None:
         """Removes what a killed run left, checks that the checkpoints will fit, and writes the experiment."""
-        remove_leftovers(self._model_dir)
+        for folder in (self._model_dir, os.path.join(self._model_dir, best.FOLDER)):
+            remove_leftovers(folder)
         # A new checkpoint is complete before the oldest is deleted.
-        missing = self._experiment.training.checkpoints_to_keep + 1 - len(checkpoint_paths(self._model_dir))
+        kept = self._experiment.training.checkpoints_to_keep + (self._evaluation is not None)  # And the best one.
+        missing = kept + 1 - len(checkpoint_paths(self._model_dir))
         disk_space.check_space(self._model_dir, self._checkpoints.size, max(1, missing))
         if step:
             self._report_changes(step)
-        self._save_experiment()
+        else:
+            self._best.forget()
+        self._save_experiment(self._model_dir)
 
-    def _save_experiment(self) -> None:
-        config.save_experiment(self._written_as, self._task.dataset_info, self._model_dir)
+    def _save_experiment(self, folder: str) -> None:
+        config.save_experiment(self._written_as, self._task.dataset_info, folder)
 
     def _report_changes(self, step: int) -> None:
         """Reports what differs from the experiment that the run has followed so far."""
@@ -304,7 +317,7 @@ class Run:
             return False
         self._log(f"{self._model_dir} was removed while training; it is created again")
         self._lock.renew()
-        self._save_experiment()
+        self._save_experiment(self._model_dir)
         return True
 
     def _data_service(self, address: str, step: int) -> DataService:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import orbit
 import tensorflow as tf
 
+from maxdl_tf.checkpoints.best import BestCheckpoint
 from maxdl_tf.checkpoints.folder import new_checkpoints
 from maxdl_tf.checkpoints.save_restore import DAMAGE, Checkpoints
 from maxdl_tf.evaluation.model_images import Evaluator, Result
@@ -70,6 +71,7 @@ class Loop:
       model_dir: Folder of the curves (`train/`, `eval/`) and the metrics (`metrics.json`, `eval/metrics-STEP.json`).
       checkpoints: Checkpoints in model_dir.
       ema: EMA of the model's weights, which is evaluated during training.
+      best: Keeps the weights that did best in the evaluations of a training.
       writes: False in workers that leave writing to the chief.
       keep_folder: Called before something is written into model_dir; creates it again if someone removed it, and
         returns whether it did.
@@ -82,6 +84,7 @@ class Loop:
         model_dir: str,
         checkpoints: Checkpoints,
         ema: ExponentialMovingAverage | None = None,
+        best: BestCheckpoint | None = None,
         writes: bool = True,
         keep_folder: Callable[[], bool] = lambda: False,
     ):
@@ -89,6 +92,7 @@ class Loop:
         self._model_dir = model_dir
         self._checkpoints = checkpoints
         self._ema = ema
+        self._best = best
         self._writes = writes
         self._restore_folder = keep_folder
         self._stop_requested: Callable[[], bool] = lambda: False
@@ -173,7 +177,7 @@ class Loop:
                 # The training run deletes old checkpoints, perhaps this one just now.
                 log(f"checkpoint {path} cannot be read ({error}); waiting for the next")
                 continue
-            self.evaluate(evaluator)
+            self._evaluate_and_keep(evaluator)
             if self._step() >= steps:
                 return
         log(f"no new checkpoint for {timeout_seconds:g} s")
@@ -208,7 +212,12 @@ class Loop:
 
     def _evaluate_ema(self, evaluator: Evaluator) -> None:
         with contextlib.nullcontext() if self._ema is None else self._ema.in_model():
-            self.evaluate(evaluator)
+            self._evaluate_and_keep(evaluator)
+
+    def _evaluate_and_keep(self, evaluator: Evaluator) -> None:
+        result = self.evaluate(evaluator)
+        if self._best is not None:
+            self._best.offer(result.score)
 
     def _step(self) -> int:
         return int(self._global_step.numpy())
