@@ -12,7 +12,15 @@ import numpy as np
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.evaluation.errors import ErrorCost, ErrorCounts, count_errors, error_costs
 from maxdl_tf.evaluation.mask_ap import ImageThings, MaskApResult, mask_ap, thing_masks
-from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, overlap_of, stack_counts
+from maxdl_tf.evaluation.matching import (
+    ClassPixels,
+    PanopticCounts,
+    count_matches,
+    count_pixels,
+    match,
+    overlap_of,
+    stack_counts,
+)
 from maxdl_tf.evaluation.network_summary import NetworkSummary
 from maxdl_tf.evaluation.quality import (
     Intervals,
@@ -35,6 +43,7 @@ class Comparison(NamedTuple):
     Attributes:
       image_id: Id of the image.
       counts: Counts of panoptic quality, [class ids].
+      pixels: Pixels of the classes, for mIoU.
       errors: Errors by kind, [class ids].
       scored: Predicted segments with their scores; None if one has no score.
       things: Masks for mask AP; None if they are not kept or a predicted segment has no score.
@@ -42,6 +51,7 @@ class Comparison(NamedTuple):
 
     image_id: Any
     counts: PanopticCounts
+    pixels: ClassPixels
     errors: ErrorCounts
     scored: ScoredSegments | None
     things: ImageThings | None
@@ -70,13 +80,21 @@ def compare(
     Raises:
       ValueError: The maps have different sizes.
     """
-    matching = match(overlap_of(truth.ids, prediction.ids), truth.segments, prediction.segments)
+    overlap = overlap_of(truth.ids, prediction.ids)
+    matching = match(overlap, truth.segments, prediction.segments)
     num_ids = dataset_info.num_semantic_channels
     scored = scored_segments(matching)
     things = None
     if with_masks and scored is not None:
         things = ImageThings(thing_masks(truth, dataset_info), thing_masks(prediction, dataset_info))
-    return Comparison(image_id, count_matches(matching, num_ids), count_errors(matching, num_ids), scored, things)
+    return Comparison(
+        image_id,
+        count_matches(matching, num_ids),
+        count_pixels(overlap, matching, num_ids),
+        count_errors(matching, num_ids),
+        scored,
+        things,
+    )
 
 
 @dataclass(frozen=True)
@@ -152,7 +170,7 @@ def evaluate(
     errors = ErrorCounts(*map(np.stack, zip(*(image.errors for image in comparisons))))
     scored = [image.scored for image in comparisons]
     return DatasetEvaluation(
-        quality=quality_of(counts, dataset_info),
+        quality=quality_of(counts, dataset_info, [image.pixels for image in comparisons]),
         intervals=quality_intervals(counts, dataset_info),
         errors=error_costs(counts, errors, dataset_info),
         sweep=None if any(image is None for image in scored) else threshold_sweep(counts, scored, dataset_info),

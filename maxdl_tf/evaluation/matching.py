@@ -117,6 +117,35 @@ def match(overlap: Overlap, true_segments: Sequence[SegmentInfo], segments: Sequ
     return Matching(true_class, class_id, score, pixels / np.maximum(union, 1), matched, missed, wrong)
 
 
+class ClassPixels(NamedTuple):
+    """Pixels of each class in one image, or in several images along leading axes, without those that are void in truth.
+
+    Attributes:
+      both: int64 [..., class ids], number of pixels whose class is right.
+      either: int64 [..., class ids], number of pixels that have the class in the truth or in the prediction.
+    """
+
+    both: np.ndarray
+    either: np.ndarray
+
+
+def count_pixels(overlap: Overlap, matching: Matching, num_ids: int) -> ClassPixels:
+    """Counts the pixels of the classes of one image. Crowds count as their class.
+
+    Args:
+      overlap: Overlap of truth and prediction.
+      matching: Matching of the same segments.
+      num_ids: Largest class id plus one.
+    """
+    # Rows of `is_true` and columns of `is_class` are one-hot; those of void are 0.
+    is_true = matching.true_class[np.newaxis] == np.arange(num_ids)[:, np.newaxis]
+    is_class = matching.class_id[:, np.newaxis] == np.arange(num_ids)
+    pixels = is_true.astype(np.int64) @ overlap.pixels  # [class ids, predicted segments]
+    both = np.einsum("cs,sc->c", pixels, is_class)
+    predicted = pixels.sum(axis=0) @ is_class
+    return ClassPixels(both, pixels.sum(axis=1) + predicted - both)
+
+
 class PanopticCounts(NamedTuple):
     """Counts of one image, or of several images along leading axes.
 

@@ -9,7 +9,15 @@ from typing import Any, Optional
 import numpy as np
 
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.evaluation.matching import PanopticCounts, count_matches, match, overlap_of, stack_counts
+from maxdl_tf.evaluation.matching import (
+    ClassPixels,
+    PanopticCounts,
+    count_matches,
+    count_pixels,
+    match,
+    overlap_of,
+    stack_counts,
+)
 from maxdl_tf.evaluation.network_summary import losses_curves, losses_in_json, losses_line
 from maxdl_tf.evaluation.segment_map import segments_of_labels
 
@@ -34,6 +42,7 @@ class ClassQuality:
       tp: Number of matched segments.
       fp: Number of wrong predicted segments.
       fn: Number of missed true segments.
+      iou: IoU of all pixels of the class, whatever their segments, in 0..1; None if there are none.
     """
 
     id: int
@@ -45,6 +54,7 @@ class ClassQuality:
     tp: int
     fp: int
     fn: int
+    iou: float | None = None
 
     @property
     def has_segments(self) -> bool:
@@ -71,6 +81,7 @@ class PanopticQualityResult:
       stuff: Means over stuff classes.
       classes: Quality of each class; things first, each kind by ascending id.
       num_images: Number of images.
+      miou: Mean IoU of the pixels of the classes that have some, in 0..1; None if there are none.
       losses: Means of the network's losses over the images by name, the total first; empty if none are computed.
       masks: A line on which rules removed the network's masks; None if no network is evaluated.
     """
@@ -80,6 +91,7 @@ class PanopticQualityResult:
     stuff: GroupQuality
     classes: tuple[ClassQuality, ...]
     num_images: int
+    miou: float | None = None
     losses: Mapping[str, float] = field(default_factory=dict)
     masks: str | None = None
 
@@ -99,12 +111,13 @@ class PanopticQualityResult:
         """The metrics by their tags in TensorBoard, without classes that have no segments."""
         groups = {f"{name}/{group}": getattr(getattr(self, group), name) for name in _METRICS for group in _GROUPS}
         classes = {f"pq_of_class/{c.name}": c.pq for c in self.classes if c.has_segments}
-        return {**groups, **classes, **losses_curves(self.losses)}
+        miou = {} if self.miou is None else {"miou": self.miou}
+        return {**groups, **classes, **miou, **losses_curves(self.losses)}
 
     def as_table(self) -> str:
         """A human-readable table in percent with a line for each group and each class that has segments.
 
-        A line with the loss follows, and one on the network's masks if a group has a PQ of 0.
+        Lines with mIoU and the loss follow, and one on the network's masks if a group has a PQ of 0.
         """
         classes = [c for c in self.classes if c.has_segments]
         width = max(map(len, ["things", *(c.name for c in classes)]))
@@ -114,6 +127,8 @@ class PanopticQualityResult:
             lines.append(f"{name:<{width}}  {_percentages(group, group.num_classes > 0)}   {group.num_classes} classes")
         for c in classes:
             lines.append(f"{c.name:<{width}}  {_percentages(c, True)}  {c.tp:6}  {c.fp:6}  {c.fn:6}")
+        if self.miou is not None:
+            lines.append(f"mIoU {100 * self.miou:.1f}")
         if self.losses:
             lines.append(losses_line(self.losses))
         if self.masks_line():
@@ -151,6 +166,7 @@ class PanopticQuality:
         self._info = dataset_info
         self._ignore_crowd = ignore_crowd
         self._images: list[PanopticCounts] = []
+        self._pixels: list[ClassPixels] = []
 
     def update(self, truth: np.ndarray, prediction: np.ndarray) -> None:
         """Adds an image.
@@ -166,36 +182,51 @@ class PanopticQuality:
         true_segments = segments_of_labels(overlap.true_ids, self._info, "truth", has_crowds=self._ignore_crowd)
         matching = match(overlap, true_segments, segments_of_labels(overlap.ids, self._info, "prediction"))
         self._images.append(count_matches(matching, self._info.num_semantic_channels))
+        self._pixels.append(count_pixels(overlap, matching, self._info.num_semantic_channels))
 
     def result(self) -> PanopticQualityResult:
         """The quality of all images so far."""
-        return quality_of(stack_counts(self._images, self._info.num_semantic_channels), self._info)
+        return quality_of(stack_counts(self._images, self._info.num_semantic_channels), self._info, self._pixels)
 
 
-def quality_of(counts: PanopticCounts, dataset_info: DatasetInfo) -> PanopticQualityResult:
+def quality_of(
+    counts: PanopticCounts, dataset_info: DatasetInfo, pixels: Sequence[ClassPixels] = ()
+) -> PanopticQualityResult:
     """The quality of images.
 
     Args:
       counts: Counts of the images, [images, class ids].
       dataset_info: Class table.
+      pixels: Pixels of the classes of each image; none if IoUs are not wanted.
     """
     total = counts.total()
-    classes = tuple(_class_quality(total, dataset_info, class_id) for class_id in dataset_info.class_order)
+    both, either = (sum(field) for field in zip(*pixels)) if pixels else np.zeros((2, len(total.tp)), int)
+    classes = tuple(
+        _class_quality(total, dataset_info, class_id, both[class_id].item(), either[class_id].item())
+        for class_id in dataset_info.class_order
+    )
+    ious = [c.iou for c in classes if c.iou is not None]
     return PanopticQualityResult(
         all=_group(classes),
         things=_group([c for c in classes if c.is_thing]),
         stuff=_group([c for c in classes if not c.is_thing]),
         classes=classes,
         num_images=counts.num_images,
+        miou=float(np.mean(ious)) if ious else None,
     )
 
 
-def _class_quality(total: PanopticCounts, dataset_info: DatasetInfo, class_id: int) -> ClassQuality:
+def _class_quality(
+    total: PanopticCounts, dataset_info: DatasetInfo, class_id: int, both: int, either: int
+) -> ClassQuality:
     iou, tp, fp, fn = (array[class_id].item() for array in total)
     sq = iou / tp if tp else 0.0
     rq = tp / (tp + fp / 2 + fn / 2) if tp else 0.0
     row = dataset_info.by_id[class_id]
-    return ClassQuality(class_id, row.name, row.is_thing, pq=sq * rq, sq=sq, rq=rq, tp=tp, fp=fp, fn=fn)
+    iou_of_pixels = both / either if either else None
+    return ClassQuality(
+        class_id, row.name, row.is_thing, pq=sq * rq, sq=sq, rq=rq, tp=tp, fp=fp, fn=fn, iou=iou_of_pixels
+    )
 
 
 def _group(classes: Sequence[ClassQuality]) -> GroupQuality:

@@ -77,6 +77,8 @@ def _result(evaluation: DatasetEvaluation) -> list[Html]:
         table(["", "classes", "PQ", "95 %", "SQ", "95 %", "RQ", "95 %"], rows),
         paragraph("In percent. 95 %: interval of the value in 95 % of the data sets that resampling the images gives."),
     ]
+    if evaluation.quality.miou is not None:
+        parts.append(paragraph(f"mIoU {_percent(evaluation.quality.miou)}: the mean of the classes' IoUs below."))
     if evaluation.quality.losses:
         parts.append(paragraph(f"On the same images: {losses_line(evaluation.quality.losses)}."))
     if evaluation.quality.masks_line():
@@ -154,7 +156,7 @@ def _caption(image: Comparison) -> str:
 def _classes(evaluation: DatasetEvaluation) -> Html:
     classes = sorted((c for c in evaluation.quality.classes if c.has_segments), key=lambda c: c.pq)
     ap = evaluation.mask_ap.classes if evaluation.mask_ap else None
-    columns = ["class", "", "PQ", "SQ", "RQ", "TP", "FP", "FN", *(["AP"] if ap else []), *KINDS]
+    columns = ["class", "", "PQ", "SQ", "RQ", "IoU", "TP", "FP", "FN", *(["AP"] if ap else []), *KINDS]
     return table(columns, [_class_row(c, evaluation, ap) for c in classes])
 
 
@@ -163,7 +165,7 @@ def _class_row(c: ClassQuality, evaluation: DatasetEvaluation, ap: Mapping[str, 
     return [
         c.name,
         "thing" if c.is_thing else "stuff",
-        *map(_percent, (c.pq, c.sq, c.rq)),
+        *map(_percent, (c.pq, c.sq, c.rq, c.iou)),
         *(c.tp, c.fp, c.fn),
         *([_percent(ap.get(c.name))] if ap else []),
         *(_NOTHING if cost is None else f"{100 * cost:+.1f}" if abs(cost) >= 0.0005 else "" for cost in costs),

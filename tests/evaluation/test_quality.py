@@ -179,12 +179,12 @@ def test_result_as_json_and_as_table():
     assert loaded["all"]["num_classes"] == 3 and loaded["all"]["pq"] == pytest.approx((1 + 3 / 4 + 0) / 3)
     assert loaded["things"]["pq"] == pytest.approx(0.5) and loaded["num_images"] == 1
     dog = {"id": 4, "name": "dog", "is_thing": True, "pq": 0.0, "sq": 0.0, "rq": 0.0, "tp": 0, "fp": 1, "fn": 0}
-    assert loaded["classes"][1] == dog
+    assert loaded["classes"][1] == {**dog, "iou": 0.0}
     table = result.as_table().splitlines()
     assert table[0].split()[:7] == ["class", "PQ", "SQ", "RQ", "TP", "FP", "FN"] and table[0].endswith("in %)")
-    assert loaded["unit"] == "fraction" and "losses" not in loaded and len(table) == 7
+    assert loaded["unit"] == "fraction" and "losses" not in loaded and len(table) == 8
     assert table[2].split() == ["things", "50.0", "50.0", "50.0", "2", "classes"]
-    assert table[-2].split() == ["dog", "0.0", "0.0", "0.0", "0", "1", "0"]
+    assert table[5].split() == ["dog", "0.0", "0.0", "0.0", "0", "1", "0"]
 
 
 def coco_truth(annotations, split):
@@ -220,3 +220,31 @@ def test_truth_against_truth_is_perfect(data_set, split):
     assert result.all.num_classes >= 1 and result.all == result.all.__class__(1.0, 1.0, 1.0, result.all.num_classes)
     if data_set == "coco_sample":
         assert result.things.num_classes > 20 and result.stuff.num_classes > 20
+
+
+def test_miou_is_that_of_the_classes_pixels():
+    """Against masks of classes, on random maps with void on both sides and several segments of a class."""
+    rng = np.random.default_rng(5)
+    labels = np.array([100, 101, 102, 200, 400, 401, VOID])
+    metric = PanopticQuality(SMALL)
+    both, either = np.zeros(5), np.zeros(5)
+    for _ in range(5):
+        truth, prediction = rng.choice(labels, size=(2, 9, 9), p=[0.1, 0.1, 0.1, 0.3, 0.1, 0.1, 0.2])
+        metric.update(truth, prediction)
+        kept = truth != VOID
+        for class_id in (1, 2, 4):
+            masks = [(label_map // 100 == class_id) & kept for label_map in (truth, prediction)]
+            both[class_id] += np.sum(masks[0] & masks[1])
+            either[class_id] += np.sum(masks[0] | masks[1])
+    result = metric.result()
+    assert [c.iou for c in result.classes] == [both[c.id] / either[c.id] for c in result.classes]
+    assert result.miou == pytest.approx(np.mean([c.iou for c in result.classes]))
+    assert result.as_dict()["miou"] == result.curves()["miou"] == result.miou
+    assert f"\nmIoU {100 * result.miou:.1f}" in result.as_table()
+
+
+def test_miou_skips_classes_without_pixels():
+    result = quality([[100, 200, VOID]], [[101, 200, 400]])
+    assert result.miou == 1.0  # Instances do not matter, and a dog on void is no pixel of its class.
+    assert {c.name: c.iou for c in result.classes} == {"cat": 1.0, "dog": None, "sky": 1.0}
+    assert quality([[VOID]], [[200]]).miou is None
