@@ -16,7 +16,8 @@ With --runner, many workers on Apache Beam write the same files. Model, input an
 tf.io.gfile reaches, such as gs://.
 
 A process predicts one image at a time. The network sees the image at its own input size; only pixels, map and overlay
-have the size of the image. They take about 35 bytes per pixel, which --max_pixels limits.
+have the size of the image. They take about 35 bytes per pixel, which --max_pixels limits. With --tile, the network sees
+overlapping parts of the image, and things that neighboring tiles share are joined.
 
 Example:
 
@@ -79,6 +80,21 @@ _DIAGNOSE = flags.DEFINE_boolean(
     "Whether to report how many masks and pixels each threshold removed.",
     flag_values=FLAGS,
 )
+_TILE = flags.DEFINE_integer(
+    "tile",
+    0,
+    "Side of the tiles in which an image is predicted, in pixels of the image. 0: the image as a whole. The network "
+    "resizes a tile to its input size, so the side sets the scale at which it sees objects.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
+_TILE_OVERLAP = flags.DEFINE_integer(
+    "tile_overlap",
+    64,
+    "Number of pixels that neighboring tiles share; best as large as the largest things.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
 beam_pipeline.define_flags(FLAGS, instead_of="this process")
 
 
@@ -87,6 +103,7 @@ def main(argv: list[str]) -> int:
     from maxdl_tf.inference import writer as predictions  # Needs no TensorFlow.
     from maxdl_tf.tasks import checkpoint_experiment
 
+    _check_tiles()
     saved_model = _find_saved_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     _check_runner(saved_model)
     paths = images.find_all_images([*FLAGS.input, *argv[1:]])
@@ -119,6 +136,7 @@ def _predict(
             f"--diagnose: SavedModel {_MODEL.value} does not state its thresholds; export it again, or give its "
             "checkpoint"
         )
+    predictor = _options().in_tiles(predictor)
     tasks = [ImageTask(*task) for task in zip(paths, names, predictions.image_ids(names))]
     started = time.monotonic()
     with command_line.user_errors(OSError):
@@ -183,7 +201,19 @@ def _options() -> FileOptions:
         max_pixels=FLAGS.max_pixels,
         features="features" in _VISUALIZE.value,
         diagnose=_DIAGNOSE.value,
+        tile=_TILE.value,
+        tile_overlap=_TILE_OVERLAP.value,
     )
+
+
+def _check_tiles() -> None:
+    """Raises UserError if the tiles are impossible, or another flag needs the network's view of the whole image."""
+    if not _TILE.value:
+        return
+    if _TILE_OVERLAP.value >= _TILE.value:
+        raise UserError(f"--tile_overlap {_TILE_OVERLAP.value} must be less than --tile {_TILE.value}")
+    for flag in ["--diagnose"] * _DIAGNOSE.value + ["--visualize"] * bool(_VISUALIZE.value):
+        raise UserError(f"{flag} shows one run of the network, and --tile makes many; drop one of them")
 
 
 def _check_runner(saved_model: str | None) -> None:

@@ -14,6 +14,7 @@ from maxdl_tf.files import folder_lock
 from maxdl_tf.inference import predictor as predictor_module
 from maxdl_tf.inference import writer
 from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.tiles import TiledPredictor
 from tests.files import png_files
 from tests.helpers import REPOSITORY, in_process
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
@@ -92,6 +93,16 @@ def test_features_are_drawn_when_asked_for(export_dir, photos, tmp_path, capsys)
     assert f"features {output}/features" in capsys.readouterr().out
     assert _run(*arguments, "--overwrite") == 0
     assert sorted(path.name for path in output.iterdir()) == ["overlays", "panoptic", "panoptic.json"]
+
+
+def test_a_large_image_is_predicted_in_tiles(export_dir, photos, tmp_path, capsys):
+    output = tmp_path / "out"
+    arguments = ("--model", export_dir, "--input", photos, "--output", output, "--nooverlays")
+    assert _run(*arguments, "--tile=70", "--tile_overlap=20") == 0
+    (first, *_) = _check_coco(output, images=3)["annotations"]
+    tiled = TiledPredictor(Predictor.from_saved_model(export_dir), tile=70, overlap=20)
+    wanted = [(segment.id, segment.area) for segment in tiled(photos / "000000000139.png").segments]
+    assert wanted and [(segment["id"], segment["area"]) for segment in first["segments_info"]] == wanted
 
 
 def test_a_damaged_image_is_told_and_the_others_are_predicted(export_dir, photos, tmp_path, capsys):
@@ -272,6 +283,11 @@ def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_p
         ({"--config_file": "a.textproto"}, "drop --config_file and --override"),
         ({"--output": f"{__file__}/out"}, "is not a folder that can be written to"),
         ({"--min_score": "2"}, "--min_score"),
+        ({"--tile": "64"}, "--tile_overlap 64 must be less than --tile 64"),
+        (
+            {"--tile": "97", "--visualize": "features"},
+            "--visualize shows one run of the network, and --tile makes many",
+        ),
         ({"--batch": "3"}, "Unknown command line flag 'batch'"),
     ],
 )

@@ -23,6 +23,7 @@ from maxdl_tf.evaluation.diagnosis import Diagnosis
 from maxdl_tf.files import images, storage
 from maxdl_tf.inference.diagnosis import diagnose
 from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.tiles import TiledPredictor
 from maxdl_tf.inference.writer import ImageRecord, PictureWriter
 
 IMAGES_PER_CHUNK = 32
@@ -53,12 +54,22 @@ class FileOptions:
       max_pixels: Images with more pixels are refused.
       features: Whether to draw features.
       diagnose: Whether to count what each rule of the post-processing removes.
+      tile: Side of the tiles in which an image is predicted, in pixels; 0: as a whole.
+      tile_overlap: Number of pixels that neighboring tiles share.
     """
 
     min_score: float
     max_pixels: int
     features: bool
     diagnose: bool = False
+    tile: int = 0
+    tile_overlap: int = 0
+
+    def in_tiles(self, predictor: Predictor) -> Predictor | TiledPredictor:
+        """The predictor for whole images, or that for tiles."""
+        if not self.tile:
+            return predictor
+        return TiledPredictor(predictor, tile=self.tile, overlap=self.tile_overlap)
 
 
 class PredictedFile(NamedTuple):
@@ -73,8 +84,10 @@ class PredictedFile(NamedTuple):
     diagnosis: Diagnosis | None
 
 
-def predict_file(predictor: Predictor, task: ImageTask, pictures: PictureWriter, options: FileOptions) -> PredictedFile:
-    """Predicts an image and writes its pictures.
+def predict_file(
+    predictor: Predictor | TiledPredictor, task: ImageTask, pictures: PictureWriter, options: FileOptions
+) -> PredictedFile:
+    """Predicts an image and writes its pictures. Tiles allow neither features nor a diagnosis.
 
     Raises:
       UserError: The image cannot be read, is too large, or does not fit into memory.
@@ -83,7 +96,7 @@ def predict_file(predictor: Predictor, task: ImageTask, pictures: PictureWriter,
     image = images.read_image(task.path, options.max_pixels, limit_flag="--max_pixels")
     try:
         outputs = predictor.network_outputs(image) if options.diagnose else None
-        prediction = predictor(image, outputs)
+        prediction = predictor(image, outputs) if outputs else predictor(image)
         kept = prediction.without_unsure_segments(options.min_score)
         record = pictures.write(task.name, task.image_id, os.path.basename(task.path), kept)
         if options.features:
@@ -114,7 +127,7 @@ class ChunkPredictor:
         """For each image its `record`, or a `fault` that describes why it failed."""
         del name
         with _LOADING:
-            predictor = _load(self._model, self._run)
+            predictor = self._options.in_tiles(_load(self._model, self._run))
         answers = []
         for task in tasks:
             try:
