@@ -24,6 +24,7 @@ from maxdl_tf.layers.axial_attention import SelfAttention1D
 from maxdl_tf.layers.batch_norm import BatchNorm
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseConvBatchNorm
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
+from maxdl_tf.layers.positions import with_positions
 from maxdl_tf.layers.residual_block import ResidualBlock
 from maxdl_tf.models.convnext import ConvNeXtBlock
 from maxdl_tf.models.heads import MaskHead, PixelHead
@@ -58,12 +59,13 @@ class FoldedPixelHead(tf.Module):
     def __init__(self, layer: PixelHead, conv, storage: tf.DType):
         super().__init__()
         scale, offset = affine(layer.batch_norm)
-        self.conv = conv
+        self.conv, self._position_octaves = conv, layer.position_octaves
         self.kernel = Weight(layer.projection.kernel * scale, storage)
         self.bias = Weight(layer.projection.bias * scale + offset, tf.float32)
 
     def __call__(self, inputs, training=False):
-        x = tf.nn.bias_add(tf.nn.conv2d(self.conv(inputs), self.kernel(), 1, "VALID"), self.bias())
+        x = with_positions(self.conv(inputs), self._position_octaves)
+        x = tf.nn.bias_add(tf.nn.conv2d(x, self.kernel(), 1, "VALID"), self.bias())
         return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
 
 

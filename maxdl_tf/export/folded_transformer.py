@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from maxdl_tf.export.folded_layers import FoldedLinear, Weight, affine
 from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer, sum_of_clusters
+from maxdl_tf.layers.positions import with_positions
 from maxdl_tf.layers.resize import spatial_size
 
 
@@ -49,7 +50,7 @@ class FoldedDualPathTransformer(tf.Module):
         self._layer_parts = {"memory": layer.memory_parts, "pixel": layer.pixel_parts}
         self._heads, self._width, self._activate = layer.num_heads, layer.width, layer.activate
         self._reads_pixel, self._reads_memory = layer.memory_to_pixel, layer.memory_to_memory
-        self.predictor = predictor
+        self.predictor, self._position_octaves = predictor, layer.position_octaves
         for path, parts in self._layer_parts.items():
             if parts or predictor is not None:
                 reduce = FoldedLinear.of(getattr(layer, f"{path}_reduce"), storage)
@@ -81,7 +82,8 @@ class FoldedDualPathTransformer(tf.Module):
     def __call__(self, inputs, training=False):
         pixel, memory = inputs
         height, width = spatial_size(pixel)
-        pixels = self._activate(tf.reshape(pixel, [-1, height * width, pixel.shape[-1]]))
+        pixels = with_positions(self._activate(pixel), self._position_octaves)
+        pixels = tf.reshape(pixels, [-1, height * width, pixels.shape[-1]])
         reduced_pixel = self.pixel_reduce(pixels) if hasattr(self, "pixel_reduce") else None
         reduced_memory = self._reduced_memory(memory)
         of_memory, of_pixel = self._project("memory", reduced_memory), self._project("pixel", reduced_pixel)

@@ -13,6 +13,7 @@ from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm
 from maxdl_tf.layers.dropout import DropPath
+from maxdl_tf.layers.positions import with_positions
 from maxdl_tf.layers.resize import spatial_size
 
 
@@ -57,6 +58,7 @@ class DualPathTransformer(Layer):
       predictor: Layer from (pixel [batch, height, width, 2 * width], memory [batch, slots, 2 * width]), both projected,
         to (`AuxiliaryOutputs`, anything). If given, memory reads pixels by k-means instead of attention: each pixel
         belongs to the slot of its greatest mask logit, and each slot gets the sum of its pixels' values.
+      position_octaves: Number of octaves of the positions (`with_positions`) from which pixels are projected, too.
       activation: Name of the activation.
       drop_path_keep: Probability that a sample keeps a residual branch, drawn for each branch.
       norm: Factory of the batch norms.
@@ -75,6 +77,7 @@ class DualPathTransformer(Layer):
         memory_to_memory: bool = True,
         pixel_to_memory: bool = True,
         predictor: keras.layers.Layer | None = None,
+        position_octaves: int = 0,
         activation: str = "relu",
         drop_path_keep: float = 1.0,
         norm: Norm = DEFAULT_NORM,
@@ -91,6 +94,7 @@ class DualPathTransformer(Layer):
         self.memory_to_memory = memory_to_memory
         self.pixel_to_memory = pixel_to_memory
         self.predictor = predictor
+        self.position_octaves = position_octaves
         self.memory_parts = _parts(self.memory_to_pixel or memory_to_memory, memory_to_memory or pixel_to_memory)
         self.pixel_parts = _parts(pixel_to_memory, self.memory_to_pixel)
         self.memory_drop_path, self.ffn_drop_path, self.pixel_drop_path, self.kmeans_drop_path = (
@@ -141,14 +145,15 @@ class DualPathTransformer(Layer):
     def call(self, inputs, training=None):
         pixel, memory = inputs
         height, width = spatial_size(pixel)
-        pixels = tf.reshape(pixel, [-1, height * width, pixel.shape[-1]])
         of_memory, of_pixel = {}, {}  # Query, key and value of each, as far as they are read.
         if self.memory_parts or self.predictor is not None:
             reduced_memory = self.memory_reduce(memory, training=training)
         if self.memory_parts:
             of_memory = self._split(self.memory_qkv(reduced_memory, training=training), self.memory_parts)
         if self.pixel_parts or self.predictor is not None:
-            reduced_pixel = self.pixel_reduce(self.activate(pixels), training=training)
+            pixels = with_positions(self.activate(pixel), self.position_octaves)
+            pixels = tf.reshape(pixels, [-1, height * width, pixels.shape[-1]])
+            reduced_pixel = self.pixel_reduce(pixels, training=training)
         if self.pixel_parts:
             of_pixel = self._split(self.pixel_qkv(reduced_pixel, training=training), self.pixel_parts)
 

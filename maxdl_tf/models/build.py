@@ -7,7 +7,7 @@ import dataclasses
 from maxdl_tf.layers.batch_norm import Norm
 from maxdl_tf.layers.resize import size_at_stride
 from maxdl_tf.models.decoder import DEEPEST_STRIDE, semantic_source
-from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead
+from maxdl_tf.models.heads import ClassHead, MaskHead
 from maxdl_tf.models.image_classifier import ImageClassifier
 from maxdl_tf.models.kmax_deeplab import KMaXDeepLab
 from maxdl_tf.models.kmax_parts import KMaXParts
@@ -51,7 +51,7 @@ def build_max_deeplab(
     model = MaXDeepLab(
         backbone=parts.encoder(memory_shape=(variant.num_slots, variant.memory_channels)),
         decoder=parts.decoder(schedule),
-        pixel_head=PixelHead(variant.pixel_head_channels, variant.mask_channels, **parts.common, name="pixel_head"),
+        pixel_head=parts.pixel_head(),
         mask_head=MaskHead(variant.memory_head_channels, variant.mask_channels, **parts.common, name="mask_head"),
         class_head=ClassHead(variant.memory_head_channels, num_classes, **parts.common, name="class_head"),
         semantic_decoder=semantic_decoder,

@@ -11,6 +11,7 @@ from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, SeparableConvBatchNorm
+from maxdl_tf.layers.positions import with_positions
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 from maxdl_tf.structs import AuxiliaryOutputs
 
@@ -25,24 +26,35 @@ def _hidden_layer(channels: int | None, activation: str, norm: Norm) -> Conv1DBa
 
 
 class PixelHead(Layer):
-    """Feature [batch, height, width, in] -> L2-normalized pixel features [batch, height, width, mask channels]."""
+    """Feature [batch, height, width, in] -> L2-normalized pixel features [batch, height, width, mask channels].
+
+    Args:
+      hidden_channels: Number of channels of the layer before the projection.
+      mask_channels: Number of channels of the pixel features.
+      position_octaves: Number of octaves of the positions (`with_positions`) that the projection reads, too.
+      activation: Name of the activation of the layer before the projection.
+      norm: Factory of the batch norms.
+    """
 
     def __init__(
         self,
         hidden_channels: int,
         mask_channels: int,
         *,
+        position_octaves: int = 0,
         activation: str = "relu",
         norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.position_octaves = position_octaves
         self.conv = SeparableConvBatchNorm(hidden_channels, activation=activation, norm=norm, name="conv")
         self.projection = _last_convolution(mask_channels, "projection")
         self.batch_norm = norm(name="batch_norm")
 
     def call(self, inputs, training=None):
-        x = self.projection(self.conv(inputs, training=training))
+        x = with_positions(self.conv(inputs, training=training), self.position_octaves)
+        x = self.projection(x)
         x = self.batch_norm(tf.cast(x, tf.float32), training=training)
         return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
 
@@ -120,6 +132,7 @@ class ClusteringPredictor(Layer):
       num_classes: Number of classes without void.
       pixel_head_channels: Number of hidden channels of the pixel head.
       mask_channels: Number of channels of pixel features and mask embeddings.
+      position_octaves: As of `PixelHead`.
       activation: Name of the activation.
       norm: Factory of the batch norms.
     """
@@ -130,13 +143,15 @@ class ClusteringPredictor(Layer):
         pixel_head_channels: int,
         mask_channels: int,
         *,
+        position_octaves: int = 0,
         activation: str = "gelu",
         norm: Norm = DEFAULT_NORM,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
         common = {"activation": activation, "norm": norm}
-        self.pixel_head = PixelHead(pixel_head_channels, mask_channels, **common, name="pixel_head")
+        positions = {"position_octaves": position_octaves}
+        self.pixel_head = PixelHead(pixel_head_channels, mask_channels, **positions, **common, name="pixel_head")
         self.mask_head = MaskHead(None, mask_channels, norm=norm, name="mask_head")
         self.class_head = ClassHead(None, num_classes, norm=norm, name="class_head")
 

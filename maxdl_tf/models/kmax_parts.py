@@ -78,6 +78,7 @@ class KMaXParts(Parts):
                 memory_to_memory=self.variant.memory_to_memory,
                 pixel_to_memory=False,
                 predictor=self.predictor("predictor"),
+                position_octaves=self.variant.position_octaves,
                 drop_path_keep=self.variant.transformer_decoder_drop_path_keep,
                 **self.common,
                 name=f"transformer{number}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.resized_fuse import ResizedFuse
 from maxdl_tf.models.decoder import DEEPEST_STRIDE, DecoderStep, StackedDecoder, decoder_schedule
+from maxdl_tf.models.heads import PixelHead
 from maxdl_tf.models.parts import INPUT_STRIDE, Parts
 
 # Number of the stage whose table the decoder's blocks follow, by their stride.
@@ -54,6 +55,15 @@ class MaXParts(Parts):
             current = step.stride
         return StackedDecoder(schedule, fuses, stages, recompute=self.recompute, name="decoder")
 
+    def pixel_head(self) -> PixelHead:
+        return PixelHead(
+            self.variant.pixel_head_channels,
+            self.variant.mask_channels,
+            position_octaves=self.variant.position_octaves,
+            **self.common,
+            name="pixel_head",
+        )
+
     def transformer_stride(self, stage: int) -> int | None:
         return INPUT_STRIDE[stage] if stage in self.variant.transformer_stages else None
 
@@ -66,6 +76,7 @@ class MaXParts(Parts):
             memory_to_memory=self.variant.memory_to_memory,
             pixel_to_memory=self.variant.pixel_to_memory,
             predictor=self.predictor(f"{name}_predictor") if self.variant.memory_to_pixel == "kmeans" else None,
+            position_octaves=self.variant.position_octaves,
             drop_path_keep=drop_path_keep,
             **self.common,
             name=name,

@@ -110,6 +110,7 @@ class Parts:
             self.num_classes,
             self.variant.pixel_head_channels,
             self.variant.mask_channels,
+            position_octaves=self.variant.position_octaves,
             **self.common,
             name=name,
         )

@@ -60,6 +60,8 @@ class Variant:
     pixel_to_pixel: bool = True
     # Whether memory attends to memory.
     memory_to_memory: bool = True
+    # Number of octaves of the sine encodings of positions that transformers and pixel heads read; 0 for none.
+    position_octaves: int = 0
     # Number of heads of every attention.
     num_heads: int = 8
     # Number of slots, and so of masks, and number of channels of each slot.

@@ -11,7 +11,7 @@ from maxdl_tf.models.build import build_max_deeplab
 from tests.models.test_max_deeplab import SMALL
 
 # With drop path and dropout, which must drop the same in both passes.
-VARIANT = replace(SMALL, drop_path_keep=0.5, drop_path_from_stride=2, aspp_dropout=0.5)
+VARIANT = replace(SMALL, drop_path_keep=0.5, drop_path_from_stride=2, aspp_dropout=0.5, position_octaves=2)
 
 
 def _step(recompute: str, weights=None):
