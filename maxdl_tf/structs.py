@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 Tensor = Any  # A tf.Tensor; importing TensorFlow here would slow down the processes of the converters.
-OUTPUT_STRIDE = 4  # Input pixels per position of the mask logits and pixel features of MaX-DeepLab, along a side.
+OUTPUT_STRIDE = 4  # Input pixels per position of the mask logits and pixel features along a side, by default.
 
 # The rules of the post-processing that make a pixel void, in the order in which they apply.
 # `overlap_threshold` is mask-wise post-processing's alone.
@@ -55,8 +55,8 @@ class PanopticOutputs(NamedTuple):
     """Output of the model for a batch (paper section 3.3, figure 3).
 
     Attributes:
-      pixel_feature: float [batch, height/stride, width/stride, channels], L2-normalized. The stride is 4, or 2 in some
-        variants of kMaX-DeepLab.
+      pixel_feature: float [batch, height/stride, width/stride, channels], L2-normalized. The stride is 4, or 2
+        (`PanopticNetwork.output_stride`).
       mask_logits: float [batch, height/stride, width/stride, slots]; the softmax over slots gives the masks.
       class_logits: float [batch, slots, classes + 1], in the order of `DatasetInfo.class_order`, void last.
       semantic_logits: float [batch, height/4, width/4, semantic channels], output of the auxiliary branch; None if the

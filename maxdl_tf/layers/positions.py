@@ -1,4 +1,7 @@
-"""Sine encodings of pixel positions, joined to features (Vaswani et al., arXiv 1706.03762; Liu et al., arXiv 1807.03247)."""
+"""Sine encodings of pixel positions, joined to features.
+
+Sines are those of Vaswani et al. (arXiv 1706.03762), joining is that of Liu et al. (CoordConv, arXiv 1807.03247).
+"""
 
 from __future__ import annotations
 

@@ -24,9 +24,9 @@ _MATRIX_PRODUCTS = {"MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"}
 # Kinds that move or make values or work on them one by one. Any kind that is not here nor counted stops the count, so
 # that no product is left out because nobody thought of it.
 _FREE_KINDS = """
-    Add AddN AddV2 ArgMax AvgPool BatchToSpaceND BiasAdd BroadcastTo Cast ConcatV2 Const Cos Erf Erfc Exp ExpandDims Fill
-    FusedBatchNormV3 GatherV2 Identity IdentityN Log Max MaxPool Maximum Mean Min Minimum Mul Neg NoOp OneHot Pack Pad
-    PadV2 Placeholder PlaceholderWithDefault Range ReadVariableOp RealDiv Relu Relu6 Reshape ResizeBilinear
+    Add AddN AddV2 ArgMax AvgPool BatchToSpaceND BiasAdd BroadcastTo Cast ConcatV2 Const Cos Erf Erfc Exp ExpandDims
+    Fill FusedBatchNormV3 GatherV2 Identity IdentityN Log Max MaxPool Maximum Mean Min Minimum Mul Neg NoOp OneHot Pack
+    Pad PadV2 Placeholder PlaceholderWithDefault Range ReadVariableOp RealDiv Relu Relu6 Reshape ResizeBilinear
     ResizeNearestNeighbor Rsqrt SelectV2 Shape Sigmoid Sin Slice Softmax SpaceToBatchND Split SplitV Sqrt Square
     SquaredDifference Squeeze StopGradient StridedSlice Sub Sum Tanh Tile Transpose Unpack VarHandleOp
 """

@@ -35,19 +35,25 @@ class DecoderStep:
 
 
 def decoder_schedule(
-    stacks: int, *, pretrained_stacks: int = 0, pretrained_blocks: int = 1, blocks: int = 1
+    stacks: int,
+    *,
+    pretrained_stacks: int = 0,
+    pretrained_blocks: int = 1,
+    blocks: int = 1,
+    output_stride: int = OUTPUT_STRIDE,
 ) -> tuple[DecoderStep, ...]:
-    """The steps of `stacks` hourglasses (up to stride 4, down to 16) and a last way up.
+    """The steps of `stacks` hourglasses (up to stride 4, down to 16) and a last way up to `output_stride`.
 
     The first step that is not pretrained adds blocks to the deepest feature made so far. Every other step fuses the
-    current feature with the last two that were made at its stride. Features of the encoder are named stage2 (stride 4),
-    stage3 (8) and stage5 (16).
+    current feature with the last two that were made at its stride. Features of the encoder are named stage1 (stride 2),
+    stage2 (4), stage3 (8) and stage5 (16).
 
     Args:
       stacks: Number of hourglasses.
       pretrained_stacks: Number of them that belong to the pretrained backbone.
       pretrained_blocks: Number of residual blocks at each pretrained step.
       blocks: Number of residual blocks at each other step.
+      output_stride: Stride of the last step, 4 or 2.
 
     Raises:
       ValueError: If `pretrained_stacks` is not in 0..stacks.
@@ -55,7 +61,7 @@ def decoder_schedule(
     if not 0 <= pretrained_stacks <= stacks:
         raise ValueError(f"pretrained_stacks {pretrained_stacks}: must be from 0 to stacks, which is {stacks}")
     hourglass = (8, OUTPUT_STRIDE, 8, DEEPEST_STRIDE)
-    made = {OUTPUT_STRIDE: ["stage2"], 8: ["stage3"], DEEPEST_STRIDE: ["stage5"]}
+    made = {2: ["stage1"], OUTPUT_STRIDE: ["stage2"], 8: ["stage3"], DEEPEST_STRIDE: ["stage5"]}
     steps: list[DecoderStep] = []
 
     def visit(strides: tuple[int, ...], pretrained: bool):
@@ -71,6 +77,7 @@ def decoder_schedule(
     steps.append(DecoderStep(f"{deepest}_extra", DEEPEST_STRIDE, blocks, (), False))
     made[DEEPEST_STRIDE][-1] = f"{deepest}_extra"
     visit(hourglass * (stacks - pretrained_stacks) + hourglass[:2], pretrained=False)
+    visit((2,) * (output_stride == 2), pretrained=False)
     return tuple(steps)
 
 

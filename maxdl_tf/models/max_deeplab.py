@@ -27,7 +27,7 @@ class MaXDeepLab(PanopticNetwork):
 
     Args:
       backbone: Encoder, from an image to features and memory.
-      decoder: Decoder, from both to features of stride 4.
+      decoder: Decoder, from both to features of stride 4, or 2.
       pixel_head: Head from the last feature to pixel features.
       mask_head: Head from pixel features and memory to mask logits and mask embeddings.
       class_head: Head from memory to class logits.
@@ -62,6 +62,7 @@ class MaXDeepLab(PanopticNetwork):
         super().__init__(**kwargs)
         self.backbone = backbone
         self.decoder = decoder
+        self.output_stride = decoder.schedule[-1].stride
         self.pixel_head = pixel_head
         self.mask_head = mask_head
         self.class_head = class_head

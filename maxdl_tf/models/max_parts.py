@@ -7,6 +7,7 @@ from maxdl_tf.layers.resized_fuse import ResizedFuse
 from maxdl_tf.models.decoder import DEEPEST_STRIDE, DecoderStep, StackedDecoder, decoder_schedule
 from maxdl_tf.models.heads import PixelHead
 from maxdl_tf.models.parts import INPUT_STRIDE, Parts
+from maxdl_tf.models.variants import StageTable
 
 # Number of the stage whose table the decoder's blocks follow, by their stride.
 _STAGE_AT_STRIDE = {4: 2, 8: 3, 16: 5}
@@ -27,14 +28,17 @@ class MaXParts(Parts):
             pretrained_stacks=self.variant.pretrained_stacks,
             pretrained_blocks=self.variant.pretrained_blocks,
             blocks=self.variant.decoder_blocks,
+            output_stride=self.variant.output_stride,
         )
 
     def decoder(self, schedule: tuple[DecoderStep, ...]) -> StackedDecoder:
-        stride_of = {"stage2": 4, "stage3": 8, "stage5": DEEPEST_STRIDE} | {step.name: step.stride for step in schedule}
+        stride_of = {"stage1": 2, "stage2": 4, "stage3": 8, "stage5": DEEPEST_STRIDE} | {
+            step.name: step.stride for step in schedule
+        }
         fuses, stages = {}, {}
         current = DEEPEST_STRIDE
         for step in schedule:
-            table = self.variant.stages[_STAGE_AT_STRIDE[step.stride]]
+            table = self.table(step.stride)
             if step.sources:
                 fuses[step.name] = ResizedFuse(
                     4 * table.width,
@@ -54,6 +58,12 @@ class MaXParts(Parts):
             )
             current = step.stride
         return StackedDecoder(schedule, fuses, stages, recompute=self.recompute, name="decoder")
+
+    def table(self, stride: int) -> StageTable:
+        """Table of the decoder's blocks at a stride."""
+        if stride == 2:  # Not all encoders have blocks there.
+            return StageTable(1, self.variant.stages[2].width // 2)
+        return self.variant.stages[_STAGE_AT_STRIDE[stride]]
 
     def pixel_head(self) -> PixelHead:
         return PixelHead(

@@ -75,6 +75,8 @@ class Variant:
     drop_path_keep: float = 0.8
     # Least input stride of a ResNet's block with drop path.
     drop_path_from_stride: int = 16
+    # Pixels of the image per position of the masks: 4, or 2. A ConvNeXt has no finer feature than stride 4.
+    output_stride: int = 4
     # Number of hidden channels of the pixel head.
     pixel_head_channels: int = 256
     # Number of channels (D of the paper) of pixel features and mask embeddings.
@@ -100,6 +102,7 @@ class Variant:
         "encoder_activation": ("relu", "gelu"),
         "convolution_block": ("bottleneck", "basic"),
         "recompute": ("none", "axial", "all"),
+        "output_stride": (2, 4),
     }
 
     def __post_init__(self):
@@ -155,8 +158,6 @@ class KMaXVariant(Variant):
 
     family: ClassVar[str] = "kMaX-DeepLab"
     drop_path_keep: float = 1.0
-    # Pixels of the image per position of the masks: 4, or 2. A ConvNeXt has no finer feature than stride 4.
-    output_stride: int = 4
     # Widths and numbers of blocks of the pixel decoder's stages, from stride 32 on; the outputs have four times as many
     # channels. Another stage follows for output_stride 2.
     pixel_decoder_widths: tuple[int, ...] = (512, 256, 128, 64, 32)
@@ -169,8 +170,6 @@ class KMaXVariant(Variant):
     transformer_decoder_drop_path_keep: float = 0.8
     # Whether a decoder precedes the head of the auxiliary semantic segmentation, which otherwise stays at stride 32.
     semantic_decoder: bool = True
-
-    _choices: ClassVar[dict[str, tuple]] = {**Variant._choices, "output_stride": (2, 4)}
 
 
 # Sizes at which a network learns on two CPU cores in minutes.

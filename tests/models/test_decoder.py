@@ -39,6 +39,13 @@ def test_l():
     assert semantic_source(steps) == "decoder_stage6_extra"
 
 
+def test_a_way_up_to_stride_2():
+    for stacks in (0, 1):
+        steps, finer = decoder_schedule(stacks), decoder_schedule(stacks, output_stride=2)
+        assert finer[:-1] == steps and semantic_source(finer) == semantic_source(steps)
+        assert _table(finer[-1:]) == [(f"decoder_stage{4 * stacks + 3}_extra", 2, 1, ("stage1",))]
+
+
 @pytest.mark.parametrize(("stacks", "pretrained"), [(1, 0), (1, 1), (3, 2)])
 def test_any_stacks(stacks, pretrained):
     steps = decoder_schedule(stacks, pretrained_stacks=pretrained)

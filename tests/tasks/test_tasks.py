@@ -113,7 +113,7 @@ _VALUES = {
     "pixel_decoder.blocks": [1, 1, 1, 1],
     "transformer_decoder.blocks": [1, 1, 1],
 }
-_OF_KMAX = ("output_stride", "semantic_decoder", "pixel_decoder", "transformer_decoder")
+_OF_KMAX = ("semantic_decoder", "pixel_decoder", "transformer_decoder")
 _NOT_OF_THE_VARIANT = {"variant", "batch_norm_momentum", "sync_batch_norm"}
 
 
