@@ -11,6 +11,7 @@ from maxdl_tf.layers import activations
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
+from maxdl_tf.layers.grid_seed import GridSeed
 from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.structs import AuxiliaryOutputs
 
@@ -89,6 +90,7 @@ class Encoder(keras.layers.Layer):
       stem: Layer from an image [batch, height, width, 3] in -1..1 to an un-activated feature of stride 2.
       stages: Stages by name (`stage2`, ...), in order.
       memory_shape: (slots, channels of a slot) of the memory; None where no stage has a transformer.
+      seed: Layer that adds the input of the first stage with transformers to the memory, or None.
       activation: Name of the activation of the blocks, which readers of the features apply.
       recompute: Classes of layers that are recomputed in training; decides about the stem.
     """
@@ -99,6 +101,7 @@ class Encoder(keras.layers.Layer):
         stages: dict[str, Stage],
         *,
         memory_shape: tuple[int, int] | None,
+        seed: GridSeed | None = None,
         activation: str = "relu",
         recompute: tuple[type, ...] = (),
         **kwargs,
@@ -106,7 +109,7 @@ class Encoder(keras.layers.Layer):
         super().__init__(**kwargs)
         self.stem = stem
         self.stages = dict(stages)
-        self.memory_shape = memory_shape
+        self.memory_shape, self.seed = memory_shape, seed
         self.activate = activations.get(activation)
         self._recomputed = functools.partial(recomputed, kinds=recompute)
 
@@ -126,7 +129,10 @@ class Encoder(keras.layers.Layer):
         pixel = self._recomputed(self.stem)(inputs, training=training)
         memory = tf.tile(self.memory, [tf.shape(inputs)[0], 1, 1]) if self.memory_shape is not None else None
         features, auxiliary = {"stage1": pixel}, ()
+        seeded = next((name for name, stage in self.stages.items() if stage.transformers), None)
         for name, stage in self.stages.items():
+            if self.seed is not None and name == seeded:
+                memory = self.seed((pixel, memory), training=training)
             pixel, memory, predicted = stage((pixel, memory), training=training)
             features[name] = pixel
             auxiliary += predicted

@@ -103,8 +103,9 @@ class KMaXDeepLab(PanopticNetwork):
         return 4 if self.semantic_decoder else 32
 
     @property
-    def first_transformer(self) -> tuple[DualPathTransformer, tf.Variable]:
-        return self.transformer_decoder.transformers["0"], self.transformer_decoder.memory
+    def first_transformer(self) -> tuple[DualPathTransformer | None, tf.Variable]:
+        decoder = self.transformer_decoder
+        return (decoder.transformers["0"] if decoder.seed is None else None), decoder.memory
 
     @property
     def pretrained_layers(self) -> list[keras.layers.Layer]:

@@ -89,6 +89,7 @@ class KMaXParts(Parts):
             transformers,
             sources,
             memory_shape=(self.variant.num_slots, self.variant.memory_channels),
+            seed=self.seed(),
             recompute=self.recompute,
             **self.common,
             name="transformer_decoder",

@@ -112,7 +112,8 @@ class MaXDeepLab(PanopticNetwork):
 
     @property
     def first_transformer(self) -> tuple[DualPathTransformer | None, tf.Variable]:
-        return (self.transformers[0] if self.transformers else None), self.backbone.memory
+        is_constant = self.transformers and self.backbone.seed is None
+        return (self.transformers[0] if is_constant else None), self.backbone.memory
 
     @property
     def pretrained_layers(self) -> list[keras.layers.Layer]:

@@ -85,7 +85,7 @@ class PanopticNetwork(Network):
 
     @property
     def first_transformer(self) -> tuple[DualPathTransformer | None, tf.Variable]:
-        """The transformer that reads the initial memory, which is the same for all images, and that memory."""
+        """The transformer that reads the initial memory, if that is the same for all images, and that memory."""
         raise NotImplementedError
 
     @property

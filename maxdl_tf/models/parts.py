@@ -9,6 +9,7 @@ from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.batch_norm import Norm
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
+from maxdl_tf.layers.grid_seed import GridSeed
 from maxdl_tf.layers.residual_block import AxialBlock, BasicBlock, BottleneckBlock
 from maxdl_tf.models.convnext import convnext_encoder
 from maxdl_tf.models.encoder import Encoder, InceptionStem, Stage
@@ -56,6 +57,7 @@ class Parts:
             self.stem(),
             stages,
             memory_shape=memory_shape,
+            seed=self.seed() if memory_shape else None,
             activation=self.variant.encoder_activation,
             recompute=self.recompute,
             name="backbone",
@@ -85,6 +87,11 @@ class Parts:
     def transformer(self, stride: int, drop_path_keep: float, name: str) -> DualPathTransformer:
         """A transformer of a stage at a stride."""
         raise NotImplementedError
+
+    def seed(self) -> GridSeed | None:
+        if not self.variant.grid_slots:
+            return None
+        return GridSeed(position_octaves=self.variant.position_octaves, **self.common, name="seed")
 
     def semantic_decoder(self, pool_size: tuple[int, int] | None = None) -> SemanticDecoder:
         channels = self.variant.semantic_decoder_channels

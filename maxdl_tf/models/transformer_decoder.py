@@ -11,6 +11,7 @@ from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
+from maxdl_tf.layers.grid_seed import GridSeed
 from maxdl_tf.layers.recompute import recomputed
 
 
@@ -25,6 +26,7 @@ class TransformerDecoder(keras.layers.Layer):
       transformers: Transformers in order.
       sources: Number of the feature that each of them reads.
       memory_shape: (slots, channels of a slot).
+      seed: Layer that adds the last feature with a transformer to the initial memory, or None.
       activation: Name of the activation of the projections.
       norm: Factory of the batch norms.
       recompute: Classes of layers that are recomputed in training.
@@ -36,6 +38,7 @@ class TransformerDecoder(keras.layers.Layer):
         sources: Sequence[int],
         *,
         memory_shape: tuple[int, int],
+        seed: GridSeed | None = None,
         activation: str = "gelu",
         norm: Norm = DEFAULT_NORM,
         recompute: tuple[type, ...] = (),
@@ -44,7 +47,7 @@ class TransformerDecoder(keras.layers.Layer):
         super().__init__(**kwargs)
         self.transformers = {str(number): transformer for number, transformer in enumerate(transformers)}
         self.sources = tuple(sources)
-        self.memory_shape = memory_shape
+        self.memory_shape, self.seed = memory_shape, seed
         common = {"activation": activation, "norm": norm}
         self.class_projection = Conv1DBatchNorm(memory_shape[1], **common, name="class_projection")
         self.mask_projection = Conv1DBatchNorm(memory_shape[1], **common, name="mask_projection")
@@ -57,6 +60,8 @@ class TransformerDecoder(keras.layers.Layer):
 
     def call(self, features, training=None):
         memory = tf.tile(self.memory, [tf.shape(features[0])[0], 1, 1])
+        if self.seed is not None:
+            memory = self.seed((features[self.sources[-1]], memory), training=training)
         auxiliary = ()
         for transformer, source in zip(self.transformers.values(), self.sources):
             inputs = (features[source], memory)

@@ -62,6 +62,8 @@ class Variant:
     memory_to_memory: bool = True
     # Number of octaves of the sine encodings of positions that transformers and pixel heads read; 0 for none.
     position_octaves: int = 0
+    # Whether slots begin with the feature at their point of a grid besides their learned vector.
+    grid_slots: bool = False
     # Number of heads of every attention.
     num_heads: int = 8
     # Number of slots, and so of masks, and number of channels of each slot.

@@ -90,11 +90,17 @@ def test_a_transformer(switched_off, constant_memory, kmeans):
 VARIANTS = {
     # L's hourglasses and transformers, small.
     "l": replace(
-        SMALL, decoder_stacks=1, transformer_stages=(4, 5), transformer_width=16, stem="convolution", output_stride=2
+        SMALL,
+        decoder_stacks=1,
+        transformer_stages=(4, 5),
+        transformer_width=16,
+        stem="convolution",
+        output_stride=2,
+        grid_slots=True,
     ),
     "kmeans": replace(SMALL, memory_to_pixel="kmeans", position_octaves=3),
     "kmax": KMAX_SMALL,
-    "convnext": replace(KMAX_SMALL, encoder="convnext"),
+    "convnext": replace(KMAX_SMALL, encoder="convnext", grid_slots=True),
 }
 
 

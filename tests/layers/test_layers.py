@@ -15,6 +15,7 @@ from maxdl_tf.layers.batch_norm import Norm
 from maxdl_tf.layers.conv_bn import Conv2DBatchNorm, SeparableConvBatchNorm
 from maxdl_tf.layers.dropout import Dropout, DropPath
 from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer
+from maxdl_tf.layers.grid_seed import GridSeed
 from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.residual_block import AxialBlock, BasicBlock, BottleneckBlock
 from maxdl_tf.layers.resized_fuse import ResizedFuse
@@ -52,6 +53,7 @@ LAYERS = {
     "cross_attention": (CrossAttention, (_features(2, 3, 8, 2), _features(2, 5, 8, 2), _features(2, 5, 8, 4))),
     "transformer": (lambda: DualPathTransformer(8, 12, drop_path_keep=0.5), (PIXEL, MEMORY)),
     "transformer_with_positions": (lambda: DualPathTransformer(8, 12, position_octaves=3), (PIXEL, MEMORY)),
+    "grid_seed": (lambda: GridSeed(position_octaves=2), (PIXEL, MEMORY)),
     "fuse": (lambda: _FuseTo9(6, stride=8, source_strides=(16, 8)), (_features(2, 5, 5, 4), _features(2, 9, 9, 6))),
     "stage": (lambda: Stage({"block1": BasicBlock(8)}, {"block1": DualPathTransformer(8, 12)}), (PIXEL, MEMORY)),
     "pixel_head": (lambda: PixelHead(6, 4), PIXEL),

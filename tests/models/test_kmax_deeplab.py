@@ -24,8 +24,8 @@ SIZES = {  # Sides of masks, auxiliary masks before resizing, and semantic logit
     "kmax": (KMAX_SMALL, (17, 25), 6, (17, 25)),
     "convnext": (replace(KMAX_SMALL, encoder="convnext"), (17, 25), 6, (17, 25)),
     "stride 2": (replace(KMAX_SMALL, output_stride=2, semantic_decoder=False), (33, 49), 6, (3, 4)),
-    "one transformer": (replace(KMAX_SMALL, transformer_decoder_blocks=(0, 1)), (17, 25), 1, (17, 25)),
-    "stride 2 in max": (replace(SMALL, output_stride=2), (33, 49), 0, (17, 25)),
+    "one transformer": (replace(KMAX_SMALL, transformer_decoder_blocks=(0, 1), grid_slots=True), (17, 25), 1, (17, 25)),
+    "stride 2 in max": (replace(SMALL, output_stride=2, grid_slots=True), (33, 49), 0, (17, 25)),
     "k-means in max": (replace(SMALL, memory_to_pixel="kmeans"), (17, 25), 2, (17, 25)),
 }
 
