@@ -31,6 +31,14 @@ def free_keras_memory():
         sys.modules["maxdl_tf.keras_api"].keras.backend.clear_session()
 
 
+@pytest.fixture(scope="session")
+def color_export(tmp_path_factory):
+    """Folder of the color network as a SavedModel, version 1 of "colors"; tests only read it."""
+    from tests.export.color_export import save_color_model
+
+    return save_color_model(tmp_path_factory.mktemp("exports") / "colors" / "1")
+
+
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of its own with 200 KB; skips where this user may not mount one."""

@@ -10,7 +10,6 @@ from maxdl_tf import export_model
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.served_model import OUTPUTS, ServedModel
 from tests.data_gen.conversion import read_converted, run_convert, save_map
-from tests.export.color_export import save_color_model
 from tests.files.turned_pictures import save_turned
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, striped_image
 
@@ -38,14 +37,9 @@ def photos(tmp_path_factory, upright):
 
 
 @pytest.fixture(scope="module")
-def saved_model(tmp_path_factory):
-    return save_color_model(tmp_path_factory.mktemp("exports") / "1")
-
-
-@pytest.fixture(scope="module")
-def wanted(upright, saved_model):
+def wanted(upright, color_export):
     """The prediction for the upright pixels."""
-    label_map = Predictor.from_saved_model(str(saved_model))(upright[0]).label_map
+    label_map = Predictor.from_saved_model(str(color_export))(upright[0]).label_map
     assert (label_map == upright[1]).mean() > 0.95  # The network has a quarter of the resolution.
     return label_map
 
@@ -87,26 +81,26 @@ def test_a_label_map_of_the_stored_picture_is_named(upright, tmp_path, capsys):
     assert "if the image has an EXIF orientation, annotate the upright image" in capsys.readouterr().err
 
 
-def test_prediction(photos, wanted, saved_model):
-    predictor = Predictor.from_saved_model(str(saved_model))
+def test_prediction(photos, wanted, color_export):
+    predictor = Predictor.from_saved_model(str(color_export))
     for orientation, path in photos.items():
         np.testing.assert_array_equal(predictor(path).label_map, wanted, err_msg=f"orientation {orientation}")
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "tf_example", "image_tensor"])
-def test_serving_client(photos, upright, wanted, saved_model, signature):
-    model = ServedModel(_Server(saved_model), INFO, signature)
+def test_serving_client(photos, upright, wanted, color_export, signature):
+    model = ServedModel(_Server(color_export), INFO, signature)
     for orientation, path in photos.items():
         prediction = model.predict(path, upright[0])
         np.testing.assert_array_equal(prediction.label_map, wanted, err_msg=f"orientation {orientation}")
 
 
-def test_files_sent_to_an_export_unchanged(photos, wanted, saved_model):
+def test_files_sent_to_an_export_unchanged(photos, wanted, color_export):
     contents = []
     for path in photos.values():
         with open(path, "rb") as file:
             contents.append(file.read())
-    maps = _Server(saved_model).predict("serving_default", {"image_bytes": contents})["panoptic_map"]
+    maps = _Server(color_export).predict("serving_default", {"image_bytes": contents})["panoptic_map"]
     np.testing.assert_array_equal(maps, np.stack([wanted] * len(ORIENTATIONS)))
 
 

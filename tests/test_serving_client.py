@@ -13,12 +13,11 @@ from PIL import Image
 
 from maxdl_tf import predict, serving_client
 from maxdl_tf.errors import UserError
-from maxdl_tf.export import saved_model
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.served_model import OUTPUTS, GrpcServer, RequestError, ServedModel
 from tests.export.color_export import save_color_model
 from tests.helpers import in_process
-from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
+from tests.inference.color_network import BLUE, INFO, RED, striped_image
 from tests.serving_stand_ins import GrpcStandIn, RestStandIn, Servable
 
 HAS_EXTRA = importlib.util.find_spec("tensorflow_serving") is not None
@@ -34,18 +33,8 @@ def no_proxy(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def export_dir(tmp_path_factory):
-    """As the exporter writes it if not told otherwise."""
-    path = str(tmp_path_factory.mktemp("exports") / "colors" / "1")
-    saved_model.export_saved_model(
-        ColorNetwork(), postprocessor(), crop_size=CROP_SIZE, dataset_info=INFO, export_dir=path, origin={}
-    )
-    return path
-
-
-@pytest.fixture(scope="module")
-def servable(export_dir):
-    return Servable(export_dir, "colors")
+def servable(color_export):
+    return Servable(color_export, "colors")
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +54,9 @@ def _run(module, *arguments) -> int:
     return in_process(module, *arguments, program="maxdl-command")
 
 
-def _ask(protocol, address, export_dir, photos, output, *more):
+def _ask(protocol, address, color_export, photos, output, *more):
     arguments = ("--server", address, "--model_name=colors", "--input", photos, "--output", output)
-    table = f"{export_dir}/assets/dataset_info.textproto"
+    table = f"{color_export}/assets/dataset_info.textproto"
     rest = ("--rest",) * (protocol == "rest")
     return _run(serving_client, *arguments, "--dataset_info", table, *rest, *more)
 
@@ -77,10 +66,10 @@ def _pixels(folder):
 
 
 @pytest.fixture(scope="module")
-def predicted(export_dir, photos, tmp_path_factory):
+def predicted(color_export, photos, tmp_path_factory):
     """What maxdl-predict writes."""
     output = tmp_path_factory.mktemp("predicted") / "out"
-    arguments = ("--model", export_dir, "--input", photos, "--output", output)
+    arguments = ("--model", color_export, "--input", photos, "--output", output)
     assert _run(predict, *arguments) == 0
     return output
 
@@ -88,10 +77,10 @@ def predicted(export_dir, photos, tmp_path_factory):
 @BOTH
 @pytest.mark.parametrize("signature", ["serving_default", "image_tensor", "tf_example"])
 def test_the_files_are_those_of_maxdl_predict(
-    protocol, signature, servable, export_dir, photos, predicted, tmp_path, capsys
+    protocol, signature, servable, color_export, photos, predicted, tmp_path, capsys
 ):
     with STAND_INS[protocol](servable) as address:
-        assert _ask(protocol, address, export_dir, photos, tmp_path / "out", f"--signature={signature}") == 0
+        assert _ask(protocol, address, color_export, photos, tmp_path / "out", f"--signature={signature}") == 0
     assert "predicted 4 of 4 images" in capsys.readouterr().out
     got, wanted = (json.loads((folder / "panoptic.json").read_text()) for folder in (tmp_path / "out", predicted))
     assert len(wanted["annotations"]) == 4
@@ -105,26 +94,26 @@ def test_the_files_are_those_of_maxdl_predict(
 
 
 @NEEDS_EXTRA
-def test_a_map_beyond_grpcs_limit_of_4_megabytes_comes_through(servable, export_dir, tmp_path):
+def test_a_map_beyond_grpcs_limit_of_4_megabytes_comes_through(servable, color_export, tmp_path):
     image, _ = striped_image(1600, 1800)
     Image.fromarray(image).save(tmp_path / "large.png")
     with GrpcStandIn(servable) as address:
-        assert _ask("grpc", address, export_dir, tmp_path / "large.png", tmp_path / "out", "--nooverlays") == 0
+        assert _ask("grpc", address, color_export, tmp_path / "large.png", tmp_path / "out", "--nooverlays") == 0
     png = _pixels(tmp_path / "out" / "panoptic")["large.png"]
-    label_map = Predictor.from_saved_model(export_dir)(image).label_map
+    label_map = Predictor.from_saved_model(str(color_export))(image).label_map
     np.testing.assert_array_equal(png.astype(np.int32) @ [1, 256, 65536], label_map)
 
 
 @BOTH
 def test_refused_and_damaged_images_are_told_and_the_others_are_predicted(
-    protocol, export_dir, photos, tmp_path, capsys
+    protocol, color_export, photos, tmp_path, capsys
 ):
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)
     (folder / "bad.jpg").write_bytes(b"no image")
     small = Servable(save_color_model(tmp_path / "small" / "3", max_pixels=12_100), "colors")
     with STAND_INS[protocol](small) as address:
-        assert _ask(protocol, address, export_dir, folder, tmp_path / "out") == 1
+        assert _ask(protocol, address, color_export, folder, tmp_path / "out") == 1
     captured = capsys.readouterr()
     assert f"failed: {folder}/bad.jpg: cannot be read as an image" in captured.err
     assert (
@@ -148,34 +137,34 @@ def test_refused_and_damaged_images_are_told_and_the_others_are_predicted(
     ],
 )
 def test_a_wrong_model_ends_it_before_anything_is_written(
-    protocol, arguments, message, export_dir, photos, tmp_path, capsys
+    protocol, arguments, message, color_export, photos, tmp_path, capsys
 ):
     model = tf.Module()
     model.call = tf.function(lambda image: {"x": image}, [tf.TensorSpec([None], tf.uint8, "image")])
     tf.saved_model.save(model, str(tmp_path / "1"), signatures={"image_tensor": model.call})
     with STAND_INS[protocol](Servable(tmp_path / "1", "colors")) as address:
-        assert _ask(protocol, address, export_dir, photos, tmp_path / "out", *arguments) == 2
+        assert _ask(protocol, address, color_export, photos, tmp_path / "out", *arguments) == 2
     _check_complaint(capsys, message)
     assert not (tmp_path / "out").exists()
 
 
 @BOTH
-def test_an_absent_server_ends_it(protocol, export_dir, photos, tmp_path, capsys):
+def test_an_absent_server_ends_it(protocol, color_export, photos, tmp_path, capsys):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{unused.getsockname()[1]}"
-        assert _ask(protocol, address, export_dir, photos, tmp_path / "out") == 2
+        assert _ask(protocol, address, color_export, photos, tmp_path / "out") == 2
     _check_complaint(capsys, f"no server answers at {address} (")
     assert not (tmp_path / "out").exists()
 
 
 @BOTH
-def test_a_server_that_does_not_answer_is_not_waited_for(protocol, export_dir, photos, tmp_path, capsys):
+def test_a_server_that_does_not_answer_is_not_waited_for(protocol, color_export, photos, tmp_path, capsys):
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        assert _ask(protocol, address, export_dir, photos, tmp_path / "out", "--timeout_s=0.3") == 2
+        assert _ask(protocol, address, color_export, photos, tmp_path / "out", "--timeout_s=0.3") == 2
     _check_complaint(capsys, f"{address}")
 
 
@@ -185,10 +174,10 @@ def test_a_server_that_does_not_answer_is_not_waited_for(protocol, export_dir, p
     [("grpc", "rest", "no server answers at "), ("rest", "grpc", " does not speak TensorFlow Serving's REST: ")],
 )
 def test_the_port_of_the_other_protocol_ends_it(
-    protocol, other, message, servable, export_dir, photos, tmp_path, capsys
+    protocol, other, message, servable, color_export, photos, tmp_path, capsys
 ):
     with STAND_INS[other](servable) as address:
-        assert _ask(protocol, address, export_dir, photos, tmp_path / "out") == 2
+        assert _ask(protocol, address, color_export, photos, tmp_path / "out") == 2
     _check_complaint(capsys, message)
 
 
@@ -250,10 +239,10 @@ def test_another_models_class_table_ends_it(protocol, label_divisor, message, se
     assert not (tmp_path / "out" / "panoptic.json").exists()
 
 
-def test_without_the_extra_it_says_what_to_install(export_dir, photos, tmp_path, capsys, monkeypatch):
+def test_without_the_extra_it_says_what_to_install(color_export, photos, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
     monkeypatch.delitem(sys.modules, "tensorflow_serving.apis", raising=False)
-    assert _ask("grpc", "127.0.0.1:1", export_dir, photos, tmp_path / "out") == 2
+    assert _ask("grpc", "127.0.0.1:1", color_export, photos, tmp_path / "out") == 2
     _check_complaint(capsys, "install it with pip install 'maxdl_tf[serving]', or use REST")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import tensorflow as tf
@@ -12,14 +13,15 @@ from maxdl_tf.inference.segmenter import ImageSegmenter
 from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor
 
 
-def save_color_model(path: Path, **options) -> Path:
-    """Writes it to a folder, with these `ServingOptions`; returns the folder."""
+def save_color_model(path: Path, network: ColorNetwork | None = None, **options) -> Path:
+    """Writes it, or a changed one, to a folder, with these `ServingOptions`; returns the folder."""
     assets = path.parent / f"assets_of_{path.name}"
     assets.mkdir(parents=True)
     dataset_info, export_info = assets / class_table.FILE_NAME, assets / "export_info.json"
     dataset_info.write_text(class_table.to_text(INFO))
-    export_info.write_text("{}")
-    segmenter = ImageSegmenter(ColorNetwork(), postprocessor(), CROP_SIZE, score_map=options.get("score_maps", False))
+    export_info.write_text(json.dumps({"crop_size": CROP_SIZE, "postprocess": postprocessor().arguments}))
+    score_map = options.get("score_maps", False)
+    segmenter = ImageSegmenter(network or ColorNetwork(), postprocessor(), CROP_SIZE, score_map=score_map)
     model = ServingModel(segmenter, INFO.void, ServingOptions(**options), str(dataset_info), str(export_info))
     tf.saved_model.save(model, str(path), signatures=model.signatures())
     write_warm_up_requests(str(path), CROP_SIZE)

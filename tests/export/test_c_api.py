@@ -14,7 +14,6 @@ from maxdl_tf import panoptic_ids
 from maxdl_tf.export.fold_batch_norm import fold_batch_norms
 from maxdl_tf.export.saved_model import export_saved_model
 from maxdl_tf.keras_api import keras
-from tests.export.color_export import save_color_model
 from tests.export.test_fold_batch_norm import _randomized
 from tests.helpers import REPOSITORY
 from tests.inference.color_network import BLUE, GRAY, INFO, RED, postprocessor, striped_image
@@ -39,11 +38,6 @@ def program(tmp_path_factory):
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return binary
-
-
-@pytest.fixture(scope="module")
-def export_dir(tmp_path_factory):
-    return save_color_model(tmp_path_factory.mktemp("exports") / "1")
 
 
 def _run(program, *arguments):
@@ -80,21 +74,21 @@ def assert_it_sees_what_python_sees(program, export_dir, path, folder) -> int:
 @pytest.mark.parametrize(
     "suffix, size, colors", [("png", (97, 129), (RED, GRAY, BLUE)), ("jpg", (64, 200), (BLUE, RED))]
 )
-def test_it_sees_what_python_sees(program, export_dir, tmp_path, suffix, size, colors):
+def test_it_sees_what_python_sees(program, color_export, tmp_path, suffix, size, colors):
     image, _ = striped_image(*size, colors=colors)
     path = tmp_path / f"image.{suffix}"
     path.write_bytes((tf.io.encode_png if suffix == "png" else tf.io.encode_jpeg)(image).numpy())
-    assert assert_it_sees_what_python_sees(program, export_dir, path, tmp_path) == 2
+    assert assert_it_sees_what_python_sees(program, color_export, path, tmp_path) == 2
 
 
 @pytest.mark.parametrize(
     "content, message", [(b"no image", "image 0 of the batch is not a JPEG or PNG"), (None, "cannot be read")]
 )
-def test_a_bad_image_ends_it(program, export_dir, tmp_path, content, message):
+def test_a_bad_image_ends_it(program, color_export, tmp_path, content, message):
     path = tmp_path / "image.jpg"
     if content is not None:
         path.write_bytes(content)
-    done = _run(program, export_dir, path)
+    done = _run(program, color_export, path)
     assert done.returncode == 1 and done.stdout == ""
     assert f"segment_image: {path}: " in done.stderr and message in done.stderr
 

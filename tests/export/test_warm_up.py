@@ -3,27 +3,21 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.export.serving_model import SIGNATURES, WARM_UP_FILE
-from tests.export.color_export import save_color_model
 from tests.inference.color_network import CROP_SIZE
 from tests.serving_stand_ins import Servable
-
-
-@pytest.fixture(scope="module")
-def export_dir(tmp_path_factory):
-    return save_color_model(tmp_path_factory.mktemp("exports") / "1")
 
 
 def test_the_file_is_where_tf_serving_looks_for_it():
     assert WARM_UP_FILE == "assets.extra/tf_serving_warmup_requests"
 
 
-def test_tf_serving_reads_and_the_model_answers_each_request(export_dir):
+def test_tf_serving_reads_and_the_model_answers_each_request(color_export):
     """Read with TensorFlow Serving's own classes, which keep what they do not know: nothing may be left there."""
     prediction_log_pb2 = pytest.importorskip(
         "tensorflow_serving.apis.prediction_log_pb2", reason="needs tensorflow-serving-api, the extra [serving]"
     )
-    servable, seen = Servable(str(export_dir), "colors"), []
-    for record in tf.data.TFRecordDataset(str(export_dir / WARM_UP_FILE)).as_numpy_iterator():
+    servable, seen = Servable(str(color_export), "colors"), []
+    for record in tf.data.TFRecordDataset(str(color_export / WARM_UP_FILE)).as_numpy_iterator():
         log = prediction_log_pb2.PredictionLog.FromString(record)
         assert log.WhichOneof("log_type") == "predict_log"
         request = log.predict_log.request
