@@ -8,7 +8,7 @@ Tensor = Any  # A tf.Tensor; importing TensorFlow here would slow down the proce
 OUTPUT_STRIDE = 4  # Input pixels per position of the mask logits and pixel features along a side, by default.
 
 # The rules of the post-processing that make a pixel void, in the order in which they apply.
-# `overlap_threshold` is mask-wise post-processing's alone.
+# `overlap_threshold` is mask-wise post-processing's alone, and `split_min_area` that of things that are split.
 VOID_REASONS = (
     "no_object",
     "class_threshold",
@@ -16,6 +16,7 @@ VOID_REASONS = (
     "overlap_threshold",
     "thing_area_limit",
     "stuff_area_limit",
+    "split_min_area",
 )
 
 
@@ -93,7 +94,7 @@ class PanopticPrediction(NamedTuple):
 
     Attributes:
       panoptic: int32 [batch, height, width], class id * label_divisor + instance; the instance of a thing is the
-        number of its slot (mask-wise: its rank), from 1, and that of stuff is 0.
+        number of its slot (mask-wise: its rank), from 1, or a further number for a part; that of stuff is 0.
       instance_score: float32 [batch, height, width], confidence of the pixel in its slot; undefined in void pixels.
       semantic_score: float32 [batch, height, width], confidence of the slot in its class; undefined in void pixels.
       slot: int32 [batch, height, width], number of the slot that owns the pixel, from 0. None if it is not computed.

@@ -57,7 +57,7 @@ def experiment(tmp_path):
     return text_format.Parse(
         f"model {{ variant: 'tiny' num_slots: 4 mask_channels: 8 drop_path_keep: 1 width {{ {width} }}"
         f"  decoder {{ stacks: 0 pretrained_stacks: 0 blocks: 1 }}"
-        f"  postprocess {{ kind: mask_wise stuff_class_threshold: 0.5 }} }}"
+        f"  postprocess {{ kind: mask_wise stuff_class_threshold: 0.5 split_things {{ min_area: 1 }} }} }}"
         f"train_dataset {dataset} eval_dataset {dataset} training {{ steps: 2 seed: 1 ema_decay: 0.5 }}",
         experiment_pb2.Experiment(),
     )

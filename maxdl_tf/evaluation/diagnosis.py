@@ -25,6 +25,7 @@ class Removed(NamedTuple):
 
 
 _NONE = Removed()
+_SPLIT = "split_min_area"
 
 
 class Diagnosis(NamedTuple):
@@ -41,6 +42,9 @@ class Diagnosis(NamedTuple):
       overlap_threshold: Removed because better masks leave too little of the mask. Mask-wise post-processing only.
       thing_area_limit: Removed with things that are too small.
       stuff_area_limit: Removed with stuff classes that are too small.
+      split_min_area: Removed with parts of things that are too small, or too many for `label_divisor`. Only if things
+        are split.
+      further_parts: Parts that were added to the masks of things by splitting them, from the second part on.
       min_score: Removed with segments whose score is too low.
       segments: Segments that remain; the masks of a stuff class make one segment.
       segment_pixels: Pixels that remain.
@@ -54,18 +58,23 @@ class Diagnosis(NamedTuple):
     overlap_threshold: Removed
     thing_area_limit: Removed
     stuff_area_limit: Removed
+    split_min_area: Removed
+    further_parts: int
     min_score: Removed
     segments: int
     segment_pixels: int
 
 
-def count_masks(slot: np.ndarray, void_reason: np.ndarray, *, segments: int, min_score: Removed = _NONE) -> Diagnosis:
+def count_masks(
+    slot: np.ndarray, void_reason: np.ndarray, *, segments: int, further_parts: int = 0, min_score: Removed = _NONE
+) -> Diagnosis:
     """Counts what each rule removed from one image.
 
     Args:
       slot: int [h, w], the slot that wins each pixel.
       void_reason: int [h, w], see `PanopticPrediction.void_reason`.
       segments: Number of segments that remain.
+      further_parts: See `Diagnosis`.
       min_score: Segments that were removed because of their score.
     """
     num_reasons = len(VOID_REASONS) + 1
@@ -82,6 +91,7 @@ def count_masks(slot: np.ndarray, void_reason: np.ndarray, *, segments: int, min
         masks=int(counts.any(axis=1).sum()),
         pixels=slot.size,
         **removed,
+        further_parts=further_parts,
         min_score=min_score,
         segments=segments,
         segment_pixels=int(counts[:, 0].sum()) - min_score.pixels,
@@ -100,7 +110,7 @@ def total(diagnoses: Sequence[Diagnosis]) -> Diagnosis:
 
 def as_dictionary(diagnosis: Diagnosis, settings: Mapping[str, float]) -> dict:
     """The content of the JSON file; `settings` as in `as_table`."""
-    unused = set(REASONS) - set(_rules(settings))
+    unused = set(REASONS) - set(_rules(settings)) | ({"further_parts"} if _SPLIT not in settings else set())
     return {
         name: value._asdict() if isinstance(value, Removed) else value
         for name, value in diagnosis._asdict().items()
@@ -121,6 +131,8 @@ def as_table(diagnosis: Diagnosis, settings: Mapping[str, float]) -> str:
     for name in _rules(settings):
         removed = getattr(diagnosis, name)
         lines.append(row(f"- {_title(name, settings)}", -removed.masks, -removed.pixels))
+        if name == _SPLIT:
+            lines.append(row("+ further parts of things", diagnosis.further_parts, 0))
     lines.append(row("segments", diagnosis.segments, diagnosis.segment_pixels))
     return "\n".join(lines)
 
@@ -134,7 +146,8 @@ def as_line(diagnosis: Diagnosis, settings: Mapping[str, float]) -> str:
         verb = "" if name == "no_object" else "removed by "
         parts.append(f"{masks_of[name]:,} {verb}{_title(name, settings)}")
     thresholds = [name for name in found if name not in ("no_object", "min_score")]
-    lower = f" or lower model {{ postprocess {{ {thresholds[0]} }} }}" if thresholds else ""
+    option = "split_things { min_area }" if thresholds[:1] == [_SPLIT] else "".join(thresholds[:1])
+    lower = f" or lower model {{ postprocess {{ {option} }} }}" if thresholds else ""
     return f"{', '.join(parts)}; {diagnosis.segments:,} segments left. Train longer{lower}"
 
 

@@ -105,7 +105,7 @@ class PanopticImages:
     Args:
       strategy: Strategy in whose scope the model was built.
       model: `model(images, training=False)` gives `PanopticOutputs`.
-      postprocess: `postprocess(outputs)` gives a `PanopticPrediction`. On a TPU it runs on the host.
+      postprocess: `postprocess(outputs, resized_size)` gives a `PanopticPrediction`. On a TPU it runs on the host.
       batches: `EvaluationBatch`es, each image once; not distributed.
       dataset_info: Class table.
       with_scores: Whether to compute the scores of segments.
@@ -127,16 +127,18 @@ class PanopticImages:
         if isinstance(strategy, tf.distribute.TPUStrategy):
             postprocess = functools.partial(_on_host, postprocess)
 
-        def predict(images, targets=None):
+        def predict(images, resized_size, targets=None):
             outputs = model(images, training=False)
-            found = postprocess(outputs)
+            found = postprocess(outputs, resized_size)
             names = ("panoptic", "slot", "void_reason", *(("instance_score", "semantic_score") if with_scores else ()))
             fields = {name: getattr(found, name) for name in names if getattr(found, name) is not None}
             losses = loss(outputs, targets) if loss else None
             return fields, {name: getattr(losses, name) for name in loss.terms} if loss else {}
 
-        inputs = {"inputs": lambda batch: (batch.images, batch.targets)} if loss else {}
-        self._predictions = PredictedBatches(strategy, predict, batches, **inputs)
+        def inputs(batch):
+            return (batch.images, batch.resized_size, *((batch.targets,) if loss else ()))
+
+        self._predictions = PredictedBatches(strategy, predict, batches, inputs)
         self._info = dataset_info
 
     def __iter__(self) -> Iterator[EvaluatedImage]:
@@ -161,10 +163,10 @@ class PanopticImages:
         return label_maps.comparison_picture(as_uint8(image), truth, prediction, self._info)
 
 
-def _on_host(postprocess: Callable, outputs: PanopticOutputs) -> PanopticPrediction:
+def _on_host(postprocess: Callable, outputs: PanopticOutputs, resized_size: tf.Tensor) -> PanopticPrediction:
     """Runs the post-processing outside of XLA, which cannot compile it."""
     outputs = PanopticOutputs(None, outputs.mask_logits, outputs.class_logits, semantic_logits=None)
-    return tf.compat.v1.tpu.outside_compilation(postprocess, outputs)
+    return tf.compat.v1.tpu.outside_compilation(postprocess, outputs, resized_size)
 
 
 def as_uint8(image: np.ndarray) -> np.ndarray:

@@ -4,16 +4,16 @@
     image_tensor      image        uint8 [batch, h, w, 3], RGB, any h and w
     tf_example        examples     string [batch], serialized tf.Examples with the file under `image/encoded`
 
-All signatures return, for a model with `slots` mask slots,
+All signatures return, with one of `rows` for each mask slot, or more if things are split,
 
     panoptic_map       int32 [batch, max h, max w], class id * label divisor + instance; void outside the image
     image_size         int32 [batch, 2], (height, width) of the upright image
     num_segments       int32 [batch], number of rows in use below; these are ordered by id, and the rest are zeros
-    segment_ids        int32 [batch, slots], values in the map
-    segment_class_ids  int32 [batch, slots]
-    segment_scores     float32 [batch, slots]
-    segment_areas      int32 [batch, slots], in pixels
-    segment_boxes      int32 [batch, slots, 4], (left, top, width, height) in pixels
+    segment_ids        int32 [batch, rows], values in the map
+    segment_class_ids  int32 [batch, rows]
+    segment_scores     float32 [batch, rows]
+    segment_areas      int32 [batch, rows], in pixels
+    segment_boxes      int32 [batch, rows, 4], (left, top, width, height) in pixels
 
 and on request
 

@@ -6,7 +6,8 @@ the outputs of both networks agree within rounding, and the post-processing of t
 exported labels. How far rounding reaches is measured on the model alone: k-means assigns each pixel to one slot, so
 that rounding may move a pixel's value to another slot and the outputs jump.
 
-Mask-wise post-processing numbers instances by rank, which rounding may exchange, too. Their numbers are not compared.
+Mask-wise post-processing numbers instances by rank, and split things have numbers by area. Rounding may exchange these,
+too, so they are not compared.
 
 With some weights, such as random ones of a large model, rounding decides most labels. Then nothing can be compared.
 This is measured on the model alone, by moving its input by one unit in the last place of float32.
@@ -101,7 +102,7 @@ class Reference:
             return segmenter.segment_outputs(outputs, image_size).panoptic
 
         self._network_outputs, self._label_map, self._void = network_outputs, label_map, postprocessor.void
-        self._divisor = postprocessor.dataset_info.label_divisor if postprocessor.is_mask_wise else None
+        self._divisor = postprocessor.dataset_info.label_divisor if postprocessor.may_renumber else None
         self._moved_outputs = moved_outputs
 
     def compare(self, encoded: bytes, exported: Mapping[str, np.ndarray]) -> Agreement:

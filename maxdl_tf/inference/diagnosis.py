@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.data import transforms
@@ -34,4 +35,12 @@ def diagnose(
     )
     kept_ids = {segment.id for segment in kept.segments}
     unsure = [segment.area for segment in prediction.segments if segment.id not in kept_ids]
-    return count_masks(slot, reason, segments=len(kept_ids), min_score=Removed(len(unsure), sum(unsure)))
+    owned = reason == 0
+    pairs = np.unique(np.stack([slot[owned], prediction.label_map[owned]]), axis=1)
+    return count_masks(
+        slot,
+        reason,
+        segments=len(kept_ids),
+        further_parts=pairs.shape[1] - len(np.unique(pairs[0])),  # A slot of stuff has one label.
+        min_score=Removed(len(unsure), sum(unsure)),
+    )

@@ -17,12 +17,12 @@ class SegmentTable(NamedTuple):
 
     Attributes:
       count: int32 scalar, number of segments.
-      ids: int32 [slots], values in the panoptic map.
-      class_ids: int32 [slots], ids of the class table.
-      scores: float32 [slots], mean confidence of the pixels in their masks times mean confidence of the masks in their
-        class.
-      areas: int32 [slots], in pixels of the image.
-      boxes: int32 [slots, 4], (left, top, width, height) in pixels of the image.
+      ids: int32 [segments], values in the panoptic map.
+      class_ids: int32 [segments], ids of the class table.
+      scores: float32 [segments], mean confidence of the pixels in their masks times mean confidence of the masks in
+        their class.
+      areas: int32 [segments], in pixels of the image.
+      boxes: int32 [segments, 4], (left, top, width, height) in pixels of the image.
     """
 
     count: tf.Tensor
@@ -108,7 +108,7 @@ def segment_table(slot_map: SlotMap, image_size: tf.Tensor) -> SegmentTable:
       slot_map: Slot map at the size of the network's input.
       image_size: int32 [2], (height, width) of the image.
     """
-    num_slots = slot_map.label.shape[0]
+    num_segments = slot_map.label.shape[0]
     map_size = tf.shape(slot_map.slot)
     rows, columns = (_Repeats.of(map_size[axis], image_size[axis]) for axis in (0, 1))
     pixel = tf.where((slot_map.void_reason == 0) & (rows.count[:, tf.newaxis] > 0) & (columns.count > 0))
@@ -117,19 +117,19 @@ def segment_table(slot_map: SlotMap, image_size: tf.Tensor) -> SegmentTable:
     row, column = tf.unstack(pixel, axis=1)
     pixels = tf.gather(rows.count, row) * tf.gather(columns.count, column)  # Number of image pixels, float64.
 
-    # All slots of a stuff class are one segment; the first slot with its label stands for them.
-    segment_of_slot = tf.argmax(slot_map.label[:, tf.newaxis] == slot_map.label, axis=1, output_type=tf.int32)
-    segment = tf.gather(segment_of_slot, slot)
+    # All slots of a stuff class are one segment; the first one with its label stands for them.
+    first_of_label = tf.argmax(slot_map.label[:, tf.newaxis] == slot_map.label, axis=1, output_type=tf.int32)
+    segment = tf.gather(first_of_label, tf.gather_nd(slot_map.segment, pixel))
 
     def total(values):
-        return tf.math.unsorted_segment_sum(values, segment, num_slots)
+        return tf.math.unsorted_segment_sum(values, segment, num_segments)
 
     area = total(pixels)
     class_confidence = tf.gather(tf.cast(slot_map.class_confidence, tf.float64), slot)
     share = tf.math.divide_no_nan(tf.ones_like(area), area)
     score = total(pixels * confidence) * share * total(pixels * class_confidence) * share
     top, left, bottom, right = (
-        reduce(tf.gather(side, place), segment, num_slots)
+        reduce(tf.gather(side, place), segment, num_segments)
         for reduce, side, place in (
             (tf.math.unsorted_segment_min, rows.first, row),
             (tf.math.unsorted_segment_min, columns.first, column),
@@ -142,7 +142,7 @@ def segment_table(slot_map: SlotMap, image_size: tf.Tensor) -> SegmentTable:
 
     def listed(values):
         listed = tf.gather(values, found)
-        missing = num_slots - tf.size(found)
+        missing = num_segments - tf.size(found)
         padded = tf.pad(listed, [[0, missing]] + [[0, 0]] * (values.shape.rank - 1))
         return tf.ensure_shape(padded, values.shape)
 

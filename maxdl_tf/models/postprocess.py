@@ -16,9 +16,12 @@ from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.models.mask_competition import MaskCompetition, Winners
 from maxdl_tf.models.mask_pasting import paste_masks
+from maxdl_tf.models.thing_parts import split_things
 from maxdl_tf.structs import OUTPUT_STRIDE, VOID_REASONS, PanopticOutputs, PanopticPrediction
 
-_NO_OBJECT, _CLASS, _PIXEL, _OVERLAP, _THING_AREA, _STUFF_AREA = range(1, 1 + len(VOID_REASONS))
+_NO_OBJECT, _CLASS, _PIXEL, _OVERLAP, _THING_AREA, _STUFF_AREA, _PART_AREA = range(1, 1 + len(VOID_REASONS))
+
+_MOST_SEGMENTS = 4096  # Of an image whose things are split; tables of segments have as many rows.
 
 _MASK_WISE = ("pixel_threshold", "overlap_threshold", "class_exponent", "mask_exponent")
 
@@ -26,19 +29,23 @@ _MASK_WISE = ("pixel_threshold", "overlap_threshold", "class_exponent", "mask_ex
 class SlotMap(NamedTuple):
     """One image, without padding, by the slots that own its pixels.
 
+    There is a segment for each slot. If things are split, further segments follow.
+
     Attributes:
       slot: int32 [h, w], the slot that owns the pixel; where the pixel is void, the slot with the greatest mask logit.
       void_reason: int32 [h, w], 0 where the pixel belongs to its slot. Otherwise the pixel is void, and this is the
         place of the reason in `VOID_REASONS`, from 1.
       confidence: float32 [h, w], the greatest probability of a mask; meaningless where void.
-      label: int32 [slots], label of each slot's pixels: class id * label_divisor + instance.
-      class_id: int32 [slots].
+      segment: int32 [h, w], the segment of the pixel; its slot, unless things are split.
+      label: int32 [segments], label of each segment's pixels: class id * label_divisor + instance.
+      class_id: int32 [segments].
       class_confidence: float32 [slots], the mask's confidence in its class.
     """
 
     slot: tf.Tensor
     void_reason: tf.Tensor
     confidence: tf.Tensor
+    segment: tf.Tensor
     label: tf.Tensor
     class_id: tf.Tensor
     class_confidence: tf.Tensor
@@ -77,7 +84,7 @@ class _Owners(NamedTuple):
 
 
 class Postprocessor:
-    """Merges the masks of confident slots into one map, and drops small segments.
+    """Merges the masks of confident slots into one map, drops small segments, and splits things on request.
 
     There are two rules for the owner of a pixel. Pixel-wise (MaX-DeepLab), it is the slot with the greatest mask logit.
     Mask-wise (kMaX-DeepLab), masks are ranked by their probabilities. In this order, each gets the pixels where it is
@@ -95,18 +102,22 @@ class Postprocessor:
       overlap_threshold: A mask is dropped if masks before it leave at most this share of its pixels. None: pixel-wise.
       class_exponent: Power of the class probability in the score that ranks masks.
       mask_exponent: Power of the mask's mean probability in this score.
+      split_min_area: Splits things into connected parts; parts of fewer pixels become void. None: no splitting.
+      split_connectivity: 1: pixels of a part connect along edges. 2: also at corners.
       output_stride: Input pixels per position of the mask logits.
       enlarge: Whether images smaller than the network's input are enlarged to fit it, and not only padded.
 
     Attributes:
       dataset_info: Class table.
       thresholds: The other numbers that have an effect, by name.
-      is_mask_wise: Whether it is mask-wise; then labels hold ranks, which rounding may exchange.
+      is_mask_wise: Whether it is mask-wise.
+      may_renumber: Whether rounding may exchange the numbers of instances: those of ranks, or of parts by their areas.
       output_stride, enlarge: As given.
       void: Value of void pixels in panoptic maps.
 
     Raises:
-      ValueError: A threshold is outside 0..1, an exponent or limit is negative, or `pixel_threshold` is too low.
+      ValueError: A threshold is outside 0..1, an exponent or limit is negative, `pixel_threshold` is too low, or
+        `split_connectivity` is neither 1 nor 2.
     """
 
     def __init__(
@@ -121,6 +132,8 @@ class Postprocessor:
         overlap_threshold: float | None = None,
         class_exponent: float = 1.0,
         mask_exponent: float = 1.0,
+        split_min_area: int | None = None,
+        split_connectivity: int = 2,
         output_stride: int = OUTPUT_STRIDE,
         enlarge: bool = True,
     ):
@@ -134,6 +147,8 @@ class Postprocessor:
             "mask_exponent": mask_exponent if self.is_mask_wise else None,
             "thing_area_limit": thing_area_limit,
             "stuff_area_limit": stuff_area_limit,
+            "split_min_area": split_min_area,
+            "split_connectivity": None if split_min_area is None else split_connectivity,
         }
         self.thresholds = {name: value for name, value in thresholds.items() if value is not None}
         for name, value in self.thresholds.items():
@@ -141,6 +156,9 @@ class Postprocessor:
                 raise ValueError(f"{name} {value} must be at least 0" + ", at most 1" * name.endswith("_threshold"))
         if self.is_mask_wise and pixel_threshold < 1 / 3:
             raise ValueError(f"pixel_threshold {pixel_threshold} must be at least 1/3 in mask-wise post-processing")
+        if split_connectivity not in (1, 2):
+            raise ValueError(f"split_connectivity {split_connectivity} must be 1 or 2")
+        self.may_renumber = self.is_mask_wise or split_min_area is not None
         self.dataset_info = dataset_info
         self.output_stride = output_stride
         self.enlarge = enlarge
@@ -153,30 +171,37 @@ class Postprocessor:
         stride = {} if self.output_stride == OUTPUT_STRIDE else {"output_stride": self.output_stride}
         return {**self.thresholds, **stride, **({} if self.enlarge else {"enlarge": False})}
 
-    def __call__(self, outputs: PanopticOutputs) -> PanopticPrediction:
+    def __call__(self, outputs: PanopticOutputs, visible: tf.Tensor | None = None) -> PanopticPrediction:
         """The maps of a batch at the size of the network's input, computed one image at a time.
+
+        Args:
+          outputs: Outputs of the model; `mask_logits` have a known shape.
+          visible: int32 [batch, 2], (height, width) of each image in the network's input. The rest is padding, whose
+            pixels are zero in all maps. None: there is no padding.
 
         Raises:
           ValueError: The outputs do not fit the class table.
         """
 
-        def read(logits):
-            mask_logits, class_logits = logits
-            slot_map = self.slot_map(
-                PanopticOutputs(None, mask_logits[tf.newaxis], class_logits[tf.newaxis], semantic_logits=None)
-            )
-            return PanopticPrediction(
+        def read(image):
+            mask_logits, class_logits, image_size = image
+            outputs = PanopticOutputs(None, mask_logits[tf.newaxis], class_logits[tf.newaxis], semantic_logits=None)
+            slot_map = self.slot_map(outputs, None if visible is None else tf.unstack(image_size))
+            found = PanopticPrediction(
                 panoptic=self.label_map(slot_map),
                 instance_score=slot_map.confidence,
                 semantic_score=tf.gather(slot_map.class_confidence, slot_map.slot),
                 slot=slot_map.slot,
                 void_reason=slot_map.void_reason,
             )
+            margins = [[0, side - shown] for side, shown in zip(size, tf.unstack(image_size))]
+            return tf.nest.map_structure(lambda field: tf.ensure_shape(tf.pad(field, margins), size), found)
 
         size = self.input_size(outputs.mask_logits)
+        sizes = tf.tile([size], [tf.shape(outputs.mask_logits)[0], 1]) if visible is None else visible
         return tf.map_fn(
             read,
-            (outputs.mask_logits, outputs.class_logits),
+            (outputs.mask_logits, outputs.class_logits, sizes),
             fn_output_signature=PanopticPrediction(
                 *(tf.TensorSpec(size, t) for t in (tf.int32, tf.float32, tf.float32, tf.int32, tf.int32))
             ),
@@ -210,10 +235,26 @@ class Postprocessor:
         class_id = tf.gather(self._class_ids, class_index)
         instance = tf.where(is_thing, owners.instance, 0)
         area_reason = tf.gather(area_reason, owners.slot)
+        reason = tf.where(owners.void_reason == 0, area_reason, owners.void_reason)
+        segment = owners.slot
+        if "split_min_area" in self.thresholds:
+            num_slots, most = instance.shape[0], self._most_segments(instance.shape[0])
+            parts = split_things(
+                owners.slot,
+                (reason == 0) & tf.gather(is_thing, owners.slot),
+                num_slots=num_slots,
+                min_area=self.thresholds["split_min_area"],
+                connectivity=self.thresholds["split_connectivity"],
+                max_segments=most,
+            )
+            segment, reason = parts.segment, tf.where(parts.dropped, _PART_AREA, reason)
+            class_id = tf.gather(class_id, parts.slot)
+            instance = tf.concat([instance, tf.range(num_slots + 1, most + 1)], axis=0)
         return SlotMap(
             slot=owners.slot,
-            void_reason=tf.where(owners.void_reason == 0, area_reason, owners.void_reason),
+            void_reason=reason,
             confidence=owners.confidence,
+            segment=segment,
             label=panoptic_ids.encode_label(class_id, instance, self.dataset_info.label_divisor),
             class_id=class_id,
             class_confidence=confidence,
@@ -266,11 +307,15 @@ class Postprocessor:
 
     def label_map(self, slot_map: SlotMap) -> tf.Tensor:
         """int32 [h, w], class id * label_divisor + instance."""
-        return tf.where(slot_map.void_reason == 0, tf.gather(slot_map.label, slot_map.slot), self.void)
+        return tf.where(slot_map.void_reason == 0, tf.gather(slot_map.label, slot_map.segment), self.void)
 
     def input_size(self, mask_logits: tf.Tensor) -> tuple[int, int]:
         """(height, width) of the network's input for [..., height / stride, width / stride, slots] of known size."""
         return tuple(self.output_stride * (side - 1) + 1 for side in mask_logits.shape[-3:-1])
+
+    def _most_segments(self, num_slots: int) -> int:
+        """Number of segments of an image whose things are split, as far as labels can number them."""
+        return max(num_slots, min(self.dataset_info.label_divisor - 1, _MOST_SEGMENTS))
 
     def _check(self, outputs: PanopticOutputs) -> None:
         channels, slots = outputs.class_logits.shape[-1], outputs.mask_logits.shape[-1]

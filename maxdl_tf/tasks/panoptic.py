@@ -117,6 +117,10 @@ class PanopticTask(base.Task):
         if options.kind == model_pb2.PostprocessOptions.mask_wise:
             for name in ("overlap_threshold", "class_exponent", "mask_exponent"):
                 arguments[name] = base.as_written(options, name)
+        if options.HasField("split_things"):
+            split = options.split_things
+            arguments["split_min_area"] = split.min_area if split.HasField("min_area") else options.thing_area_limit
+            arguments["split_connectivity"] = split.connectivity
         if model is not None:
             arguments["output_stride"] = model.output_stride
         return Postprocessor(self.dataset_info, **arguments)

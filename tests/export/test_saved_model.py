@@ -91,6 +91,26 @@ def test_mask_wise_post_processing_and_its_stride_are_exported(tmp_path):
     assert of_saved_model.features(image).slot.shape == (49, 45)
 
 
+def test_split_things_are_exported(tmp_path):
+    """Red is in two parts, the smaller of which has the first number behind those of the four slots."""
+    network, read = ColorNetwork(), postprocessor(split_min_area=300)
+    path = _export(tmp_path / "export", network, read, images={"one": _png(70, 150)}).path
+    of_saved_model = Predictor.from_saved_model(path)
+    image, _ = striped_image(130, 120, (RED, BLUE, RED, RED, BLUE, GREEN))
+    image[2:9, 50:57] = BLUE  # Stuff is not split.
+    image[120:127, 110:117] = RED  # A part that is too small.
+    wanted = Predictor.from_model(network, read, crop_size=CROP_SIZE, dataset_info=INFO)(image)
+    got = of_saved_model(image)
+    np.testing.assert_array_equal(got.label_map, wanted.label_map)
+    assert [s.id for s in got.segments] == [s.id for s in wanted.segments] == [1001, 1002, 1005, 3000]
+    assert got.label_map[60, 5] == 1005 and got.label_map[60, 50] == 1001 and got.label_map[123, 113] == INFO.void
+    assert [s.area for s in got.segments] == [(got.label_map == s.id).sum() for s in got.segments]
+    assert of_saved_model.postprocessor.arguments == of_saved_model.export_info["postprocess"] == read.arguments
+    outputs = of_saved_model.network_outputs(image)
+    np.testing.assert_array_equal(of_saved_model(image, outputs).label_map, wanted.label_map)
+    assert diagnose(outputs, of_saved_model.postprocessor, got, got).further_parts == 1
+
+
 def test_an_image_that_is_not_enlarged_keeps_its_size_in_the_crop(tmp_path):
     network, read = ColorNetwork(), postprocessor(enlarge=False)
     path = _export(tmp_path / "export", network, read, images={"one": _png(30, 50), "large": _png(70, 150)}).path

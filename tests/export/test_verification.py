@@ -81,9 +81,10 @@ def test_outputs_may_jump_if_those_of_the_model_do(encoded, outputs, network, ju
     assert reference._proves_ties(tf.io.decode_png(encoded), of_model, exported) == are_ties
 
 
-def test_mask_wise_instances_may_have_other_numbers(encoded, outputs):
-    """Not so if two become one, or if their classes change; and not in pixel-wise post-processing."""
-    reference = Reference(ColorNetwork(), postprocessor(overlap_threshold=0.8), CROP_SIZE)
+@pytest.mark.parametrize("options", [{"overlap_threshold": 0.8}, {"split_min_area": 1}])
+def test_ranks_and_parts_may_have_other_numbers(encoded, outputs, options):
+    """Not so if two become one, or if their classes change; and not in plain pixel-wise post-processing."""
+    reference = Reference(ColorNetwork(), postprocessor(**options), CROP_SIZE)
     panoptic = outputs["panoptic_map"]  # 1001, 1002 and 3000.
     pixels = {label: int((panoptic == label).sum()) for label in np.unique(panoptic)}
 

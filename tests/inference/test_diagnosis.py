@@ -19,6 +19,7 @@ CLASSES = DatasetInfo(
     "four", tuple(SegmentClass(i, f"class {i}", i < 3, (0, 0, 0), i) for i in (1, 2, 3, 4)), label_divisor=100
 )
 THRESHOLDS = {"class_threshold": 0.6, "pixel_threshold": 0.5, "thing_area_limit": 220, "stuff_area_limit": 400}
+OPTIONAL = ("overlap_threshold", "split_min_area")
 VOID = 4  # Index of void among the class logits.
 #        no object  unsure  things ----------  stuff -------------
 CLASS = (VOID, VOID, 1, 2, 0, 0, 1, 1, 0, 1, 2, 2, 3, 3)
@@ -97,7 +98,7 @@ def test_every_mask_and_pixel_is_accounted_for(outputs):
     masks, removed, left = _expected(outputs, unsure, prediction.label_map)
     assert {name: getattr(found, name) for name in REASONS} == removed
     # Or the test would not see much.
-    assert all(one.pixels > 0 for name, one in removed.items() if name != "overlap_threshold"), removed
+    assert all(one.pixels > 0 for name, one in removed.items() if name not in OPTIONAL), removed
     assert (found.masks, found.pixels, found.segments, found.segment_pixels) == (
         masks,
         SIDE * SIDE,
@@ -133,6 +134,37 @@ def test_masks_under_others_are_counted(outputs):
         assert ("overlap_threshold 0.95" in diagnosis.as_table(found, shown)) == is_shown
     line = diagnosis.as_line(found, {**strict.thresholds, "stuff_class_threshold": 0.2})
     assert "removed by overlap_threshold 0.95" in line and "class_threshold 0.6 (stuff 0.2)" in line
+
+
+def test_parts_of_split_things_are_counted(outputs):
+    """Masks and parts add up to the segments; a pixel that is lost is void."""
+    thresholds = {**THRESHOLDS, "thing_area_limit": 0}
+    whole, read = (Postprocessor(CLASSES, **thresholds, split_min_area=area) for area in (None, 40))
+    image = np.zeros((SIDE, SIDE, 3), np.uint8)
+    counts = []
+    for one in (whole, read):
+        predictor = Predictor.from_model(
+            lambda images, training: outputs, one, crop_size=(SIDE, SIDE), dataset_info=CLASSES
+        )
+        prediction = predictor(image)
+        counts.append(diagnose(outputs, one, prediction, prediction))
+        lost = sum(getattr(counts[-1], name).pixels for name in REASONS)
+        assert lost == (prediction.label_map == CLASSES.void).sum()
+    before, after = counts
+    assert (before.split_min_area, before.further_parts) == (Removed(0, 0), 0)
+    assert after.further_parts > 0 and after.split_min_area.masks > 0
+    assert after.segments == before.segments - after.split_min_area.masks + after.further_parts
+    assert before.masks == after.masks and before.thing_area_limit == after.thing_area_limit
+
+    settings = {**read.thresholds, "min_score": 0.0}
+    table = diagnosis.as_table(diagnosis.total([after, after]), settings).splitlines()
+    assert table[-4].startswith("- split_min_area 40 ")
+    assert table[-3].split()[:6] == ["+", "further", "parts", "of", "things", str(2 * after.further_parts)]
+    assert diagnosis.as_dictionary(after, settings)["further_parts"] == after.further_parts
+    unused = diagnosis.as_dictionary(before, {**whole.thresholds, "min_score": 0.0})
+    assert not {"further_parts", "split_min_area"} & set(unused)
+    line = diagnosis.as_line(after._replace(split_min_area=Removed(99, 99)), settings)
+    assert line.endswith("or lower model { postprocess { split_things { min_area } } }")
 
 
 def test_pixels_are_those_of_the_image():

@@ -11,15 +11,16 @@ from maxdl_tf.models.postprocess import SlotMap
 
 LABEL = [3000, 1002, 3000, 1004, 2000, 2000, 1007]  # Slots 0 and 2 are one stuff segment, 4 and 5 another.
 VOID = 255000
-NUM_SLOTS = len(LABEL)
+NUM_SEGMENTS, NUM_SLOTS = len(LABEL), len(LABEL) - 1
 
 
 def _slot_map(seed, size=(20, 31)):
-    """Without slot 3; with a single pixel of slot 6."""
+    """Without slot 3; with a single pixel of segment 6, a further part of slot 1."""
     generator = np.random.default_rng(seed)
     slot = generator.choice([-1, 0, 1, 2, 4, 5], [-(-side // 4) for side in size])
     slot = np.kron(slot, np.ones((4, 4), int))[: size[0], : size[1]]
-    slot[7, 11] = 6
+    segment = slot.copy()
+    slot[7, 11], segment[7, 11] = 1, 6
     confidence = generator.uniform(0.2, 1.0, size).astype(np.float32)
     class_confidence = generator.uniform(0.5, 1.0, NUM_SLOTS).astype(np.float32)
     label = np.array(LABEL, np.int32)
@@ -29,6 +30,7 @@ def _slot_map(seed, size=(20, 31)):
         slot=tf.constant(slot, tf.int32),
         void_reason=tf.constant(reason, tf.int32),
         confidence=tf.constant(confidence),
+        segment=tf.constant(segment, tf.int32),
         label=tf.constant(label),
         class_id=tf.constant(label // 1000),
         class_confidence=tf.constant(class_confidence),
@@ -37,9 +39,10 @@ def _slot_map(seed, size=(20, 31)):
 
 def _segments(slot_map, image_size):
     """{label: (class, score, area, box)}, from maps of the image's size, as COCO defines them."""
-    slot, label, class_confidence = (x.numpy() for x in (slot_map.slot, slot_map.label, slot_map.class_confidence))
+    slot, segment = slot_map.slot.numpy(), slot_map.segment.numpy()
+    label, class_confidence = slot_map.label.numpy(), slot_map.class_confidence.numpy()
     maps = (
-        np.where(slot_map.void_reason == 0, label[slot], VOID),
+        np.where(slot_map.void_reason == 0, label[segment], VOID),
         slot_map.confidence,
         class_confidence[slot],
     )
@@ -68,7 +71,7 @@ def test_class_score_area_and_box_of_each_segment(image_size):
             assert (table.class_ids[row], table.areas[row], tuple(table.boxes[row].numpy())) == (class_id, area, box)
             assert float(table.scores[row]) == pytest.approx(score, rel=1e-6)
         for field in table[1:]:
-            assert field.shape[0] == NUM_SLOTS and not field.numpy()[count:].any()
+            assert field.shape[0] == NUM_SEGMENTS and not field.numpy()[count:].any()
 
 
 def test_nothing_but_void_has_no_segments():

@@ -195,13 +195,15 @@ def test_numbers_that_cannot_be_are_refused():
     for bad in ({"overlap_threshold": 1.1}, {"mask_exponent": -1.0}, {"stuff_class_threshold": 2.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             Postprocessor(SMALL, **{**MASK_WISE, **bad})
+    with pytest.raises(ValueError, match="split_connectivity 8 must be 1 or 2"):
+        Postprocessor(SMALL, **MASK_WISE, split_min_area=9, split_connectivity=8)
     with pytest.raises(ValueError, match=r"pixel_threshold 0\.3 must be at least 1/3"):
         Postprocessor(SMALL, **MASK_WISE, pixel_threshold=0.3)
 
 
 def test_arguments_make_the_same_post_processor():
     """They are written into exports; those of a pixel-wise one are as in earlier versions."""
-    strided = Postprocessor(SMALL, **MASK_WISE, stuff_class_threshold=0.5, output_stride=2)
+    strided = Postprocessor(SMALL, **MASK_WISE, stuff_class_threshold=0.5, output_stride=2, split_min_area=7)
     again = Postprocessor(SMALL, **strided.arguments)
     assert (again.thresholds, again.output_stride) == (strided.thresholds, 2)
     assert list(Postprocessor(SMALL, thing_area_limit=1, stuff_area_limit=2).arguments) == [

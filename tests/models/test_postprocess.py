@@ -1,5 +1,7 @@
 """Panoptic maps from logits: the reference's maps, and each rule by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -146,6 +148,62 @@ def test_small_segments_are_void():
     np.testing.assert_array_equal(panoptic(outputs, 8, 14), [[*thing, 8002, 8002, *stuff]])
     reasons = [[None] * 3 + ["thing_area_limit"] * 2 + ["stuff_area_limit"] * 4]
     assert void_reasons(outputs, 11, 15) == reasons
+
+
+# Two slots in two parts each, apart from each other through stuff; the part of slot 1 below is the larger one.
+SPLIT_SCENE = [[0, 0, 0, 2, 1, 1, 2, 0], [2] * 8, [1, 1, 1, 1, 2, 2, 2, 2]]
+
+
+@pytest.mark.parametrize("kind", [{}, {"overlap_threshold": 0.0}])
+def test_split_things(kind):
+    """Largest parts keep their numbers, others have those behind the slots, with the class of their slot."""
+    outputs = scene(SPLIT_SCENE, [THING_8, 0, STUFF_5], confidence=[0.95, 0.9, 0.92])
+    first = panoptic(outputs, **kind)
+    label = {value: name for name, value in {"a": first[0, 0], "b": first[2, 0], "s": 5000}.items()}
+    assert ["".join(label[x] for x in row) for row in first] == ["aaasbbsa", "ssssssss", "bbbbssss"]
+    assert panoptic(outputs, split_min_area=0, **kind).tolist() == [
+        [*first[0, :4], 3004, 3004, 5000, 8005],
+        [5000] * 8,
+        first[2].tolist(),
+    ]
+    # The small part has 6 pixels of the input in either kind; the next one has 12 at least.
+    reasons = void_reasons(outputs, split_min_area=7, **kind)
+    assert reasons[0] == [None] * 7 + ["split_min_area"] and reasons[1:] == [[None] * 8] * 2
+    assert void_reasons(outputs, split_min_area=6, **kind)[0] == [None] * 8
+    prediction = postprocessor(split_min_area=0, **kind)(outputs)
+    scores = [0.95] * 3 + [0.92, 0.9, 0.9, 0.92, 0.95]
+    np.testing.assert_allclose(prediction.semantic_score[0, 0, ::4], scores, rtol=1e-5)
+    np.testing.assert_array_equal(prediction.slot[0, 0, ::4], SPLIT_SCENE[0])
+
+
+def test_parts_that_the_label_divisor_cannot_number_are_void():
+    """Of the five parts behind the first of slot 0, the two largest have numbers."""
+    table = dataclasses.replace(SMALL, label_divisor=5)
+    outputs = scene([[0, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0]], [THING_8, STUFF_5])
+    read = Postprocessor(table, thing_area_limit=0, stuff_area_limit=0, split_min_area=0)
+    slot_map = read.slot_map(outputs)
+    assert slot_map.label.shape == slot_map.class_id.shape == 4
+    stuff, void = 5 * 5, SMALL.ignore_label * 5
+    row = [43, 43, 43, stuff, void, stuff, 44, 44, stuff, void, stuff, 41, 41, 41, 41]
+    assert read(outputs).panoptic[0, 0, ::4].numpy().tolist() == row
+
+
+def test_parts_do_not_connect_through_the_padding():
+    """A batch and an image alone have the same map; whatever the padding is, it is neither stuff nor a bridge."""
+    outputs = scene([[0, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 0]], [THING_8, STUFF_5])
+    outputs = outputs_of(*(tf.repeat(x, 2, axis=0) for x in (outputs.mask_logits, outputs.class_logits)))
+    for kind in ({}, {"overlap_threshold": 0.0}):
+        read = postprocessor(split_min_area=0, **kind)
+        sizes = [[1, 13], [9, 10]]
+        batch = read(outputs, tf.constant(sizes))
+        labels = set()
+        for index, (height, width) in enumerate(sizes):
+            image = outputs_of(*(x[index : index + 1] for x in (outputs.mask_logits, outputs.class_logits)))
+            wanted = read.label_map(read.slot_map(image, (height, width)))
+            np.testing.assert_array_equal(batch.panoptic[index, :height, :width], wanted)
+            assert not batch.panoptic[index, height:].numpy().any() and batch.panoptic.shape == (2, 9, 13)
+            labels |= {(index, label) for label in np.unique(wanted).tolist()}
+        assert labels == {(0, 8001), (0, 8003), (0, 5000), (1, 8001), (1, 5000)}
 
 
 def test_nothing_kept():

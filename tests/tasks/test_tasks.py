@@ -210,6 +210,10 @@ def test_thresholds_are_the_numbers_of_the_config():
         "class_exponent": 1.0,
         "mask_exponent": 1.0,
     }
+    for text, area, connectivity in (("", 100, 2), ("min_area: 0 connectivity: 1", 0, 1)):
+        options = f"postprocess {{ split_things {{ {text} }} }}"
+        split = task((_EXPERIMENT % "float32").replace("model {", f"model {{ {options}")).build_postprocessor()
+        assert split.thresholds == {**thresholds, "split_min_area": area, "split_connectivity": connectivity}
 
 
 @pytest.mark.parametrize("kind", ["panoptic", "classification"])
