@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
+import io
 import json
 import os
 import subprocess
@@ -26,6 +28,8 @@ SCRIPTS = {
     if script.group == "console_scripts"
 }
 OWN_GOLDENS = REPOSITORY / "tests" / "golden"
+# A MaX-DeepLab with fewer layers, for tests of commands: building and tracing the network takes most of their time.
+FEW_LAYERS = "model { semantic_branch: false attention { pixel_to_pixel: false } }"
 
 
 def shared_path(*parts: str) -> Path:
@@ -100,3 +104,11 @@ def in_process(module, *arguments, program: str = "command") -> int:
     finally:
         flagsaver.restore_flag_values(saved, module.FLAGS)
     return exit_.value.code or 0
+
+
+def command_here(module, *arguments, program: str = "command") -> subprocess.CompletedProcess:
+    """Runs a command as `in_process` does and captures its output; unlike in `command`, it may fail."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        status = in_process(module, *arguments, program=program)
+    return subprocess.CompletedProcess(arguments, status, output.getvalue(), errors.getvalue())

@@ -26,7 +26,7 @@ from maxdl_tf.files import folder_lock
 from maxdl_tf.files.folder_lock import FolderLock
 from maxdl_tf.tasks.panoptic import PanopticTask
 from maxdl_tf.training.optimizers import PolySchedule
-from tests.helpers import REPOSITORY, in_process
+from tests.helpers import REPOSITORY, command_here, in_process
 from tests.training import fakes
 from tests.training.test_loop import scalars
 
@@ -123,11 +123,18 @@ def kill_after_step(config_file, model_dir, step, delay):
         return said.read()
 
 
-def test_a_training_that_is_killed_three_times_ends_as_if_it_had_not_been(config_file, tmp_path):
+@pytest.mark.parametrize(
+    "kills",
+    [
+        pytest.param([(100, 150)], id="once"),
+        pytest.param([(20, 70), (100, 150), (180, 230)], id="three times", marks=pytest.mark.slow),
+    ],
+)
+def test_a_training_that_is_killed_ends_as_if_it_had_not_been(config_file, tmp_path, kills):
     model_dir = tmp_path / "model"
     draw = random.Random(20)
     starts = [0]
-    for low, high in ((20, 70), (100, 150), (180, 230)):
+    for low, high in kills:
         kill_after_step(config_file, model_dir, draw.randrange(low, high), draw.uniform(0, 0.05))
         starts.append(int(checkpoint_paths(str(model_dir))[0].rsplit("-", 1)[1]))
     last = run(config_file, model_dir, "--mode=train_and_eval")
@@ -167,7 +174,9 @@ def test_a_training_that_is_killed_three_times_ends_as_if_it_had_not_been(config
     assert losses[STEPS] < 0.5 * losses[5]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_training_that_is_asked_to_stop_saves_its_step(config_file, tmp_path, number, status):
     endless = "--override=training { steps: 1000000 }"
     process = subprocess.Popen(
@@ -194,17 +203,28 @@ def test_a_training_that_is_asked_to_stop_saves_its_step(config_file, tmp_path, 
     assert os.path.basename(checkpoint_paths(str(tmp_path / "model"))[0]) == f"ckpt-{step}"
 
 
-def test_parts_averages_and_clipping_together_are_resumed(config_file, tmp_path):
+@pytest.fixture
+def run_here(config_file, monkeypatch):
+    """As `run`, in this process."""
+    monkeypatch.setattr(PanopticTask, "build_model", lambda task: fakes.FakeModel())
+
+    def run_here(model_dir, *flags):
+        return command_here(trainer, f"--config_file={config_file}", f"--model_dir={model_dir}", *flags)
+
+    return run_here
+
+
+def test_parts_averages_and_clipping_together_are_resumed(run_here, tmp_path):
     options = "accumulate_steps: 2 ema_decay: 0.9 optimizer { gradient_clip_norm: 1.0 warmup_steps: 5 }"
     for steps in (10, 20):
-        process = run(config_file, tmp_path / "model", f"--override=training {{ steps: {steps} {options} }}")
+        process = run_here(tmp_path / "model", f"--override=training {{ steps: {steps} {options} }}")
         assert process.returncode == 0, process.stderr
     assert "step 10\n" in process.stderr and re.search(r"20/20 steps.*waiting for input \d+%\n", process.stderr)
     variables = dict(tf.train.list_variables(str(tmp_path / "model" / "ckpt-20")))
     copies = [name for name in variables if name.startswith("trained_weights/")]
     assert len(copies) == sum(name.startswith("model/") and "OPTIMIZER_SLOT" not in name for name in variables)
     # What is evaluated at the end is the model of the checkpoint.
-    measured = run(config_file, tmp_path / "model", "--mode=eval", f"--override=training {{ {options} }}")
+    measured = run_here(tmp_path / "model", "--mode=eval", f"--override=training {{ {options} }}")
     assert measured.stdout.splitlines()[-8:] == process.stdout.splitlines()[-8:]
 
 
@@ -219,8 +239,8 @@ def test_two_replicas_train_evaluate_and_resume(config_file, tmp_path):
     assert "step 10\n" in process.stderr and "training  20/20 steps" in process.stderr
 
 
-def test_a_batch_that_cannot_be_parted_is_refused(config_file, tmp_path):
-    process = run(config_file, tmp_path / "model", "--override=training { accumulate_steps: 3 }")
+def test_a_batch_that_cannot_be_parted_is_refused(run_here, tmp_path):
+    process = run_here(tmp_path / "model", "--override=training { accumulate_steps: 3 }")
     assert_refused(process, r"batch_size 4 is not a multiple of the 1 replicas times training.accumulate_steps 3")
 
 
@@ -311,8 +331,8 @@ def test_a_file_in_the_way_of_model_dir(config_file, tmp_path, below):
     assert len(process.stderr.splitlines()) == 1
 
 
-def test_a_disk_that_is_full_or_too_small_for_the_checkpoints(config_file, small_disk):
-    process = run(config_file, small_disk / "model")
+def test_a_disk_that_is_full_or_too_small_for_the_checkpoints(config_file, run_here, small_disk):
+    process = run_here(small_disk / "model")
     assert_refused(process, r"KB free; 4 checkpoints of .* KB and 20 MB of curves will be written; make room")
     assert not os.listdir(small_disk / "model")
     (small_disk / "filler").write_bytes(b"x" * 200 * 1024)
@@ -341,14 +361,13 @@ def test_what_is_refused_before_tensorflow_starts(config_file, tmp_path, flags, 
 
 
 @pytest.fixture
-def train(config_file, tmp_path, monkeypatch, capsys):
+def train(run_here, tmp_path):
     """Trains in this process; returns the lines on stderr."""
-    monkeypatch.setattr(PanopticTask, "build_model", lambda task: fakes.FakeModel())
 
     def train(*flags):
-        arguments = (f"--config_file={config_file}", f"--model_dir={tmp_path / 'model'}", "--mode=train", *flags)
-        assert in_process(trainer, *arguments) == 0
-        return capsys.readouterr().err.splitlines()
+        done = run_here(tmp_path / "model", "--mode=train", *flags)
+        assert done.returncode == 0
+        return done.stderr.splitlines()
 
     return train
 
