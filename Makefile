@@ -3,10 +3,12 @@
 #   make test PYTHON=python3.12          another Python (3.9 to 3.13; it decides which TensorFlow is installed)
 #   make test VENV=.venv312              another place for the environment
 #   make test TESTS="tests/losses -x"    other arguments for pytest
+#   make test JOBS=1                     number of test processes (1 to 2 GB each); without it 2
 
 PYTHON ?= python3
 VENV ?= .venv
 TESTS ?= tests
+JOBS ?= 2
 
 SHELL := bash
 BIN := $(VENV)/bin
@@ -28,7 +30,8 @@ demo: $(READY)
 
 test: $(READY)
 	@echo "==> tests on TensorFlow $(STACK:tf%=%), Python $(PYTHON_VERSION)"
-	@$(BIN)/python -m pytest -m "not slow" -ra --durations=10 $(TESTS)
+	@$(BIN)/python -m pytest -m "not slow" -ra --durations=10 \
+	    --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-slow: $(READY)
 	@echo "==> slow tests on TensorFlow $(STACK:tf%=%), Python $(PYTHON_VERSION)"

@@ -48,7 +48,7 @@ BEAM = ["apache-beam>=2.50"]
 EXTRAS = {
     "beam": BEAM,
     "serving": SERVING,
-    "dev": ["pytest>=7.4", "ruff>=0.6", "codespell>=2.2.5", *SERVING, *BEAM],
+    "dev": ["pytest>=7.4", "pytest-xdist>=3.7", "ruff>=0.6", "codespell>=2.2.5", *SERVING, *BEAM],
 }
 COMMANDS = {
     "maxdl-train": "maxdl_tf.trainer",
