@@ -99,7 +99,10 @@ def test_what_cannot_be_counted_stops_the_count():
         multiply_adds(tf.einsum("...ab,...bc->...ac", values(2, 3, 5), values(2, 5, 7)))
 
 
-@pytest.mark.parametrize(("name", "parameters", "billions"), [("s", 61_900_200, 325.8), ("l", 450_763_880, 3691.9)])
+@pytest.mark.parametrize(
+    ("name", "parameters", "billions"),
+    [("s", 61_900_200, 325.8), pytest.param("l", 450_763_880, 3691.9, marks=pytest.mark.slow)],
+)
 def test_published_sizes(name, parameters, billions):
     """At 1025 x 1025, without the auxiliary branch."""
     counted = measure(
@@ -116,7 +119,7 @@ def test_published_sizes(name, parameters, billions):
     [
         ("kmax_r50", 293.4),
         pytest.param("kmax_axial_r50", 419.8, marks=pytest.mark.slow),
-        ("kmax_convnext_t", 301.9),
+        pytest.param("kmax_convnext_t", 301.9, marks=pytest.mark.slow),
         pytest.param("kmax_convnext_b", 668.6, marks=pytest.mark.slow),
     ],
 )

@@ -97,10 +97,10 @@ def test_variables():
     ("name", "parameters", "billions"),
     [
         ("tiny", 27_818_592, 149.0),
-        ("small", 49_453_152, None),
+        pytest.param("small", 49_453_152, None, marks=pytest.mark.slow),
         ("base", 87_564_416, 513.7),
-        ("large", 196_227_264, None),
-        ("xlarge", 348_143_872, None),
+        pytest.param("large", 196_227_264, None, marks=pytest.mark.slow),
+        pytest.param("xlarge", 348_143_872, None, marks=pytest.mark.slow),
     ],
 )
 def test_sizes(name, parameters, billions):
