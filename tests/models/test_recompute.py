@@ -42,9 +42,14 @@ def _step(recompute: str, weights=None):
     return weights, outputs, gradients, [variable.numpy() for variable in model.variables], step
 
 
+@pytest.fixture(scope="module")
+def plain_step():
+    return _step("none")
+
+
 @pytest.mark.parametrize("recompute", ["axial", "all"])
-def test_a_step_is_the_same(recompute):
-    weights, outputs, gradients, after, plain = _step("none")
+def test_a_step_is_the_same(plain_step, recompute):
+    weights, outputs, gradients, after, plain = plain_step
     _, outputs_again, gradients_again, after_again, step = _step(recompute, weights)
     for one, other in zip(outputs, outputs_again):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
