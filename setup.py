@@ -76,7 +76,12 @@ def compile_protos():
 
     Copies of the protos lie beside these, for --list_fields.
     """
-    from grpc_tools import protoc
+    try:
+        from grpc_tools import protoc
+    except ImportError:  # Editable installs of setuptools would go on without the protos.
+        sys.exit(
+            "setup.py: grpcio-tools, which compiles the protos, is not installed; install it, or allow build isolation"
+        )
 
     output = ROOT / "maxdl_tf" / "protos"
     sources = sorted((ROOT / "protos").glob("*.proto"))

@@ -311,12 +311,19 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source],
             _text_in(postprocess, "pixel_threshold"),
             "must be at least 1/3 with kind: mask_wise, so that at most two masks claim a pixel",
         )
+    weights = [name for name in experiment.loss.DESCRIPTOR.fields_by_name if name.endswith("_weight")]
+    weights.remove("positive_weight")
+    if not experiment.model.semantic_branch:
+        weights.remove("semantic_weight")
+    if not any(getattr(experiment.loss, name) for name in weights):
+        complain("loss", "has no term", f"set one of {', '.join(weights)} above 0")
     if experiment.training.freeze and experiment.task == experiment_pb2.Experiment.classification:
         complain("training.freeze", "is set", "task: classification trains the backbone itself; drop it")
     for name in ("train_dataset", "eval_dataset"):
         if experiment.HasField(name):
             options = getattr(experiment, name)
             _validate_dataset(name, options, complain)
+            _validate_crop(name, options, experiment.model.variant, complain)
             classifies = experiment.task == experiment_pb2.Experiment.classification
             if options.num_classes and not classifies:
                 complain(f"{name}.num_classes", "is set", "it is for task: classification; name a dataset_info instead")
@@ -332,13 +339,18 @@ def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) 
         complain(f"{name}.augmentation.max_scale", largest, f"must be at least min_scale, which is {smallest}")
     if not options.file_pattern:
         complain(f"{name}.file_pattern", "is not set", "name the TFRecord shards, such as 'data/train-*.tfrecord'")
+
+
+def _validate_crop(name: str, options: dataset_pb2.DatasetOptions, variant: str, complain) -> None:
     crop = tuple(options.crop_size)
     if len(crop) not in (1, 2):
         complain(f"{name}.crop_size", list(crop), "wants one number (a square) or two (height, width)")
-    if any(side < 17 or side % 16 != 1 for side in crop):
-        nearest = [max(17, round((side - 1) / 16) * 16 + 1) for side in crop]
+    stride = 32 if variant.startswith("kmax_") else 16  # Of the encoder's last feature.
+    if any(side <= stride or side % stride != 1 for side in crop):
+        nearest = [max(stride + 1, round((side - 1) / stride) * stride + 1) for side in crop]
         complain(
             f"{name}.crop_size",
             crop[0] if len(crop) == 1 else crop,
-            f"each side must be 16k+1 and at least 17; try {' and '.join(map(str, nearest))}",
+            f"each side must be {stride}k+1 and at least {stride + 1} for {variant}; try "
+            f"{' and '.join(map(str, nearest))}",
         )

@@ -133,6 +133,7 @@ def test_text_round_trip(write):
         (("steps: 50", "xyz: 50"), 9, 'no field named "xyz". Its fields are steps, seed, '),
         (("crop_size: 129", "crop_size: 128"), 5, r"\(97, 128\).*16k\+1.*try 97 and 129"),
         (("crop_size: 129", "crop_size: 129 crop_size: 65"), 5, "one number"),
+        (("steps: 50", "precision: bfloat"), 9, 'no value named "?bfloat"?. Its values are float32, mixed_'),
         (("steps: 50", "steps: 0"), 9, "training.steps 0: must be at least 1"),
         (("learning_rate: 0.01", "learning_rate: nan"), 10, "must be a finite number"),
         (('file_pattern: "${CONFIG_DIR}/train-*.tfrecord"', ""), 3, "file_pattern is not set"),
@@ -147,6 +148,24 @@ def test_a_complaint_names_file_line_and_remedy(write, change, line, complaint):
         config.load_experiment(path)
     assert str(caught.value).startswith(f"{path}:{line}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_sides_of_kmax_deeplab_are_multiples_of_its_stride(write):
+    text = GOOD.replace('"tiny"', '"kmax_tiny"').replace("crop_size: 129", "crop_size: 81")
+    with pytest.raises(
+        UserError, match=r"crop_size \(97, 81\): each side must be 32k\+1 .* for kmax_tiny; try 97 and (65|97)"
+    ):
+        config.load_experiment(write(text))
+    config.load_experiment(write(GOOD.replace("crop_size: 129", "crop_size: 81")))
+
+
+def test_a_loss_without_terms_is_refused(write):
+    weights = "pq_style_weight: 0 instance_discrimination_weight: 0 mask_id_weight: 0"
+    with pytest.raises(UserError, match=r"^--override.*: loss has no term: set one of pq_style_weight, .* above 0"):
+        config.load_experiment(write(GOOD), [f"loss {{ {weights} semantic_weight: 0 }}"])
+    config.load_experiment(write(GOOD), [f"loss {{ {weights} }}"])
+    with pytest.raises(UserError, match="loss has no term"):  # The branch's loss goes with the branch.
+        config.load_experiment(write(GOOD), [f"loss {{ {weights} }} model {{ semantic_branch: false }}"])
 
 
 def test_a_bad_override_is_named_as_such(write):

@@ -203,7 +203,7 @@ def test_a_checkpoint_that_finds_nothing_is_explained(experiment, tmp_path, caps
     assert in_process(evaluate, "--config_file", experiment, "--untrained", "--override", unsure, *outputs) == 0
     table = capsys.readouterr().out
     (line,) = re.findall(
-        r"^PQ 0 of all, things, stuff: \d+ masks of the network, .*; 0 segments left\. .*$", table, re.M
+        r"^PQ 0 of all, things, stuff: \d+ masks of the network in all classes, .*; 0 segments left\. .*$", table, re.M
     )
     assert "removed by class_threshold 0.99" in line or "void by the network itself" in line
     metrics = json.loads((tmp_path / "metrics.json").read_text())

@@ -26,6 +26,7 @@ class BestCheckpoint:
       model: Model whose variables exist.
       global_step: int64 variable that counts the steps.
       prepare: Receives the folder before a checkpoint is written, and creates it with what its user needs.
+      measure: Describes how the scores are measured. Weights that were measured in another way do not compare.
       log: Receives a line about each new best checkpoint.
 
     Raises:
@@ -39,12 +40,14 @@ class BestCheckpoint:
         model: tf.Module,
         global_step: tf.Variable,
         prepare: Callable[[str], None] = storage.make_folder,
+        measure: str = "",
         log: Callable[[str], None] = print,
     ):
         self._directory = directory
         self._record = os.path.join(directory, _RECORD)
         self._global_step = global_step
         self._prepare = prepare
+        self._measure = measure
         self._log = log
         self._checkpoints = Checkpoints(directory, model=model, global_step=global_step, keep=2)
 
@@ -64,7 +67,8 @@ class BestCheckpoint:
             return False
         self._prepare(self._directory)
         path = self._checkpoints.save()
-        storage.write_json(self._record, {"step": int(self._global_step.numpy()), "score": score})
+        step = int(self._global_step.numpy())
+        storage.write_json(self._record, {"step": step, "score": score, "measure": self._measure})
         folder.keep_only(self._directory, path)
         self._log(f"the best weights so far are kept as {path}")
         return True
@@ -75,8 +79,9 @@ class BestCheckpoint:
             storage.remove_file(self._record)
 
     def _best_score(self) -> float | None:
-        """Score of the checkpoint in the folder; None if it is not known."""
+        """Score of the checkpoint in the folder; None if it is not known, or was measured in another way."""
         try:
-            return float(json.loads(storage.read_file(self._record))["score"])
+            record = json.loads(storage.read_file(self._record))
+            return float(record["score"]) if record["measure"] == self._measure else None
         except (OSError, ValueError, KeyError, TypeError):  # None there, or damaged.
             return None

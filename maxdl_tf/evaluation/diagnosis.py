@@ -141,7 +141,7 @@ def as_line(diagnosis: Diagnosis, settings: Mapping[str, float]) -> str:
     """The rules that removed masks in one human-readable line, with advice; `settings` as in `as_table`."""
     masks_of = {name: getattr(diagnosis, name).masks for name in REASONS}
     found = sorted((name for name in REASONS if masks_of[name]), key=lambda name: -masks_of[name])
-    parts = [f"{diagnosis.masks:,} masks of the network"]
+    parts = [f"{diagnosis.masks:,} masks of the network in all classes"]
     for name in found:
         verb = "" if name == "no_object" else "removed by "
         parts.append(f"{masks_of[name]:,} {verb}{_title(name, settings)}")

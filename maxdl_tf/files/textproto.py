@@ -47,6 +47,10 @@ def parse(text: str, message: Message, name: str) -> Message:
             fields = message.DESCRIPTOR.file.pool.FindMessageTypeByName(unknown[1]).fields_by_name
             close = difflib.get_close_matches(unknown[2], fields, n=1)
             reason += f" Did you mean {close[0]}?" if close else f" Its fields are {', '.join(fields)}."
+        choice = re.search(r'Enum type "([\w.]+)" has no value named', reason)
+        if choice:
+            values = message.DESCRIPTOR.file.pool.FindEnumTypeByName(choice[1]).values_by_name
+            reason += f" Its values are {', '.join(values)}."
         raise UserError(f"{place(name, text, error.GetLine())}: {reason}") from error
 
 

@@ -19,18 +19,19 @@ def sample_pixels(masks: TargetMasks, uniform: tf.Tensor, count: int, area_tempe
     Args:
       masks: Ground truth.
       uniform: float32 [batch, pixels], random numbers in [0, 1).
-      count: Number of pixels to draw, at most those of the image.
-      area_temperature: Exponent of the weights. 0: all pixels that are not void weigh the same.
+      count: Number of pixels to draw; all if the image has fewer.
+      area_temperature: Exponent of the weights, at most 100. 0: all pixels that are not void weigh the same.
 
     Returns:
-      int32 [batch, count], numbers of the pixels.
+      int32 [batch, min(count, pixels)], numbers of the pixels.
     """
     row = masks.row_of_pixel
     area = tf.gather(masks.area, tf.maximum(row, 0), batch_dims=1) * masks.in_row  # [batch, pixels]
-    pixels = tf.cast(tf.shape(row)[1], tf.float32)
-    logit = area_temperature * tf.math.log(pixels / tf.maximum(area, 1.0)) + _VOID_LOGIT * (1.0 - masks.non_void)
+    pixels = row.shape[1] or tf.shape(row)[1]  # XLA draws a constant number.
+    share = tf.cast(pixels, tf.float32) / tf.maximum(area, 1.0)
+    logit = area_temperature * tf.math.log(share) + _VOID_LOGIT * (1.0 - masks.non_void)
     gumbel = -tf.math.log(-tf.math.log(uniform))
-    return tf.math.top_k(logit + gumbel, count).indices
+    return tf.math.top_k(logit + gumbel, min(count, pixels) if row.shape[1] else tf.minimum(count, pixels)).indices
 
 
 def pixel_contrastive_loss(

@@ -60,7 +60,8 @@ class OutputTerms:
       instance_discrimination_weight: Weight of the instance discrimination loss.
       pixel_contrastive_weight: Weight of the pixel-contrastive loss, which kMaX-DeepLab has in place of instance
         discrimination.
-      pixel_contrastive_samples: Number of pixels that the pixel-contrastive loss draws from an image.
+      pixel_contrastive_samples: Number of pixels that the pixel-contrastive loss draws from an image. A
+        smaller image gives all.
       pixel_contrastive_area_temperature: Exponent of the preference for small masks; see `sample_pixels`.
       temperature: Temperature of the instance discrimination and the pixel-contrastive loss.
       positive_weight: Share of matched slots in the PQ-style loss, the paper's alpha, 0..1.

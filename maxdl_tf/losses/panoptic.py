@@ -209,13 +209,6 @@ class PanopticLoss:
             )
         for output in (outputs, *outputs.auxiliary):
             _check_size("mask_logits", output.mask_logits, targets.semantic, self._output_stride)
-        pixels = outputs.mask_logits.shape[1:3].num_elements()
-        samples = self.output_terms.samples
-        if pixels is not None and pixels < samples:
-            raise ValueError(
-                f"pixel_contrastive_samples {samples}: mask_logits {outputs.mask_logits.shape} have only {pixels} "
-                "pixels to draw from; make the crop larger or pixel_contrastive_samples smaller"
-            )
         if not self._semantic_weight:
             return
         if outputs.semantic_logits is None:

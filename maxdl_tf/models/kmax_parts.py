@@ -32,8 +32,8 @@ class KMaXParts(Parts):
         for option, values in (("widths", widths), ("blocks", counts)):
             if len(values) < self.num_stages:
                 raise ValueError(
-                    f"pixel_decoder {option} has {len(values)} values, but the decoder has {self.num_stages} stages; "
-                    "give one for each"
+                    f"pixel_decoder {{ {option} }} has too few values, {len(values)}; give {self.num_stages}, one for "
+                    "each stage from stride 32 on"
                 )
         stages, fuses = [], []
         for number in range(self.num_stages):

@@ -279,8 +279,8 @@ def build_variant(options: model_pb2.ModelOptions) -> Variant:
     foreign = sorted(set(departures) - _attributes(type(variant)))
     if foreign:
         raise UserError(
-            f"model.variant {options.variant!r} is a {variant.family}, which has no {foreign[0]}; drop this option, or "
-            "choose a variant of the other family"
+            f"model.variant {options.variant!r} is a {variant.family}, which has no {_option(foreign[0])}; "
+            "drop this option, or choose a variant of the other family"
         )
     return dataclasses.replace(variant, **departures)
 
@@ -303,6 +303,15 @@ def _departures(options: Message, prefix: str = "") -> dict[str, Any]:
             elif options.HasField(field.name):
                 found[name] = field.enum_type.values_by_number[value].name if field.enum_type else value
     return found
+
+
+def _option(attribute: str) -> str:
+    """How a textproto sets an attribute of a variant: `decoder { stacks }` for `decoder_stacks`."""
+    for field in model_pb2.ModelOptions.DESCRIPTOR.fields:
+        inner = attribute.removeprefix(f"{field.name}_")  # Not all have the prefix.
+        if field.message_type and inner in field.message_type.fields_by_name:
+            return f"{field.name} {{ {inner} }}"
+    return attribute
 
 
 def _attributes(*kinds: type[Variant]) -> set[str]:

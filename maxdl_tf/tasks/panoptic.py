@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from typing import Any
 
 import tensorflow as tf
@@ -62,33 +61,22 @@ class PanopticTask(base.Task):
 
         Args:
           model: The network, whose strides and auxiliary outputs the loss follows.
-
-        Raises:
-          UserError: A crop has fewer pixels than the pixel-contrastive loss draws.
         """
         return self._loss(
             model,
-            base.crop_size(base.training_dataset(self.experiment)),
             # XLA cannot call the host.
             assign=assignment.tensorflow_assign if self.experiment.training.jit_compile else assignment.assign,
             auxiliary_outputs=model.num_auxiliary_outputs > 0,
         )
 
-    def _loss(self, model: PanopticNetwork, crop_size: tuple[int, int], **arguments: Any) -> PanopticLoss:
+    def _loss(self, model: PanopticNetwork, **arguments: Any) -> PanopticLoss:
         options = self.experiment.loss
-        samples = options.pixel_contrastive_samples
-        pixels = math.prod((side - 1) // model.output_stride + 1 for side in crop_size)
-        if options.pixel_contrastive_weight and samples > pixels:
-            raise UserError(
-                f"loss.pixel_contrastive_samples {samples} is more than the {pixels} pixels of the mask logits of a "
-                f"{crop_size[0]} x {crop_size[1]} crop; set it to at most {pixels}, or make crop_size larger"
-            )
         return PanopticLoss(
             self.dataset_info,
             pq_style_weight=options.pq_style_weight,
             instance_discrimination_weight=options.instance_discrimination_weight,
             pixel_contrastive_weight=options.pixel_contrastive_weight,
-            pixel_contrastive_samples=samples,
+            pixel_contrastive_samples=options.pixel_contrastive_samples,
             pixel_contrastive_area_temperature=options.pixel_contrastive_area_temperature,
             mask_id_weight=options.mask_id_weight,
             semantic_weight=options.semantic_weight if self.experiment.model.semantic_branch else 0.0,
@@ -182,7 +170,6 @@ class PanopticTask(base.Task):
             with_scores=measure is not None,
             loss=self._loss(
                 model,
-                base.crop_size(self.experiment.eval_dataset),
                 # The same pixels in each evaluation.
                 uniform=functools.partial(tf.random.stateless_uniform, seed=(0, 0)),
             ),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import orbit
 import tensorflow as tf
+from google.protobuf import text_format
 
 from maxdl_tf import config
 from maxdl_tf.checkpoints import best
@@ -150,6 +151,7 @@ class Run:
             model=self._state.model,
             global_step=self._state.global_step,
             prepare=self._save_experiment,
+            measure=_measure(experiment),
             log=self._log,
         )
         self._loop = Loop(
@@ -344,6 +346,12 @@ def check_devices(experiment: experiment_pb2.Experiment, strategy: tf.distribute
 def print_to_stderr(line: str) -> None:
     """Prints a line of progress."""
     print(line, file=sys.stderr, flush=True)
+
+
+def _measure(experiment: experiment_pb2.Experiment) -> str:
+    """What decides how an evaluation scores weights."""
+    parts = (experiment.eval_dataset, experiment.evaluation, experiment.model.postprocess)
+    return "\n".join(text_format.MessageToString(part, as_one_line=True) for part in parts)
 
 
 def _show_in_tensorboard(image_id: str, picture: np.ndarray) -> None:

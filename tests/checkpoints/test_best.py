@@ -14,12 +14,14 @@ from maxdl_tf.checkpoints.save_restore import load_model_weights
 class Training:
     """A model of one weight, which equals the step."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, measure="all images"):
         self.folder = folder
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.model = tf.Module()
         self.model.weight = tf.Variable(0.0)
-        self.best = BestCheckpoint(str(folder), model=self.model, global_step=self.step, log=lambda line: None)
+        self.best = BestCheckpoint(
+            str(folder), model=self.model, global_step=self.step, measure=measure, log=lambda line: None
+        )
 
     def reach(self, step, score):
         self.step.assign(step)
@@ -39,7 +41,11 @@ def test_worse_weights_do_not_replace_the_best(tmp_path):
     training = Training(tmp_path / "best")
     assert training.reach(10, 0.3) and training.reach(20, 0.5) and not training.reach(30, 0.4)
     assert training.kept() == 20
-    assert json.loads((tmp_path / "best" / "score.json").read_text()) == {"step": 20, "score": 0.5}
+    assert json.loads((tmp_path / "best" / "score.json").read_text()) == {
+        "step": 20,
+        "score": 0.5,
+        "measure": "all images",
+    }
 
 
 def test_of_equal_weights_the_last_are_kept(tmp_path):
@@ -52,6 +58,11 @@ def test_a_resumed_training_continues_the_comparison(tmp_path):
     resumed = Training(tmp_path / "best")  # From an earlier checkpoint.
     assert not resumed.reach(10, 0.4)
     assert resumed.reach(20, 0.6) and resumed.kept() == 20
+
+
+def test_scores_that_were_measured_in_another_way_do_not_compare(tmp_path):
+    Training(tmp_path / "best").reach(30, 0.9)
+    assert Training(tmp_path / "best", measure="the first 10 images").reach(40, 0.5)
 
 
 def test_a_new_training_starts_the_comparison_anew(tmp_path):

@@ -96,8 +96,8 @@ def test_losses_are_means_and_a_pq_of_0_is_explained():
         assert found.curves()["losses/total"] == 2.5
         assert "\nloss 2.5 (mask_id 1.25)" in found.as_table()
     line = (
-        "PQ 0 of all, things: 6 masks of the network, 4 removed by class_threshold 0.7, 2 void by the network itself; "
-        "0 segments left. Train longer or lower model { postprocess { class_threshold } }"
+        "PQ 0 of all, things: 6 masks of the network in all classes, 4 removed by class_threshold 0.7, 2 void by the "
+        "network itself; 0 segments left. Train longer or lower model { postprocess { class_threshold } }"
     )
     assert line in zero.as_table().splitlines() and "segments left" not in perfect.as_table()
     assert panoptic_quality(images(void), INFO, thresholds) == zero.quality

@@ -125,10 +125,18 @@ def test_without_a_seed_each_call_draws_anew():
     assert (loss(*scene).pixel_contrastive != loss(*scene).pixel_contrastive).numpy().all()
 
 
-def test_more_samples_than_pixels_are_refused():
-    outputs, targets = random_scene(COCO)
-    with pytest.raises(ValueError, match=f"pixel_contrastive_samples {PIXELS + 1}.* only {PIXELS} pixels"):
-        contrastive_loss(pixel_contrastive_samples=PIXELS + 1)(outputs, targets)
+def test_of_a_smaller_image_all_pixels_are_drawn():
+    scene = random_scene(COCO)
+    losses = [contrastive_loss(pixel_contrastive_samples=samples)(*scene) for samples in (PIXELS, PIXELS + 1, 4096)]
+    for loss in losses[1:]:  # In another order.
+        np.testing.assert_allclose(loss.pixel_contrastive, losses[0].pixel_contrastive, rtol=1e-5)
+    uniform = tf.random.stateless_uniform([2, 9], (1, 2))
+    draw = tf.function(sample_pixels, input_signature=None, jit_compile=True)
+    sample = draw(masks_of([[0, 0, 0, 0, 1, 1, 2, -1, -1]] * 2), uniform, 20, 1.5)
+    np.testing.assert_array_equal(np.sort(sample), [range(9)] * 2)
+
+
+def test_numbers_out_of_range_are_refused():
     for bad in ({"pixel_contrastive_samples": 0}, {"pixel_contrastive_area_temperature": -1.0}):
         with pytest.raises(ValueError, match=next(iter(bad))):
             contrastive_loss(**bad)

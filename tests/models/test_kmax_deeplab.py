@@ -96,7 +96,7 @@ def test_clusters_are_summed_without_a_gradient_of_the_choice():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"pixel_decoder_widths": (8, 8)}, "widths has 2 values, but the decoder has 4 stages"),
+        ({"pixel_decoder_widths": (8, 8)}, "widths } has too few values, 2; give 4, one for each stage"),
         ({"transformer_decoder_blocks": (0, 0)}, "at least one"),
         ({"output_stride": 8}, "output_stride 8: must be one of 2, 4"),
     ],
