@@ -333,7 +333,7 @@ def test_a_file_in_the_way_of_model_dir(config_file, tmp_path, below):
 
 def test_a_disk_that_is_full_or_too_small_for_the_checkpoints(config_file, run_here, small_disk):
     process = run_here(small_disk / "model")
-    assert_refused(process, r"KB free; 4 checkpoints of .* KB and 20 MB of curves will be written; make room")
+    assert_refused(process, r"KB free; 5 checkpoints of .* KB and 20 MB of curves will be written; make room")
     assert not os.listdir(small_disk / "model")
     (small_disk / "filler").write_bytes(b"x" * 200 * 1024)
     process = run(config_file, small_disk / "model", fake_model=False)
