@@ -28,8 +28,6 @@ SCRIPTS = {
     if script.group == "console_scripts"
 }
 OWN_GOLDENS = REPOSITORY / "tests" / "golden"
-# A MaX-DeepLab with fewer layers, for tests of commands: building and tracing the network takes most of their time.
-FEW_LAYERS = "model { semantic_branch: false attention { pixel_to_pixel: false } }"
 
 
 def shared_path(*parts: str) -> Path:
