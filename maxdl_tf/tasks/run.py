@@ -151,7 +151,7 @@ class Run:
             model=self._state.model,
             global_step=self._state.global_step,
             prepare=self._save_experiment,
-            measure=_measure(experiment),
+            measure=_measure(self._written_as),
             log=self._log,
         )
         self._loop = Loop(
@@ -349,7 +349,7 @@ def print_to_stderr(line: str) -> None:
 
 
 def _measure(experiment: experiment_pb2.Experiment) -> str:
-    """What decides how an evaluation scores weights."""
+    """What decides how an evaluation scores weights, with placeholders: it is written into model_dir."""
     parts = (experiment.eval_dataset, experiment.evaluation, experiment.model.postprocess)
     return "\n".join(text_format.MessageToString(part, as_one_line=True) for part in parts)
 
