@@ -323,8 +323,8 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source],
         if experiment.HasField(name):
             options = getattr(experiment, name)
             _validate_dataset(name, options, complain)
-            _validate_crop(name, options, experiment.model.variant, complain)
             classifies = experiment.task == experiment_pb2.Experiment.classification
+            _validate_crop(name, options, experiment.model.variant, classifies, complain)
             if options.num_classes and not classifies:
                 complain(f"{name}.num_classes", "is set", "it is for task: classification; name a dataset_info instead")
             if options.augmentation.HasField("copy_paste") and classifies:
@@ -341,11 +341,12 @@ def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) 
         complain(f"{name}.file_pattern", "is not set", "name the TFRecord shards, such as 'data/train-*.tfrecord'")
 
 
-def _validate_crop(name: str, options: dataset_pb2.DatasetOptions, variant: str, complain) -> None:
+def _validate_crop(name: str, options: dataset_pb2.DatasetOptions, variant: str, classifies: bool, complain) -> None:
     crop = tuple(options.crop_size)
     if len(crop) not in (1, 2):
         complain(f"{name}.crop_size", list(crop), "wants one number (a square) or two (height, width)")
-    stride = 32 if variant.startswith("kmax_") else 16  # Of the encoder's last feature.
+    # The stride at which features of different depth still have to meet; an encoder alone has no decoder.
+    stride = 32 if variant.startswith("kmax_") and not classifies else 16
     if any(side <= stride or side % stride != 1 for side in crop):
         nearest = [max(stride + 1, round((side - 1) / stride) * stride + 1) for side in crop]
         complain(

@@ -212,7 +212,8 @@ def _check_tiles() -> None:
         return
     if _TILE_OVERLAP.value >= _TILE.value:
         raise UserError(f"--tile_overlap {_TILE_OVERLAP.value} must be less than --tile {_TILE.value}")
-    for flag in ["--diagnose"] * _DIAGNOSE.value + ["--visualize"] * bool(_VISUALIZE.value):
+    flag = "--diagnose" if _DIAGNOSE.value else "--visualize" if _VISUALIZE.value else None
+    if flag:
         raise UserError(f"{flag} shows one run of the network, and --tile makes many; drop one of them")
 
 

@@ -9,6 +9,7 @@ import pytest
 from maxdl_tf import class_table, config
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import textproto
+from maxdl_tf.models.variants import VARIANTS, KMaXVariant, MaXVariant
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, options_pb2
 
 GOOD = """\
@@ -157,6 +158,9 @@ def test_sides_of_kmax_deeplab_are_multiples_of_its_stride(write):
     ):
         config.load_experiment(write(text))
     config.load_experiment(write(GOOD.replace("crop_size: 129", "crop_size: 81")))
+    config.load_experiment(write(text), ["task: classification"])  # An encoder alone.
+    assert {name.startswith("kmax_") for name in VARIANTS if isinstance(VARIANTS[name], KMaXVariant)} == {True}
+    assert {name.startswith("kmax_") for name in VARIANTS if isinstance(VARIANTS[name], MaXVariant)} == {False}
 
 
 def test_a_loss_without_terms_is_refused(write):
