@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from maxdl_tf.class_table import DatasetInfo
+from maxdl_tf.drawing import borders
 
 OPACITY = 0.6  # Opacity of a segment's color over the image.
 HATCH_PERIOD = 10  # Pixels between the stripes of void.
 BOUNDARY_COLOR = (255, 255, 255)
+_WIDE_FROM = 1500  # Pictures whose shorter side has this many pixels have lines of two pixels.
 BACKGROUND = 24  # Gray level of captions and legends.
 FONT_SIZE = 13
 _BAND_ROWS = 256  # Rows blended at a time: a large picture in floating point would take too much memory.
@@ -29,9 +31,10 @@ _LEAST_SIDE = 320  # Pixels of the longer side of a picture in a comparison.
 def panoptic_picture(
     image: np.ndarray, label_map: np.ndarray, dataset_info: DatasetInfo, legend: Collection[int] | None = None
 ) -> np.ndarray:
-    """The image under the colors of its segments, with white boundaries. Void is dark and striped.
+    """The image under the colors of its segments, with white lines between them. Void is dark and striped.
 
-    Instances of a class have shades of its color, see `segment_colors`.
+    Instances of a class have shades of its color, see `segment_colors`. A line is one pixel wide, or two in large
+    pictures. It lies in the larger of its two segments, and never in small ones.
 
     Args:
       image: uint8 [height, width, 3], RGB.
@@ -48,31 +51,37 @@ def panoptic_picture(
     image, label_map = np.asarray(image), np.asarray(label_map)
     if image.shape != (*label_map.shape, 3):
         raise ValueError(f"image {image.shape} and label map {label_map.shape}: want [h, w, 3] and [h, w] of one size")
-    labels = np.array(sorted(_areas(label_map)))
-    colors = segment_colors(labels, dataset_info, legend)
-    palette = np.array([colors.get(int(label), (0, 0, 0)) for label in labels], np.float32)
+    area_of_label = _areas(label_map)
+    labels = np.array(sorted(area_of_label))
+    areas = np.array([area_of_label[label] for label in labels.tolist()])
+    colors = segment_colors(labels, dataset_info, legend, borders.neighbors(label_map))
+    palette = np.array([colors.get(label, (0, 0, 0)) for label in labels.tolist()], np.float32)
+    line_width = 2 if min(label_map.shape) >= _WIDE_FROM else 1
     picture = np.empty_like(image)
     for top in range(0, image.shape[0], _BAND_ROWS):
         band = slice(top, top + _BAND_ROWS)
-        picture[band] = _blend(image[band], label_map[band], top, labels, palette, dataset_info.void)
-    picture[_boundaries(label_map)] = BOUNDARY_COLOR
+        above = min(top, line_width)  # Rows around the band, whose lines reach into it.
+        number = np.searchsorted(labels, label_map[top - above : band.stop + line_width])
+        own = slice(above, above + len(image[band]))
+        picture[band] = _blend(image[band], palette[number[own]], label_map[band] == dataset_info.void, top)
+        picture[band][borders.lines(number, areas, line_width)[own]] = BOUNDARY_COLOR
     return picture
 
 
-def _blend(
-    image: np.ndarray, label_map: np.ndarray, top: int, labels: np.ndarray, palette: np.ndarray, void: int
-) -> np.ndarray:
-    """uint8 [rows, width, 3], rows of the image from `top` under the palette's colors of its sorted labels."""
-    blend = image * np.float32(1.0 - OPACITY) + palette[np.searchsorted(labels, label_map)] * np.float32(OPACITY)
-    rows, columns = np.indices(label_map.shape, sparse=True)
-    stripes = (rows + top + columns) % HATCH_PERIOD < 2
+def _blend(image: np.ndarray, colors: np.ndarray, void: np.ndarray, top: int) -> np.ndarray:
+    """uint8 [rows, width, 3], rows of the image from `top` under the colors of their pixels, and stripes on void."""
+    blend = image * np.float32(1.0 - OPACITY) + colors * np.float32(OPACITY)
+    rows, columns = np.indices(void.shape, sparse=True)
     # The color of void is black: between the stripes the image is only darker.
-    blend[(label_map == void) & stripes] += 70.0
+    blend[void & ((rows + top + columns) % HATCH_PERIOD < 2)] += 70.0
     return np.clip(blend + 0.5, 0, 255).astype(np.uint8)
 
 
 def segment_colors(
-    labels: Sequence[int] | np.ndarray, dataset_info: DatasetInfo, legend: Collection[int] | None = None
+    labels: Sequence[int] | np.ndarray,
+    dataset_info: DatasetInfo,
+    legend: Collection[int] | None = None,
+    neighbors: Mapping[int, Collection[int]] | None = None,
 ) -> dict[int, tuple[int, int, int]]:
     """RGB of each label except void: the class's color for its first instance, darker or brighter shades for others.
 
@@ -82,6 +91,7 @@ def segment_colors(
       labels: Labels of the picture.
       dataset_info: Class table of the labels.
       legend: Ids of the classes that a reader compares with. Default: those of the labels.
+      neighbors: For each label, those that touch it. Instances that touch get shades that differ much.
 
     Raises:
       ValueError: The class of a label is not in the table.
@@ -105,9 +115,14 @@ def segment_colors(
         darkest, brightest = _shades(color, np.array([*(shown - {color})]).reshape(-1, 3))
         # The second instance gets a shade from the wider side, far from the color of the first.
         ends = (brightest, darkest) if brightest >= -darkest else (darkest, brightest)
+        own = {instances[0]: color}  # Shades of this class.
         for rank, label in enumerate(instances[1:], start=2):
-            share = ends[0] + _spread(rank) * (ends[1] - ends[0])
-            colors[label] = tuple(np.round(_shade(color, share)).astype(int).tolist())
+            touching = [own[other] for other in (neighbors or {}).get(label, ()) if other in own]
+            shares = [_spread(rank + later) for later in range(8 if touching else 1)]
+            shades = [_shade(color, ends[0] + share * (ends[1] - ends[0])) for share in shares]
+            shade = max(shades, key=lambda shade: min((abs(shade - other).sum() for other in touching), default=0))
+            own[label] = tuple(np.round(shade).astype(int).tolist())
+        colors.update(own)
     return colors
 
 
@@ -270,19 +285,6 @@ def _shade(color: tuple[int, int, int], share: float) -> np.ndarray:
 def _spread(rank: int) -> float:
     """Numbers in 0..1 that lie far apart for consecutive ranks and repeat for none (van der Corput's sequence)."""
     return int(f"{rank:b}"[::-1], 2) / 2 ** rank.bit_length()
-
-
-def _boundaries(label_map: np.ndarray) -> np.ndarray:
-    """bool [h, w], the first pixels of a new segment to the right and below; wider in large pictures."""
-    edge = np.zeros(label_map.shape, bool)
-    edge[1:] |= label_map[1:] != label_map[:-1]
-    edge[:, 1:] |= label_map[:, 1:] != label_map[:, :-1]
-    for _ in range(round(min(label_map.shape) / 700)):
-        wider = edge.copy()
-        wider[:-1] |= edge[1:]
-        wider[:, :-1] |= edge[:, 1:]
-        edge = wider
-    return edge
 
 
 def _text_strip(text: str, width: int) -> np.ndarray:

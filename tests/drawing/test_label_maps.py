@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from PIL import ImageDraw
+from scipy import ndimage
 
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
-from maxdl_tf.drawing import label_maps
+from maxdl_tf.drawing import borders, label_maps
 from tests.helpers import REPOSITORY
 
 INFO = DatasetInfo(
@@ -77,12 +78,54 @@ def test_small_pictures_are_enlarged_for_a_comparison():
     assert label_maps.enlarged(large).shape == large.shape
 
 
-def test_neighbors_are_separated_by_a_white_line_one_pixel_wide():
-    labels = np.full((20, 20), SKY)
-    labels[:, 10:] = 257
-    picture = label_maps.panoptic_picture(_gray((20, 20)), labels, INFO)
+@pytest.mark.parametrize("side, width", [(20, 1), (1499, 1), (1500, 2)])
+def test_a_thin_white_line_lies_in_the_larger_of_two_segments(side, width):
+    labels = np.full((side, side), SKY)
+    labels[:, 12:] = 257
+    picture = label_maps.panoptic_picture(_gray((side, side)), labels, INFO)
     white = (picture == 255).all(-1)
-    assert white[:, 10].all() and white.sum() == 20
+    inside = slice(12 - width, 12) if side == 20 else slice(12, 12 + width)
+    assert white[:, inside].all() and white.sum() == side * width
+
+
+def test_small_things_of_a_large_picture_are_not_under_lines():
+    labels = np.full((3000, 3000), SKY)
+    labels[500:505, 510:515] = 257
+    labels[500:505, 515:520] = 258  # Touches the first.
+    labels[label_maps._BAND_ROWS - 2 : label_maps._BAND_ROWS + 3, 700:705] = 259  # Across two bands.
+    picture = label_maps.panoptic_picture(_gray(labels.shape), labels, INFO)
+    colors = [np.unique(picture[labels == label], axis=0) for label in (257, 258, 259)]
+    assert [len(found) for found in colors] == [1, 1, 1]  # Each pixel is in the thing's color, none under a line.
+    assert np.abs(colors[0].astype(int) - colors[1]).max() > 30
+    around = ndimage.binary_dilation(labels != SKY, iterations=2) & (labels == SKY)
+    np.testing.assert_array_equal((picture == 255).all(-1), around)
+
+
+def test_things_among_smaller_ones_keep_half_of_their_pixels():
+    for side in (7, 8, 14, 15, 40):
+        labels = np.full((1500, 1500), SKY)
+        labels[100 : 100 + side, 100 : 100 + side] = 257
+        places = ((101 - side, 100), (100 + side, 100), (100, 101 - side), (100, 100 + side))
+        for number, (row, column) in enumerate(places, start=258):
+            labels[row : row + side - 1, column : column + side - 1] = number
+        white = (label_maps.panoptic_picture(_gray(labels.shape), labels, INFO) == 255).all(-1)
+        assert white[labels == 257].mean() < 0.5 and white[labels == 257].any() == (side > 7)
+
+
+@pytest.mark.parametrize("table", ["shapes", "nuclei", "cityscapes", "coco_panoptic"])
+def test_things_that_touch_differ_in_color(table):
+    """Things on a grid; the difference between darkest and brightest shade limits what is possible."""
+    info = class_table.load(REPOSITORY / "configs" / "datasets" / f"{table}.textproto")
+    thing = next(one for one in info.class_order if info.by_id[one].is_thing)
+    instances = np.random.default_rng(0).permutation(100).reshape(10, 10) + 1
+    labels = (thing * info.label_divisor + instances).repeat(4, axis=0).repeat(4, axis=1)
+    colors = label_maps.segment_colors(np.unique(labels), info, neighbors=borders.neighbors(labels))
+    extremes = np.array(list(colors.values()))
+    widest = np.abs(extremes[:, np.newaxis] - extremes).sum(-1).max()
+    for one, others in borders.neighbors(labels).items():
+        assert 2 <= len(others) <= 4
+        for other in others:
+            assert np.abs(np.subtract(colors[one], colors[other])).sum() > widest / 8
 
 
 def test_large_pictures_are_made_in_bands_that_nobody_sees():
