@@ -25,6 +25,8 @@ class Augmentation:
       min_scale: Smallest random scale.
       max_scale: Largest random scale; no scaling if both are 1.
       scale_step: Approximate distance between two scales.
+      resize_once: Whether one resize takes an image to its random scale. Otherwise it is first resized to the crop (the
+        reference), which loses the details of an image that is larger.
       flip: Whether to flip images horizontally with probability 1/2.
       color: Whether to change colors (the reference: L only).
       color_magnitude: Factor of the strength of color changes.
@@ -34,6 +36,7 @@ class Augmentation:
     min_scale: float = 0.5
     max_scale: float = 1.5
     scale_step: float = 0.1
+    resize_once: bool = False
     flip: bool = True
     color: bool = False
     color_magnitude: float = 1.0
@@ -83,11 +86,11 @@ def train_transform(
     """
     draws = tf.random.stateless_uniform([6 + color_augmentation.NUM_DRAWS], seed)
     scales = augmentation.scales()
-    size = resized_size(tf.shape(image)[:2], crop_size, enlarge)
-    image = resize_image(tf.cast(image, tf.float32), size)
-    label_map = resize_labels(label_map, size)
+    sizes = [resized_size(tf.shape(image)[:2], crop_size, enlarge)]
     if not np.all(scales == 1):
-        size = scaled_size(size, tf.gather(scales, _pick(draws[0], len(scales))))
+        sizes.append(scaled_size(sizes[0], tf.gather(scales, _pick(draws[0], len(scales)))))
+    image = tf.cast(image, tf.float32)
+    for size in sizes[-1:] if augmentation.resize_once else sizes:
         image = resize_image(image, size)
         label_map = resize_labels(label_map, size)
     if augmentation.color:

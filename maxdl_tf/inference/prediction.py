@@ -18,6 +18,8 @@ from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID
 if TYPE_CHECKING:
     from maxdl_tf.inference.segmenter import SegmentTable
 
+_BAND_ROWS = 256  # Rows converted at a time, which saves memory.
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -124,7 +126,11 @@ def coco_picture(label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray
             f"label {label_map.max()} is greater than {MAX_SEGMENT_ID}, the last id in a COCO panoptic PNG; "
             f"data set {dataset_info.name!r} needs a smaller label_divisor than {dataset_info.label_divisor}"
         )
-    return panoptic_ids.id_to_color(np.where(label_map == dataset_info.void, 0, label_map))
+    picture = np.empty((*label_map.shape, 3), np.uint8)
+    for top in range(0, len(label_map), _BAND_ROWS):
+        band = label_map[top : top + _BAND_ROWS]
+        picture[top : top + _BAND_ROWS] = panoptic_ids.id_to_color(np.where(band == dataset_info.void, 0, band))
+    return picture
 
 
 def coco_segments_info(segments: Sequence[Segment], dataset_info: DatasetInfo) -> list[dict]:

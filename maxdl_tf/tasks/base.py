@@ -324,6 +324,7 @@ def build_augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.A
         min_scale=options.min_scale,
         max_scale=options.max_scale,
         scale_step=options.scale_step,
+        resize_once=options.resize_once,
         flip=options.flip,
         color=options.color,
         color_magnitude=as_written(options, "color_magnitude"),

@@ -153,6 +153,27 @@ def test_image_and_labels_stay_together():
     assert flipped == {True, False}
 
 
+@pytest.mark.parametrize("resize_once", [False, True])
+def test_a_crop_at_scale_two_is_a_quarter_of_the_image(resize_once):
+    image, label_map = _coordinates(33, 49)
+    options = {"min_scale": 2, "max_scale": 2, "flip": False, "resize_once": resize_once}
+    for crop, crop_labels in _crops(image, label_map, 20, **options):
+        rows, columns = np.unique(crop_labels // 100), np.unique(crop_labels % 100)
+        assert abs(len(rows) - 33 / 2) <= 1.5 and abs(len(columns) - 49 / 2) <= 1.5
+        assert np.ptp(rows) == len(rows) - 1 and np.ptp(columns) == len(columns) - 1
+        for channel, positions in enumerate((crop_labels // 100, crop_labels % 100)):
+            assert abs(crop[..., channel] - positions).max() <= 0.52
+
+
+def test_resizing_once_keeps_the_details_of_a_large_image():
+    """At scale 4, a crop of an image that is four times larger has the image's own pixels."""
+    image, label_map = _coordinates(132, 99)
+    options = {"crop_size": (33, 25), "min_scale": 4, "max_scale": 4, "flip": False}
+    for resize_once, pixels in ((True, 33 * 25), (False, 9 * 7)):
+        (_, crop_labels), *_ = _crops(image, label_map, 1, resize_once=resize_once, **options)
+        assert abs(len(np.unique(crop_labels)) - pixels) <= 60
+
+
 def test_without_randomness_a_crop_is_the_evaluation_transform():
     image, label_map = _coordinates(66, 98)
     (crop, crop_labels), *_ = _crops(image, label_map, 1, crop_size=(33, 49), min_scale=1, max_scale=1, flip=False)

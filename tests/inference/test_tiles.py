@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from scipy import ndimage
 
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
+from maxdl_tf.data import transforms
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.prediction import Prediction, Segment
+from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.inference.tiles import TiledPredictor, spans, with_room_for_instances
 from maxdl_tf.panoptic_ids import color_to_id, id_to_color
+from tests.inference import color_network
 
 INFO = DatasetInfo(
     "cells",
@@ -191,3 +195,41 @@ def test_more_things_than_numbers_are_refused():
 def test_an_overlap_of_a_whole_tile_is_refused(overlap):
     with pytest.raises(ValueError, match=f"overlap {overlap} must be at least 0 and less than the tile, 32"):
         TiledPredictor(Oracle(), tile=32, overlap=overlap)
+
+
+@pytest.mark.parametrize("image_side, scale", [(64, 2.0), (64, 1.6), (160, 1.25), (256, 2.4)])
+def test_a_tile_shows_things_as_large_as_training_at_its_scale(image_side, scale):
+    """Training at `scale` and tiles of `side / scale` pixels: a square covers as many pixels of the network's input."""
+    image = np.zeros((image_side, image_side, 3), np.uint8)
+    side = image_side // 8
+    start = (image_side - side) // 2
+    image[start : start + side, start : start + side] = 255
+    crop_size = (65, 65)
+    augmentation = transforms.Augmentation(min_scale=scale, max_scale=scale, resize_once=True)
+    arguments = {"crop_size": crop_size, "augmentation": augmentation, "void": 0}
+    trained = [
+        transforms.train_transform(image, image[..., 0].astype(np.int32), seed=(1, draw), **arguments)[0].numpy()
+        for draw in range(20)  # Random places, of which some contain the square.
+    ]
+    seen = []
+
+    class Network(color_network.ColorNetwork):
+        def call(self, images, training=False):
+            seen.append(images[0].numpy())
+            return super().call(images, training)
+
+    segmenter = ImageSegmenter(Network(), color_network.postprocessor(), crop_size)
+
+    class Tiles:
+        dataset_info = color_network.INFO
+
+        def __call__(self, pixels):
+            return Prediction(segmenter(tf.constant(pixels)).panoptic.numpy(), [], pixels, self.dataset_info)
+
+    tile = round(image_side / scale)
+    TiledPredictor(Tiles(), tile=tile, overlap=tile // 2)(image)
+    want = side * scale * 65 / image_side
+    for inputs in (trained, seen):
+        bright = max((pixels[..., 0] > 127.5 for pixels in inputs), key=np.sum)
+        height, width = bright.any(axis=1).sum(), bright.any(axis=0).sum()
+        assert abs(height - want) <= 1.1 and abs(width - want) <= 1.1
