@@ -10,13 +10,15 @@ The rules:
 * A thing that is joined with none, and lies mostly where other tiles decide, is dropped: its pixels become void. It is
   the rest of an object that another tile sees better.
 
-Memory grows with the image only by the image itself and its label map.
+The network's memory is that of a tile. What grows with the image: its pixels, its label map (4 bytes a pixel), the
+overlaps of one row of tiles, and a record of each segment of a tile.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -31,7 +33,7 @@ from maxdl_tf.inference.prediction import Prediction, Segment
 from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID, encode_label
 
 _VOID = 0  # Number of void among the parts.
-Box = tuple[int, int, int, int]
+_BAND_ROWS = 256  # Rows renumbered at a time, which saves memory.
 
 
 class Span(NamedTuple):
@@ -114,72 +116,50 @@ class TiledPredictor:
         """
         pixels = as_pixels(image)
         rows, columns = (spans(length, self._tile, self._overlap) for length in pixels.shape[:2])
-        segments = _Segments(self.dataset_info)
-        numbers = np.zeros(pixels.shape[:2], np.int32)  # Of the segments.
+        parts = _Parts(self.dataset_info)
+        numbers = np.zeros(pixels.shape[:2], np.int32)  # Of the parts.
         above: list[np.ndarray] = []  # For each column, what the row of tiles above found in the overlap.
         for row, next_row in zip(rows, [*rows[1:], None]):
             below = []
             left = None  # What the tile before found in the overlap.
             for place, (column, next_column) in enumerate(zip(columns, [*columns[1:], None])):
-                tile = self._predict_tile(pixels[row.start : row.end, column.start : column.end])
-                own = np.s_[row.own_start : row.own_end, column.own_start : column.own_end]
-                found = segments.add(tile, own, (row.start, column.start))
+                found = parts.add(self._predict_tile(pixels[row.start : row.end, column.start : column.end]))
                 if above:
-                    segments.join(above[place], found[: len(above[place])])
+                    parts.join(above[place], found[: len(above[place])])
                 if left is not None:
-                    segments.join(left, found[:, : left.shape[1]])
-                numbers[own] = found[_moved(own, (row.start, column.start))]
+                    parts.join(left, found[:, : left.shape[1]])
+                numbers[row.own_start : row.own_end, column.own_start : column.own_end] = found[
+                    row.own_start - row.start : row.own_end - row.start,
+                    column.own_start - column.start : column.own_end - column.start,
+                ]
                 below += [found[next_row.start - row.start :]] if next_row else []
                 left = found[:, next_column.start - column.start :] if next_column else None
             above = below
-        labels, listed = segments.finish()
-        for row in rows:  # A part at a time saves memory.
-            part = numbers[row.own_start : row.own_end]
-            part[...] = labels[part]
-        return Prediction(numbers, listed, pixels, self.dataset_info)
+        segments = parts.finish(numbers)
+        return Prediction(numbers, segments, pixels, self.dataset_info)
 
 
 @dataclasses.dataclass
 class _Part:
-    """A segment of a tile, or the stuff of a class in all tiles.
+    """A segment of a tile.
 
     Attributes:
-      class_id: Id of the class table.
-      is_thing: Whether it is a thing.
-      joined_with: Number of a part of the same thing; its own number if there is no lower one.
-      is_alone: Whether it is joined with no other part.
-      area: Number of its pixels in the tile.
-      own_area: Number of those that the tile decides.
-      score: Sum of its score over these.
-      box: Box around these, (top, left, bottom, right) in pixels of the image; None if there are none.
+      segment: The segment.
+      joined_with: Number of a part of the same segment of the image; its own number if there is no lower one.
+      is_alone: Whether no thing of another tile is joined with it.
     """
 
-    class_id: int
-    is_thing: bool
+    segment: Segment
     joined_with: int
     is_alone: bool = True
-    area: int = 0
-    own_area: int = 0
-    score: float = 0.0
-    box: Box | None = None
 
-    @property
-    def is_dropped(self) -> bool:
-        """Whether it is only the rest of an object that another tile sees better."""
-        return self.is_thing and self.is_alone and 2 * self.own_area < self.area
-
-    def take(self, own_area: int, score: float, box: Box | None) -> None:
-        """Adds pixels that a tile decides; `score` is their sum."""
-        self.own_area += own_area
-        self.score += score
-        boxes = [known for known in (self.box, box) if known]
-        if boxes:
-            top, left, bottom, right = zip(*boxes)
-            self.box = min(top), min(left), max(bottom), max(right)
+    def is_rest(self, own_area: int) -> bool:
+        """Whether it is only the rest of a thing that another tile sees better; its tile decides `own_area` pixels."""
+        return self.segment.is_thing and self.is_alone and 2 * own_area < self.segment.area
 
 
-class _Segments:
-    """The segments of all tiles. Parts are numbered from 1 as they come; stuff of a class is one part.
+class _Parts:
+    """The segments of all tiles, numbered from 1 as they come.
 
     Args:
       dataset_info: Class table of the whole image.
@@ -187,42 +167,19 @@ class _Segments:
 
     def __init__(self, dataset_info: DatasetInfo):
         self._info = dataset_info
-        self._parts = [_Part(dataset_info.ignore_label, False, _VOID)]
-        self._number_of_stuff: dict[int, int] = {}
+        self._parts: dict[int, _Part] = {}
+        self._first_of_stuff: dict[int, int] = {}  # The first part of each class.
 
-    def add(self, tile: Prediction, own: tuple[slice, slice], origin: tuple[int, int]) -> np.ndarray:
-        """Adds the segments of a tile.
-
-        Args:
-          tile: Prediction of the tile.
-          own: The pixels of the image that the tile decides.
-          origin: (row, column) of the tile's first pixel in the image.
-
-        Returns:
-          int32, the map of the tile with the numbers of the parts.
-        """
+    def add(self, tile: Prediction) -> np.ndarray:
+        """Adds the segments of a tile, and returns the map of the tile with their numbers, int32."""
         ids, index = compact_ids(tile.label_map.reshape(-1))
-        index = index.reshape(tile.label_map.shape)
-        own_index = index[_moved(own, origin)]
-        areas, own_areas = (np.bincount(part.reshape(-1), minlength=len(ids)).tolist() for part in (index, own_index))
-        slices = ndimage.find_objects(own_index + 1, max_label=len(ids))
         place_of_id = {segment_id: place for place, segment_id in enumerate(ids.tolist())}
         numbers = np.full(len(ids), _VOID, np.int32)
-        for segment in tile.segments:
-            place = place_of_id[segment.id]
-            numbers[place] = self._number_of(segment)
-            part = self._parts[numbers[place]]
-            part.area += areas[place]
-            part.take(own_areas[place], own_areas[place] * segment.score, _box(slices[place], own))
-        return numbers[index]
-
-    def _number_of(self, segment: Segment) -> int:
-        number = len(self._parts)
-        if not segment.is_thing:
-            number = self._number_of_stuff.setdefault(segment.class_id, number)
-        if number == len(self._parts):
-            self._parts.append(_Part(segment.class_id, segment.is_thing, number))
-        return number
+        for number, segment in enumerate(tile.segments, start=len(self._parts) + 1):
+            numbers[place_of_id[segment.id]] = number
+            first = number if segment.is_thing else self._first_of_stuff.setdefault(segment.class_id, number)
+            self._parts[number] = _Part(segment, joined_with=first)
+        return numbers[index].reshape(tile.label_map.shape)
 
     def join(self, one: np.ndarray, other: np.ndarray) -> None:
         """Joins the things of two tiles.
@@ -235,8 +192,11 @@ class _Segments:
         union = overlap.pixels.sum(axis=1)[:, np.newaxis] + overlap.pixels.sum(axis=0) - overlap.pixels
         for row, column in np.argwhere(2 * overlap.pixels > union).tolist():
             numbers = int(overlap.true_ids[row]), int(overlap.ids[column])
+            if _VOID in numbers:
+                continue
             parts = [self._parts[number] for number in numbers]
-            if parts[0].is_thing and parts[1].is_thing and parts[0].class_id == parts[1].class_id:
+            classes = {part.segment.class_id for part in parts}
+            if len(classes) == 1 and parts[0].segment.is_thing:
                 low, high = sorted(map(self._first, numbers))
                 self._parts[high].joined_with = low
                 for part in parts:
@@ -248,39 +208,43 @@ class _Segments:
             number = self._parts[number].joined_with
         return number
 
-    def finish(self) -> tuple[np.ndarray, list[Segment]]:
-        """The label of each number, int32, and the segments of the image, ordered by id.
+    def finish(self, numbers: np.ndarray) -> list[Segment]:
+        """Replaces the numbers of parts in the map of the image by labels, and returns its segments, ordered by id.
 
         Raises:
           UserError: There are more things of a class than label maps can number.
         """
-        wholes: dict[int, _Part] = {}
-        for number, part in enumerate(self._parts):
-            if number != _VOID and not part.is_dropped and part.own_area:
-                whole = wholes.setdefault(self._first(number), _Part(part.class_id, part.is_thing, number))
-                whole.take(part.own_area, part.score, part.box)
+        own_areas = sum(np.bincount(band.reshape(-1), minlength=len(self._parts) + 1) for band in _bands(numbers))
+        wholes: dict[int, list[int]] = {}  # The parts of each segment of the image, by the first.
+        for number, part in self._parts.items():
+            if own_areas[number] and not part.is_rest(own_areas[number]):
+                wholes.setdefault(self._first(number), []).append(number)
+        place_of_part = np.full(len(self._parts) + 1, _VOID, np.int32)
+        for place, whole in enumerate(wholes.values(), start=1):
+            place_of_part[whole] = place
+        _renumber(numbers, place_of_part)
+
+        labels = [self._info.void]
         instances: collections.Counter[int] = collections.Counter()
-        label_of = {}
-        listed = []
-        for first, whole in wholes.items():
-            instances[whole.class_id] += whole.is_thing
-            label_of[first] = self._label(whole.class_id, instances[whole.class_id])
-            top, left, bottom, right = whole.box
-            listed.append(
+        segments = []
+        for whole, (rows, columns) in zip(wholes.values(), ndimage.find_objects(numbers)):
+            first = self._parts[whole[0]].segment
+            instances[first.class_id] += first.is_thing
+            labels.append(self._label(first.class_id, instances[first.class_id]))
+            areas = own_areas[whole]
+            scores = [self._parts[number].segment.score for number in whole]
+            segments.append(
                 Segment(
-                    id=label_of[first],
-                    class_id=whole.class_id,
-                    is_thing=whole.is_thing,
-                    score=whole.score / whole.own_area,
-                    area=whole.own_area,
-                    bbox=(left, top, right - left, bottom - top),
+                    id=labels[-1],
+                    class_id=first.class_id,
+                    is_thing=first.is_thing,
+                    score=float(np.average(scores, weights=areas)),
+                    area=int(areas.sum()),
+                    bbox=(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start),
                 )
             )
-        labels = [
-            self._info.void if part.is_dropped else label_of.get(self._first(number), self._info.void)
-            for number, part in enumerate(self._parts)
-        ]
-        return np.array(labels, np.int32), sorted(listed, key=lambda segment: segment.id)
+        _renumber(numbers, np.array(labels, np.int32))
+        return sorted(segments, key=lambda segment: segment.id)
 
     def _label(self, class_id: int, instance: int) -> int:
         if instance >= self._info.label_divisor:
@@ -291,14 +255,13 @@ class _Segments:
         return encode_label(class_id, instance, self._info.label_divisor)
 
 
-def _moved(region: tuple[slice, slice], origin: tuple[int, int]) -> tuple[slice, slice]:
-    """A region of the image in the coordinates of a tile that begins at `origin`."""
-    return tuple(slice(side.start - start, side.stop - start) for side, start in zip(region, origin))
+def _bands(numbers: np.ndarray) -> Iterator[np.ndarray]:
+    """Views of some rows at a time."""
+    for top in range(0, len(numbers), _BAND_ROWS):
+        yield numbers[top : top + _BAND_ROWS]
 
 
-def _box(found: tuple[slice, slice] | None, region: tuple[slice, slice]) -> Box | None:
-    """The box of slices that were found in a region of the image."""
-    if found is None:
-        return None
-    (top, bottom), (left, right) = ((f.start + r.start, f.stop + r.start) for f, r in zip(found, region))
-    return top, left, bottom, right
+def _renumber(numbers: np.ndarray, new: np.ndarray) -> None:
+    """Replaces each number by `new[number]`."""
+    for band in _bands(numbers):
+        band[...] = new[band]
