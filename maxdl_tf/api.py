@@ -16,6 +16,7 @@ from maxdl_tf.tasks import checkpoint_experiment, checks
 
 if TYPE_CHECKING:
     from maxdl_tf.inference.predictor import Predictor
+    from maxdl_tf.inference.tiles import TiledPredictor
     from maxdl_tf.keras_api import keras
     from maxdl_tf.protos import experiment_pb2
 
@@ -84,7 +85,7 @@ def build_model(
 
 def load_predictor(
     path: str | os.PathLike, experiment: experiment_pb2.Experiment | str | os.PathLike | None = None
-) -> Predictor:
+) -> Predictor | TiledPredictor:
     """Loads a model that predicts the panoptic segmentation of images.
 
     Args:
@@ -95,7 +96,8 @@ def load_predictor(
 
     Returns:
       A function of one image: `predictor(image)` takes a path, a PIL image, or a NumPy array, uint8 [height, width, 3]
-      in RGB. It returns a `Prediction` with `label_map`, `segments` and `overlay()`.
+      in RGB. It returns a `Prediction` with `label_map`, `segments` and `overlay()`. For a model that was trained for
+      tiles, it is a `TiledPredictor`.
 
     Raises:
       UserError: There is no model at `path`, it has no experiment, or the two do not fit.
@@ -114,7 +116,7 @@ def load_predictor(
             raise UserError(f"{path} is a SavedModel, which has its own configuration; drop `experiment`")
         from maxdl_tf.inference.predictor import Predictor
 
-        return Predictor.from_saved_model(saved_model)
+        return Predictor.from_saved_model(saved_model).in_tiles()
     if not storage.is_folder(path) and not storage.exists(path + ".index"):
         raise UserError(
             f"{path} is no model: wanted the folder of a SavedModel, a folder of checkpoints, or a checkpoint such as "
@@ -126,7 +128,7 @@ def load_predictor(
     from maxdl_tf.tasks.panoptic import PanopticTask
 
     predictor, _ = PanopticTask(experiment).build_predictor(path)
-    return predictor
+    return predictor.in_tiles()
 
 
 def _experiment(experiment: experiment_pb2.Experiment | str | os.PathLike) -> experiment_pb2.Experiment:

@@ -327,6 +327,8 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source],
             _validate_crop(name, options, experiment.model.variant, classifies, complain)
             if options.num_classes and not classifies:
                 complain(f"{name}.num_classes", "is set", "it is for task: classification; name a dataset_info instead")
+            if options.tile and classifies:
+                complain(f"{name}.tile", options.tile, "it is for task: panoptic; drop it")
             if options.augmentation.HasField("copy_paste") and classifies:
                 complain(f"{name}.augmentation.copy_paste", "is set", "it is for task: panoptic; drop it")
 
@@ -337,6 +339,8 @@ def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) 
     smallest, largest = (_text_in(options.augmentation, scale) for scale in ("min_scale", "max_scale"))
     if options.augmentation.max_scale < options.augmentation.min_scale:
         complain(f"{name}.augmentation.max_scale", largest, f"must be at least min_scale, which is {smallest}")
+    if 0 < options.tile <= options.tile_overlap:
+        complain(f"{name}.tile_overlap", options.tile_overlap, f"must be less than tile, which is {options.tile}")
     if not options.file_pattern:
         complain(f"{name}.file_pattern", "is not set", "name the TFRecord shards, such as 'data/train-*.tfrecord'")
 

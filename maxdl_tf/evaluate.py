@@ -206,7 +206,7 @@ def _evaluate_checkpoint() -> None:
             writer = stack.enter_context(submission.open_submission(_SUBMISSION.value, _SUBMISSION_NAME.value))
         measure = functools.partial(
             comparison.evaluate_images,
-            dataset_info=task.dataset_info,
+            dataset_info=task.evaluated_info,
             thresholds=task.build_postprocessor().thresholds if is_panoptic else None,
             with_mask_ap=_MASK_AP.value,
             num_pictures=_PICTURE_COUNT.value if _REPORT.value else 0,
@@ -237,6 +237,7 @@ def _facts(experiment: experiment_pb2.Experiment, task: PanopticTask) -> dict[st
         **({"overrides": "  ".join(_OVERRIDE.value)} if _OVERRIDE.value else {}),
         "data": ", ".join(dataset.file_pattern) + (f", the first {most:,} images" if most else ""),
         "input of the network": f"{task.crop_size[0]} x {task.crop_size[1]} pixels",
+        **({"tiles": f"{dataset.tile} pixels, overlap {dataset.tile_overlap}"} if dataset.tile else {}),
         "post-processing": ", ".join(f"{name} {value:g}" for name, value in thresholds.items()),
     }
 

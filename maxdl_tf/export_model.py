@@ -102,6 +102,7 @@ def main(argv: list[str]) -> None:
         crop_size=task.crop_size,
         dataset_info=task.dataset_info,
         export_dir=_EXPORT_DIR.value,
+        tiles=(task.dataset.tile, task.dataset.tile_overlap),
         origin={
             "experiment": experiment.name,
             "checkpoint": restored.path,

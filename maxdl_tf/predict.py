@@ -82,16 +82,18 @@ _DIAGNOSE = flags.DEFINE_boolean(
 )
 _TILE = flags.DEFINE_integer(
     "tile",
-    0,
-    "Side of the tiles in which an image is predicted, in pixels of the image. 0: the image as a whole. The network "
-    "resizes a tile to its input size, so the side sets the scale at which it sees objects.",
+    None,
+    "Side of the tiles in which an image is predicted, in pixels of the image. 0: the image as a whole. Default: "
+    "eval_dataset.tile of the model's experiment. A tile is resized to the network's input, so the side sets the scale "
+    "at which it sees objects.",
     lower_bound=0,
     flag_values=FLAGS,
 )
 _TILE_OVERLAP = flags.DEFINE_integer(
     "tile_overlap",
-    64,
-    "Number of pixels that neighboring tiles share; best as large as the largest things.",
+    None,
+    "Number of pixels that neighboring tiles share; best as large as the largest things. Default: "
+    "eval_dataset.tile_overlap of the model's experiment.",
     lower_bound=0,
     flag_values=FLAGS,
 )
@@ -103,7 +105,6 @@ def main(argv: list[str]) -> int:
     from maxdl_tf.inference import writer as predictions  # Needs no TensorFlow.
     from maxdl_tf.tasks import checkpoint_experiment
 
-    _check_tiles()
     saved_model = _find_saved_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     _check_runner(saved_model)
     paths = images.find_all_images([*FLAGS.input, *argv[1:]])
@@ -204,17 +205,6 @@ def _options() -> FileOptions:
         tile=_TILE.value,
         tile_overlap=_TILE_OVERLAP.value,
     )
-
-
-def _check_tiles() -> None:
-    """Raises UserError if the tiles are impossible, or another flag needs the network's view of the whole image."""
-    if not _TILE.value:
-        return
-    if _TILE_OVERLAP.value >= _TILE.value:
-        raise UserError(f"--tile_overlap {_TILE_OVERLAP.value} must be less than --tile {_TILE.value}")
-    flag = "--diagnose" if _DIAGNOSE.value else "--visualize" if _VISUALIZE.value else None
-    if flag:
-        raise UserError(f"{flag} shows one run of the network, and --tile makes many; drop one of them")
 
 
 def _check_runner(saved_model: str | None) -> None:

@@ -71,6 +71,7 @@ def train_batches(
     crop_size: tuple[int, int],
     augmentation: transforms.Augmentation | None = None,
     enlarge: bool = True,
+    tile: int = 0,
     small_instance_weight: float = 1.0,
     small_instance_area: int = 4096,
     max_things: int = 128,
@@ -84,6 +85,7 @@ def train_batches(
       crop_size: (height, width).
       augmentation: Random changes; None for those of the reference.
       enlarge: Whether images smaller than the crop are enlarged before their random scale.
+      tile: As in `transforms.train_transform`.
       small_instance_weight: Weight of small instances in the semantic loss; see `panoptic_targets`.
       small_instance_area: Area in pixels of the crop below which an instance is small.
       max_things: Largest number of things per crop.
@@ -102,6 +104,7 @@ def train_batches(
             crop_size=crop_size,
             augmentation=augmentation,
             enlarge=enlarge,
+            tile=tile,
             seed=seed,
             small_instance_weight=small_instance_weight,
             small_instance_area=small_instance_area,
@@ -120,6 +123,7 @@ def train_example(
     augmentation: transforms.Augmentation,
     seed: Tensor,
     enlarge: bool = True,
+    tile: int = 0,
     pasted: Tensor | None = None,
     **target_options,
 ) -> TrainBatch:
@@ -132,12 +136,13 @@ def train_example(
       augmentation: Random changes.
       seed: int64 [2]: the seed of the run and the number of the example in the run.
       enlarge: As in `train_batches`.
+      tile: As in `train_batches`.
       pasted: scalar string, the record whose segments `augmentation.copy_paste` pastes.
       **target_options: Arguments of `panoptic_targets`.
     """
     options = augmentation.copy_paste
     read = functools.partial(read_example, dataset_info=dataset_info, for_pasting=options is not None)
-    transform = functools.partial(transforms.train_transform, crop_size=crop_size, enlarge=enlarge)
+    transform = functools.partial(transforms.train_transform, crop_size=crop_size, enlarge=enlarge, tile=tile)
     example = read(serialized)
     crop = transform(example.image, example.label, augmentation=augmentation, void=dataset_info.void, seed=seed)
     if options is not None:
@@ -206,6 +211,28 @@ def evaluation_batches(
         ),
     )
     return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def whole_examples(
+    file_pattern: str | Sequence[str],
+    dataset_info: DatasetInfo,
+    *,
+    max_images: int | None = None,
+    skip_damaged: bool = False,
+) -> tf.data.Dataset:
+    """Makes `PanopticExample`s of all images once, at their own sizes, in the order of the files.
+
+    Args:
+      file_pattern: One or more globs of TFRecord shards.
+      dataset_info: The class table.
+      max_images: Number of images; None for all.
+      skip_damaged: Whether to skip damaged records, as in `record_streams.endless_batches`.
+
+    Raises:
+      UserError: As in `record_streams.endless_batches`.
+    """
+    read = functools.partial(read_example, dataset_info=dataset_info)
+    return record_streams.examples_in_order(file_pattern, read, max_images=max_images, skip_damaged=skip_damaged)
 
 
 class MostSegments(NamedTuple):

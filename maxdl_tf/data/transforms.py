@@ -25,8 +25,6 @@ class Augmentation:
       min_scale: Smallest random scale.
       max_scale: Largest random scale; no scaling if both are 1.
       scale_step: Approximate distance between two scales.
-      resize_once: Whether one resize takes an image to its random scale. Otherwise it is first resized to the crop (the
-        reference), which loses the details of an image that is larger.
       flip: Whether to flip images horizontally with probability 1/2.
       color: Whether to change colors (the reference: L only).
       color_magnitude: Factor of the strength of color changes.
@@ -36,7 +34,6 @@ class Augmentation:
     min_scale: float = 0.5
     max_scale: float = 1.5
     scale_step: float = 0.1
-    resize_once: bool = False
     flip: bool = True
     color: bool = False
     color_magnitude: float = 1.0
@@ -66,6 +63,7 @@ def train_transform(
     void: int,
     seed: Tensor,
     enlarge: bool = True,
+    tile: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Makes a random crop for training.
 
@@ -80,17 +78,23 @@ def train_transform(
       void: Label value of padding.
       seed: int [2], the only source of randomness.
       enlarge: As in `resized_size`.
+      tile: Pixels of the image that the crop's shorter side shows at scale 1. One resize keeps the image's details. 0:
+        the image is first resized to fit into the crop, as in the reference.
 
     Returns:
       float32 [height, width, 3], 0..255, and int32 [height, width].
     """
     draws = tf.random.stateless_uniform([6 + color_augmentation.NUM_DRAWS], seed)
     scales = augmentation.scales()
-    sizes = [resized_size(tf.shape(image)[:2], crop_size, enlarge)]
-    if not np.all(scales == 1):
-        sizes.append(scaled_size(sizes[0], tf.gather(scales, _pick(draws[0], len(scales)))))
+    scale = tf.gather(scales, _pick(draws[0], len(scales)))
+    if tile:
+        sizes = [scaled_size(tf.shape(image)[:2], scale * np.float32(min(crop_size) / tile))]
+    else:
+        sizes = [resized_size(tf.shape(image)[:2], crop_size, enlarge)]
+        if not np.all(scales == 1):
+            sizes.append(scaled_size(sizes[0], scale))
     image = tf.cast(image, tf.float32)
-    for size in sizes[-1:] if augmentation.resize_once else sizes:
+    for size in sizes:
         image = resize_image(image, size)
         label_map = resize_labels(label_map, size)
     if augmentation.color:

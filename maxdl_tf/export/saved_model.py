@@ -59,6 +59,7 @@ def export_saved_model(
     export_dir: str,
     origin: dict[str, str | int],
     inference_model: PanopticNetwork | None = None,
+    tiles: tuple[int, int] = (0, 0),
     options: ServingOptions = _DEFAULT_OPTIONS,
     images: Mapping[str, bytes] | None = None,
     min_agreement: float = 1.0,
@@ -77,6 +78,7 @@ def export_saved_model(
       export_dir: Path of the folder to create; an empty folder may exist there.
       origin: Origin of the weights, stored with the model for human readers.
       inference_model: Model to export, such as `fold_batch_norms(model)`. Default: `model`.
+      tiles: `Predictor.tile` and `.tile_overlap`, stored with the model. The signatures see each image as a whole.
       options: Limits and optional outputs of the signatures.
       images: Contents of upright JPEG or PNG files by name, to compare on. Default: `comparison_images`.
       min_agreement: Least share of each image's pixels that must have the model's label.
@@ -97,6 +99,8 @@ def export_saved_model(
             "tensorflow": tf.__version__,
             "crop_size": list(crop_size),
             "postprocess": postprocessor.arguments,
+            "tile": tiles[0],
+            "tile_overlap": tiles[1],
             **origin,
         }
         segmenter = ImageSegmenter(inference_model or model, postprocessor, crop_size, score_map=options.score_maps)

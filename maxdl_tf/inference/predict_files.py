@@ -54,22 +54,28 @@ class FileOptions:
       max_pixels: Images with more pixels are refused.
       features: Whether to draw features.
       diagnose: Whether to count what each rule of the post-processing removes.
-      tile: Side of the tiles in which an image is predicted, in pixels; 0: as a whole.
-      tile_overlap: Number of pixels that neighboring tiles share.
+      tile: Side of the tiles in which an image is predicted, in pixels; 0: as a whole; None: as the model states.
+      tile_overlap: Number of pixels that neighboring tiles share; None: as the model states.
     """
 
     min_score: float
     max_pixels: int
     features: bool
     diagnose: bool = False
-    tile: int = 0
-    tile_overlap: int = 0
+    tile: int | None = None
+    tile_overlap: int | None = None
 
     def in_tiles(self, predictor: Predictor) -> Predictor | TiledPredictor:
-        """The predictor for whole images, or that for tiles."""
-        if not self.tile:
-            return predictor
-        return TiledPredictor(predictor, tile=self.tile, overlap=self.tile_overlap)
+        """The predictor for whole images, or that for tiles.
+
+        Raises:
+          UserError: The tiles are impossible, or another option needs the network's view of the whole image.
+        """
+        found = predictor.in_tiles(self.tile, self.tile_overlap)
+        flag = "--diagnose" if self.diagnose else "--visualize features" if self.features else None
+        if flag and isinstance(found, TiledPredictor):
+            raise UserError(f"{flag} shows one run of the network, and tiles make many; drop it, or give --tile 0")
+        return found
 
 
 class PredictedFile(NamedTuple):

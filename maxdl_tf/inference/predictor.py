@@ -17,6 +17,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files.images import ImageLike, as_pixels
 from maxdl_tf.inference.prediction import Prediction, segments_of
 from maxdl_tf.inference.segmenter import OUTPUT_NAMES, ImageSegmenter, SegmentTable
+from maxdl_tf.inference.tiles import TiledPredictor
 from maxdl_tf.layers.resize import size_at_stride
 from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
@@ -49,6 +50,8 @@ class Predictor:
       dataset_info: Class table of the predictions.
       postprocessor: Makes predictions from the network's outputs; None if a SavedModel does not state its thresholds.
       export_info: Versions and origin of a SavedModel; empty for a model in memory.
+      tile: Side of the tiles that the network was trained for, in pixels of the image; 0: whole images.
+      tile_overlap: Number of pixels that neighboring tiles should share.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Predictor:
         self.dataset_info = dataset_info
         self.postprocessor = postprocessor
         self.export_info: dict = {}
+        self.tile, self.tile_overlap = 0, 0
 
     @classmethod
     def from_model(
@@ -124,6 +128,7 @@ class Predictor:
             raise UserError(f"{path}: export_info.json is damaged ({error}); export it again") from error
         predictor = cls(segment, getattr(loaded, "network_outputs", None), dataset_info, postprocessor)
         predictor.export_info = info
+        predictor.tile, predictor.tile_overlap = info.get("tile", 0), info.get("tile_overlap", 0)
         predictor._keep_alive = loaded  # The signature itself holds the weights only weakly.
         return predictor
 
@@ -144,6 +149,24 @@ class Predictor:
             panoptic, table = self._segment_outputs(outputs, tf.constant(pixels.shape[:2]))
         table = SegmentTable(*(field.numpy() for field in table))
         return Prediction(panoptic.numpy(), segments_of(table, self.dataset_info), pixels, self.dataset_info)
+
+    def in_tiles(self, tile: int | None = None, overlap: int | None = None) -> Predictor | TiledPredictor:
+        """The predictor that goes over an image in tiles; this one if `tile` is 0.
+
+        Args:
+          tile: Side of the tiles in pixels of the image. None: `self.tile`.
+          overlap: Number of pixels that neighboring tiles share. None: `self.tile_overlap`.
+
+        Raises:
+          UserError: The overlap is not less than the tile.
+        """
+        tile = self.tile if tile is None else tile
+        overlap = self.tile_overlap if overlap is None else overlap
+        if not tile:
+            return self
+        if overlap >= tile:
+            raise UserError(f"tiles of {tile} pixels cannot share {overlap}; choose a smaller overlap")
+        return TiledPredictor(self, tile=tile, overlap=overlap)
 
     @tf.function(autograph=False)
     def _segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:

@@ -94,6 +94,7 @@ class TiledPredictor:
       overlap: Number of pixels that neighbors share. Things up to this size are whole in a tile.
 
     Attributes:
+      predictor: Predicts a tile.
       dataset_info: Class table of the predictions. Its label divisor leaves room for the things of all tiles.
 
     Raises:
@@ -103,7 +104,7 @@ class TiledPredictor:
     def __init__(self, predictor: TilePredictor, *, tile: int, overlap: int):
         if not 0 <= overlap < tile:
             raise ValueError(f"overlap {overlap} must be at least 0 and less than the tile, {tile}")
-        self._predict_tile = predictor
+        self.predictor = predictor
         self._tile = tile
         self._overlap = overlap
         self.dataset_info = with_room_for_instances(predictor.dataset_info)
@@ -123,7 +124,7 @@ class TiledPredictor:
             below = []
             left = None  # What the tile before found in the overlap.
             for place, (column, next_column) in enumerate(zip(columns, [*columns[1:], None])):
-                found = parts.add(self._predict_tile(pixels[row.start : row.end, column.start : column.end]))
+                found = parts.add(self.predictor(pixels[row.start : row.end, column.start : column.end]))
                 if above:
                     parts.join(above[place], found[: len(above[place])])
                 if left is not None:

@@ -70,6 +70,11 @@ class Task(abc.ABC):
         return class_table.of_dataset(self.dataset, self._dataset_name)
 
     @property
+    def evaluated_info(self) -> DatasetInfo:
+        """Class table of the label maps of an evaluation."""
+        return self.dataset_info
+
+    @property
     def crop_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the images of `dataset` at the input of the network."""
         return crop_size(self.dataset)
@@ -324,7 +329,6 @@ def build_augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.A
         min_scale=options.min_scale,
         max_scale=options.max_scale,
         scale_step=options.scale_step,
-        resize_once=options.resize_once,
         flip=options.flip,
         color=options.color,
         color_magnitude=as_written(options, "color_magnitude"),

@@ -77,7 +77,7 @@ def _changes_of_results(experiment: experiment_pb2.Experiment, path: str) -> lis
         return []
     shared = [name for name in _DATASETS if experiment.HasField(name) and trained.HasField(name)]
     compared = re.compile(
-        rf"task|model\.(?!({'|'.join(_ONLY_IN_TRAINING)})$).*|({'|'.join(shared)})\.(crop_size|enlarge)"
+        rf"task|model\.(?!({'|'.join(_ONLY_IN_TRAINING)})$).*|({'|'.join(shared)})\.(crop_size|enlarge|tile|tile_overlap)"
     )
     return [
         f"{field} {values}"

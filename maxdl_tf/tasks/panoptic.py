@@ -10,7 +10,9 @@ import tensorflow as tf
 from maxdl_tf.data import panoptic
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.model_images import Evaluator, PanopticImages, panoptic_quality
+from maxdl_tf.evaluation.predicted_images import PredictedImages
 from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.tiles import with_room_for_instances
 from maxdl_tf.keras_api import computing_in
 from maxdl_tf.losses import assignment
 from maxdl_tf.losses.panoptic import PanopticLoss
@@ -126,10 +128,17 @@ class PanopticTask(base.Task):
         if checkpoint:
             self.load_weights(model, checkpoint)
         model = model.without_semantic_branch()
+        return self._predictor(model, self.dataset), model
+
+    def _predictor(self, model: PanopticNetwork, options: dataset_pb2.DatasetOptions) -> Predictor:
         predictor = Predictor.from_model(
-            model, self.build_postprocessor(model), crop_size=self.crop_size, dataset_info=self.dataset_info
+            model,
+            self.build_postprocessor(model),
+            crop_size=base.crop_size(options),
+            dataset_info=self.dataset_info,
         )
-        return predictor, model
+        predictor.tile, predictor.tile_overlap = options.tile, options.tile_overlap
+        return predictor
 
     def build_batches(self, context=None, *, seed=None, service=None):
         """Builds endless `TrainBatch`es; see `Task.build_batches`."""
@@ -140,6 +149,7 @@ class PanopticTask(base.Task):
             crop_size=base.crop_size(options),
             augmentation=base.build_augmentation(options.augmentation),
             enlarge=options.enlarge,
+            tile=options.tile,
             **_target_options(options),
             **self._stream_arguments(context, seed, service),
         )
@@ -155,37 +165,67 @@ class PanopticTask(base.Task):
             **self._evaluation_arguments(),
         )
 
+    @property
+    def evaluated_info(self):
+        """Class table of the label maps of an evaluation: with `eval_dataset.tile`, one for the things of all tiles."""
+        return with_room_for_instances(self.dataset_info) if self.experiment.eval_dataset.tile else self.dataset_info
+
     def build_evaluation(self, strategy, model, *, show_picture=None, num_pictures=0, measure=None):
         """Builds the evaluation of panoptic quality and of the loss; see `Task.build_evaluation`.
 
-        A picture shows image, truth and prediction side by side. With `measure`, segments have scores.
+        A picture shows image, truth and prediction side by side. With `measure`, segments have scores. With
+        `eval_dataset.tile`, there is no loss, since the network never sees a whole image.
         """
-        postprocessor = self.build_postprocessor(model)
-        images = PanopticImages(
+        if self.experiment.eval_dataset.tile:
+            images = self._tiled_images(strategy, model)
+        else:
+            images = self._resized_images(strategy, model, with_scores=measure is not None)
+        measure = measure or functools.partial(
+            panoptic_quality,
+            dataset_info=self.evaluated_info,
+            thresholds=self.build_postprocessor(model).thresholds,
+        )
+        return Evaluator(images, measure, show=show_picture, num_shown=num_pictures)
+
+    def _resized_images(self, strategy, model: PanopticNetwork, with_scores: bool) -> PanopticImages:
+        return PanopticImages(
             strategy=strategy,
             model=model,
-            postprocess=postprocessor,
+            postprocess=self.build_postprocessor(model),
             batches=self.build_evaluation_batches(),
             dataset_info=self.dataset_info,
-            with_scores=measure is not None,
+            with_scores=with_scores,
             loss=self._loss(
                 model,
                 # The same pixels in each evaluation.
                 uniform=functools.partial(tf.random.stateless_uniform, seed=(0, 0)),
             ),
         )
-        measure = measure or functools.partial(
-            panoptic_quality, dataset_info=self.dataset_info, thresholds=postprocessor.thresholds
+
+    def _tiled_images(self, strategy, model: PanopticNetwork) -> PredictedImages:
+        if isinstance(strategy, tf.distribute.TPUStrategy):
+            raise UserError("eval_dataset.tile: a TPU does not evaluate tiles; evaluate on a CPU or GPU, or drop it")
+        options = self.experiment.eval_dataset
+        return PredictedImages(
+            self._predictor(model.without_semantic_branch(), options).in_tiles(),
+            panoptic.whole_examples(
+                list(options.file_pattern),
+                self.dataset_info,
+                max_images=self.experiment.evaluation.max_images or None,
+                skip_damaged=base.skips_damaged(options),
+            ),
+            truth_info=self.dataset_info,
+            predicted_info=self.evaluated_info,
         )
-        return Evaluator(images, measure, show=show_picture, num_shown=num_pictures)
 
     def check_records(self, log):
         """Warns if one of the first training images has more segments than the model has slots.
 
-        Not if damaged records are skipped: finding them takes a pass over all files.
+        Not if damaged records are skipped: finding them takes a pass over all files. Not for tiles, which show parts of
+        the images.
         """
         options, num_slots = self.experiment.train_dataset, self.variant.num_slots
-        if base.skips_damaged(options):
+        if base.skips_damaged(options) or options.tile:
             return
         with self.naming_bad_records(options):
             most = panoptic.most_segments(
