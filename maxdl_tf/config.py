@@ -339,7 +339,7 @@ def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) 
     smallest, largest = (_text_in(options.augmentation, scale) for scale in ("min_scale", "max_scale"))
     if options.augmentation.max_scale < options.augmentation.min_scale:
         complain(f"{name}.augmentation.max_scale", largest, f"must be at least min_scale, which is {smallest}")
-    if 0 < options.tile <= options.tile_overlap:
+    if name == "eval_dataset" and 0 < options.tile <= options.tile_overlap:
         complain(f"{name}.tile_overlap", options.tile_overlap, f"must be less than tile, which is {options.tile}")
     if not options.file_pattern:
         complain(f"{name}.file_pattern", "is not set", "name the TFRecord shards, such as 'data/train-*.tfrecord'")

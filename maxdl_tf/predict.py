@@ -105,6 +105,7 @@ def main(argv: list[str]) -> int:
     from maxdl_tf.inference import writer as predictions  # Needs no TensorFlow.
     from maxdl_tf.tasks import checkpoint_experiment
 
+    _check_tiles()
     saved_model = _find_saved_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     _check_runner(saved_model)
     paths = images.find_all_images([*FLAGS.input, *argv[1:]])
@@ -205,6 +206,17 @@ def _options() -> FileOptions:
         tile=_TILE.value,
         tile_overlap=_TILE_OVERLAP.value,
     )
+
+
+def _check_tiles() -> None:
+    """Raises UserError if the tiles are impossible, or another flag needs the network's view of the whole image."""
+    if not _TILE.value:
+        return
+    if (_TILE_OVERLAP.value or 0) >= _TILE.value:
+        raise UserError(f"--tile_overlap {_TILE_OVERLAP.value} must be less than --tile {_TILE.value}")
+    flag = "--diagnose" if _DIAGNOSE.value else "--visualize" if _VISUALIZE.value else None
+    if flag:
+        raise UserError(f"{flag} shows one run of the network, and --tile makes many; drop one of them")
 
 
 def _check_runner(saved_model: str | None) -> None:

@@ -74,7 +74,7 @@ class FileOptions:
         found = predictor.in_tiles(self.tile, self.tile_overlap)
         flag = "--diagnose" if self.diagnose else "--visualize features" if self.features else None
         if flag and isinstance(found, TiledPredictor):
-            raise UserError(f"{flag} shows one run of the network, and tiles make many; drop it, or give --tile 0")
+            raise UserError(f"{flag} shows one run of the network, and this model sees tiles; drop it, or add --tile 0")
         return found
 
 

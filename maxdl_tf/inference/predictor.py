@@ -23,6 +23,8 @@ from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import OUTPUT_STRIDE, PanopticOutputs
 
+_TILE_OVERLAP = 64  # The default of experiments.
+
 
 class Features(NamedTuple):
     """Features that the network compares to make masks, for one image at the stride of the masks.
@@ -71,7 +73,7 @@ class Predictor:
         self.dataset_info = dataset_info
         self.postprocessor = postprocessor
         self.export_info: dict = {}
-        self.tile, self.tile_overlap = 0, 0
+        self.tile, self.tile_overlap = 0, _TILE_OVERLAP
 
     @classmethod
     def from_model(
@@ -128,7 +130,7 @@ class Predictor:
             raise UserError(f"{path}: export_info.json is damaged ({error}); export it again") from error
         predictor = cls(segment, getattr(loaded, "network_outputs", None), dataset_info, postprocessor)
         predictor.export_info = info
-        predictor.tile, predictor.tile_overlap = info.get("tile", 0), info.get("tile_overlap", 0)
+        predictor.tile, predictor.tile_overlap = info.get("tile", 0), info.get("tile_overlap", _TILE_OVERLAP)
         predictor._keep_alive = loaded  # The signature itself holds the weights only weakly.
         return predictor
 

@@ -94,7 +94,7 @@ class TiledPredictor:
       overlap: Number of pixels that neighbors share. Things up to this size are whole in a tile.
 
     Attributes:
-      predictor: Predicts a tile.
+      predictor, tile, overlap: The arguments.
       dataset_info: Class table of the predictions. Its label divisor leaves room for the things of all tiles.
 
     Raises:
@@ -105,8 +105,8 @@ class TiledPredictor:
         if not 0 <= overlap < tile:
             raise ValueError(f"overlap {overlap} must be at least 0 and less than the tile, {tile}")
         self.predictor = predictor
-        self._tile = tile
-        self._overlap = overlap
+        self.tile = tile
+        self.overlap = overlap
         self.dataset_info = with_room_for_instances(predictor.dataset_info)
 
     def __call__(self, image: ImageLike) -> Prediction:
@@ -116,7 +116,7 @@ class TiledPredictor:
           UserError: As for `Predictor`, or there are more things of a class than label maps can number.
         """
         pixels = as_pixels(image)
-        rows, columns = (spans(length, self._tile, self._overlap) for length in pixels.shape[:2])
+        rows, columns = (spans(length, self.tile, self.overlap) for length in pixels.shape[:2])
         parts = _Parts(self.dataset_info)
         numbers = np.zeros(pixels.shape[:2], np.int32)  # Of the parts.
         above: list[np.ndarray] = []  # For each column, what the row of tiles above found in the overlap.

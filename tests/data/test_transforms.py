@@ -109,7 +109,7 @@ def _coordinates(height: int, width: int):
     return tf.constant(image), tf.constant(label_map)
 
 
-def _crops(image, label_map, count: int, crop_size=(33, 49), enlarge=True, **augmentation):
+def _crops(image, label_map, count: int, crop_size=(33, 49), enlarge=True, tile=0, **augmentation):
     transform = tf.function(
         lambda index: transforms.train_transform(
             image,
@@ -118,6 +118,7 @@ def _crops(image, label_map, count: int, crop_size=(33, 49), enlarge=True, **aug
             augmentation=Augmentation(**augmentation),
             void=_VOID,
             enlarge=enlarge,
+            tile=tile,
             seed=tf.stack([tf.constant(5, tf.int64), index]),
         )
     )
@@ -153,10 +154,10 @@ def test_image_and_labels_stay_together():
     assert flipped == {True, False}
 
 
-@pytest.mark.parametrize("resize_once", [False, True])
-def test_a_crop_at_scale_two_is_a_quarter_of_the_image(resize_once):
+@pytest.mark.parametrize("scale, tile", [(2, 0), (1, 16.5), (2, 33)])
+def test_a_crop_at_scale_two_is_a_quarter_of_the_image(scale, tile):
     image, label_map = _coordinates(33, 49)
-    options = {"min_scale": 2, "max_scale": 2, "flip": False, "resize_once": resize_once}
+    options = {"min_scale": scale, "max_scale": scale, "flip": False, "tile": tile}
     for crop, crop_labels in _crops(image, label_map, 20, **options):
         rows, columns = np.unique(crop_labels // 100), np.unique(crop_labels % 100)
         assert abs(len(rows) - 33 / 2) <= 1.5 and abs(len(columns) - 49 / 2) <= 1.5
@@ -165,13 +166,12 @@ def test_a_crop_at_scale_two_is_a_quarter_of_the_image(resize_once):
             assert abs(crop[..., channel] - positions).max() <= 0.52
 
 
-def test_resizing_once_keeps_the_details_of_a_large_image():
-    """At scale 4, a crop of an image that is four times larger has the image's own pixels."""
-    image, label_map = _coordinates(132, 99)
-    options = {"crop_size": (33, 25), "min_scale": 4, "max_scale": 4, "flip": False}
-    for resize_once, pixels in ((True, 33 * 25), (False, 9 * 7)):
-        (_, crop_labels), *_ = _crops(image, label_map, 1, resize_once=resize_once, **options)
-        assert abs(len(np.unique(crop_labels)) - pixels) <= 60
+@pytest.mark.parametrize("size", [(132, 99), (40, 90), (33, 25)])
+def test_a_tile_of_the_size_of_the_crop_has_the_pixels_of_the_image(size):
+    image, label_map = _coordinates(*size)
+    (crop, crop_labels), *_ = _crops(image, label_map, 1, crop_size=(25, 25), tile=25, min_scale=1, max_scale=1, flip=False)
+    assert len(np.unique(crop_labels)) == 25 * 25
+    np.testing.assert_array_equal(crop[..., 0], crop_labels // 100)
 
 
 def test_without_randomness_a_crop_is_the_evaluation_transform():

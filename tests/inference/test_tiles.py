@@ -197,16 +197,16 @@ def test_an_overlap_of_a_whole_tile_is_refused(overlap):
         TiledPredictor(Oracle(), tile=32, overlap=overlap)
 
 
-@pytest.mark.parametrize("image_side, scale", [(64, 2.0), (64, 1.6), (160, 1.25), (256, 2.4)])
-def test_a_tile_shows_things_as_large_as_training_at_its_scale(image_side, scale):
-    """Training at `scale` and tiles of `side / scale` pixels: a square covers as many pixels of the network's input."""
+@pytest.mark.parametrize("image_side, tile", [(64, 32), (64, 40), (160, 128), (256, 107)])
+def test_a_tile_shows_things_as_large_as_training_for_it(image_side, tile):
+    """In training and prediction, a square covers as many pixels of the network's input."""
     image = np.zeros((image_side, image_side, 3), np.uint8)
     side = image_side // 8
     start = (image_side - side) // 2
     image[start : start + side, start : start + side] = 255
     crop_size = (65, 65)
-    augmentation = transforms.Augmentation(min_scale=scale, max_scale=scale, resize_once=True)
-    arguments = {"crop_size": crop_size, "augmentation": augmentation, "void": 0}
+    augmentation = transforms.Augmentation(min_scale=1, max_scale=1)
+    arguments = {"crop_size": crop_size, "augmentation": augmentation, "void": 0, "tile": tile}
     trained = [
         transforms.train_transform(image, image[..., 0].astype(np.int32), seed=(1, draw), **arguments)[0].numpy()
         for draw in range(20)  # Random places, of which some contain the square.
@@ -226,9 +226,8 @@ def test_a_tile_shows_things_as_large_as_training_at_its_scale(image_side, scale
         def __call__(self, pixels):
             return Prediction(segmenter(tf.constant(pixels)).panoptic.numpy(), [], pixels, self.dataset_info)
 
-    tile = round(image_side / scale)
     TiledPredictor(Tiles(), tile=tile, overlap=tile // 2)(image)
-    want = side * scale * 65 / image_side
+    want = side * 65 / tile
     for inputs in (trained, seen):
         bright = max((pixels[..., 0] > 127.5 for pixels in inputs), key=np.sum)
         height, width = bright.any(axis=1).sum(), bright.any(axis=0).sum()
