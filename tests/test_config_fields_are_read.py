@@ -78,7 +78,7 @@ def test_every_field_is_read(experiment, tmp_path):
         training = run.Run(recorder, str(tmp_path), strategy, trains=True, evaluates=True)
         training.train(training.start_training("experiment.textproto"))
         run.Run(recorder, str(tmp_path), strategy, trains=False, evaluates=True).evaluate_continuously()
-    PanopticTask(recorder).build_postprocessor()
+    PanopticTask(recorder).build_predictor(None)
     with mock.patch.object(ClassificationTask, "kind", PanopticTask.kind):
         ClassificationTask(recorder).build_loss(model=None)
 
