@@ -169,7 +169,8 @@ def test_a_crop_at_scale_two_is_a_quarter_of_the_image(scale, tile):
 @pytest.mark.parametrize("size", [(132, 99), (40, 90), (33, 25)])
 def test_a_tile_of_the_size_of_the_crop_has_the_pixels_of_the_image(size):
     image, label_map = _coordinates(*size)
-    (crop, crop_labels), *_ = _crops(image, label_map, 1, crop_size=(25, 25), tile=25, min_scale=1, max_scale=1, flip=False)
+    options = {"crop_size": (25, 25), "tile": 25, "min_scale": 1, "max_scale": 1, "flip": False}
+    (crop, crop_labels), *_ = _crops(image, label_map, 1, **options)
     assert len(np.unique(crop_labels)) == 25 * 25
     np.testing.assert_array_equal(crop[..., 0], crop_labels // 100)
 
