@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -18,7 +18,20 @@ from maxdl_tf.evaluation.model_images import EvaluatedImage
 
 if TYPE_CHECKING:
     from maxdl_tf.data.panoptic import PanopticExample
-    from maxdl_tf.inference.prediction import Prediction
+
+
+class WholePrediction(Protocol):
+    """What is predicted for an image, such as `maxdl_tf.inference.prediction.Prediction`.
+
+    Attributes:
+      label_map: int32 [height, width].
+      segments: Segments of `label_map`, with `id` and `score`.
+      image: uint8 [height, width, 3].
+    """
+
+    label_map: np.ndarray
+    segments: list[Any]
+    image: np.ndarray
 
 
 class PredictedImages:
@@ -33,7 +46,7 @@ class PredictedImages:
 
     def __init__(
         self,
-        predict: Callable[[np.ndarray], Prediction],
+        predict: Callable[[np.ndarray], WholePrediction],
         examples: Iterable[PanopticExample],
         *,
         truth_info: DatasetInfo,
