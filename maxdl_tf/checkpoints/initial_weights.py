@@ -15,7 +15,7 @@ from maxdl_tf.checkpoints.save_restore import DAMAGE, CheckpointMismatch, NonFin
 from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.errors import UserError
 
-_CLASSIFIER = "model/classifier/"  # Head of the classification that pretrained a backbone.
+_CLASSIFIER = ("model/classifier/", "model/classifier_conv/")  # Head of the classification that pretrained a backbone.
 _SEMANTIC_BRANCH = ("model/semantic_head/", "model/semantic_decoder/")
 _DEPTH = 4  # The report has a line for each stage: model/backbone/stages/stage5.
 

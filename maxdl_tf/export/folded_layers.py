@@ -78,10 +78,10 @@ class FoldedDepthwiseConv2D(tf.Module):
         scale, offset = affine(layer.batch_norm)
         self.kernel = Weight(layer.conv.depthwise_kernel * scale[:, np.newaxis], storage)
         self.bias = Weight(offset, tf.float32)
-        self._activate = layer.activate
+        self._strides, self._activate = (1, *layer.conv.strides, 1), layer.activate
 
     def __call__(self, inputs, training=False):
-        x = tf.nn.depthwise_conv2d(inputs, self.kernel(), [1, 1, 1, 1], "SAME")
+        x = tf.nn.depthwise_conv2d(inputs, self.kernel(), self._strides, "SAME")
         return self._activate(tf.nn.bias_add(x, self.bias()))
 
 

@@ -16,15 +16,15 @@ from maxdl_tf.layers.configured import Layer
 class Conv2DBatchNorm(Layer):
     """Convolution without bias, batch normalization and, optionally, an activation.
 
-    [batch, height, width, in] -> [batch, ceil(height/strides), ceil(width/strides), filters]. Zeros are padded alike on
-    all sides, so that strided outputs sample the pixels 0, 2, 4, ... and features of size 16k+1 stay aligned at their
-    corners.
+    [batch, height, width, in] -> [batch, ceil(height/strides), ceil(width/strides), filters].
 
     Args:
       filters: Number of output channels.
       kernel_size: Side of the kernel, odd.
       strides: Distance between sampled pixels.
       rate: Distance between the kernel's taps; above 1 only where `strides` is 1.
+      padding: "symmetric": zeros are padded alike on all sides, so that strided outputs sample the pixels 0, 2, 4, ...
+        and features of size 16k+1 stay aligned at their corners. "same": TensorFlow's, which differs on even sides.
       activation: Name of the activation at the end, such as "relu" or "gelu"; None for none.
       gamma_initializer: Initial scale of the batch norm; "zeros" at the end of residual branches.
       norm: Factory of the batch norm.
@@ -40,6 +40,7 @@ class Conv2DBatchNorm(Layer):
         *,
         strides: int = 1,
         rate: int = 1,
+        padding: str = "symmetric",
         activation: str | None = None,
         gamma_initializer: Any = "ones",
         norm: Norm = DEFAULT_NORM,
@@ -47,7 +48,7 @@ class Conv2DBatchNorm(Layer):
     ):
         super().__init__(**kwargs)
         # "same" pads odd kernels symmetrically only where the stride is 1.
-        self.padding = (kernel_size - 1) // 2 if strides > 1 else 0
+        self.padding = (kernel_size - 1) // 2 if strides > 1 and padding == "symmetric" else 0
         self.activate = activations.get(activation)
         common = {"use_bias": False, "kernel_initializer": "he_normal", "name": "conv"}
         if rate > 1:
@@ -55,7 +56,7 @@ class Conv2DBatchNorm(Layer):
                 raise ValueError(f"rate {rate} and strides {strides}: only one can be above 1; set the other to 1")
             self.conv = AtrousConv2D(filters, kernel_size, rate=rate, **common)
         else:
-            padding = "same" if strides == 1 else "valid"
+            padding = "valid" if self.padding else "same"
             self.conv = keras.layers.Conv2D(filters, kernel_size, strides=strides, padding=padding, **common)
         self.batch_norm = norm(gamma_initializer=gamma_initializer, name="batch_norm")
 
@@ -100,12 +101,18 @@ class Conv1DBatchNorm(Layer):
 
 
 class DepthwiseConvBatchNorm(Layer):
-    """Depthwise convolution of stride 1 without bias, batch normalization and activation; keeps the shape."""
+    """Depthwise convolution without bias, batch normalization and activation, padded as TensorFlow's SAME.
 
-    def __init__(self, kernel_size: int, *, activation: str = "relu", norm: Norm = DEFAULT_NORM, **kwargs):
+    [batch, height, width, channels] -> [batch, ceil(height/strides), ceil(width/strides), channels].
+    """
+
+    def __init__(
+        self, kernel_size: int, *, strides: int = 1, activation: str = "relu", norm: Norm = DEFAULT_NORM, **kwargs
+    ):
         super().__init__(**kwargs)
         self.activate = activations.get(activation)
-        self.conv = keras.layers.DepthwiseConv2D(kernel_size, padding="same", use_bias=False, name="conv")
+        common = {"padding": "same", "use_bias": False, "name": "conv"}
+        self.conv = keras.layers.DepthwiseConv2D(kernel_size, strides=strides, **common)
         self.batch_norm = norm(name="batch_norm")
 
     def call(self, inputs, training=None):

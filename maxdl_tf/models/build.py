@@ -119,7 +119,11 @@ def build_image_classifier(
         pretrained = tuple(step for step in parts.schedule() if step.pretrained)
         decoder = parts.decoder(pretrained) if pretrained else None
     model = ImageClassifier(
-        backbone=parts.encoder(memory_shape=None), decoder=decoder, num_classes=num_classes, name="image_classifier"
+        backbone=parts.encoder(memory_shape=None),
+        decoder=decoder,
+        classifier_conv=parts.classifier_conv(),
+        num_classes=num_classes,
+        name="image_classifier",
     )
     model.build((None, *crop_size, 3))
     return model

@@ -25,12 +25,22 @@ class ImageClassifier(Network):
       backbone: Encoder, without memory and transformers.
       decoder: Decoder of the pretrained steps; None where the variant has none.
       num_classes: Number of channels of the logits.
+      classifier_conv: Layer between the last feature and its mean; None for none.
     """
 
-    def __init__(self, backbone: Encoder, decoder: StackedDecoder | None, num_classes: int, **kwargs):
+    def __init__(
+        self,
+        backbone: Encoder,
+        decoder: StackedDecoder | None,
+        num_classes: int,
+        *,
+        classifier_conv: keras.layers.Layer | None = None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.backbone = backbone
         self.decoder = decoder
+        self.classifier_conv = classifier_conv
         self.last_feature = decoder.schedule[-1].name if decoder else list(backbone.stages)[-1]
         initializer = keras.initializers.TruncatedNormal(stddev=0.01)
         self.classifier = keras.layers.Dense(
@@ -53,8 +63,10 @@ class ImageClassifier(Network):
         features, memory, _ = self.backbone(normalized(images), training=training)
         if self.decoder:
             features, _, _ = self.decoder((features, memory), spatial_size(images), training=training)
-        last = tf.cast(self.backbone.activate(features[self.last_feature]), tf.float32)
-        return self.classifier(tf.reduce_mean(last, axis=(1, 2)))
+        last = self.backbone.activate(features[self.last_feature])
+        if self.classifier_conv is not None:
+            last = self.classifier_conv(last, training=training)
+        return self.classifier(tf.reduce_mean(tf.cast(last, tf.float32), axis=(1, 2)))
 
     @property
     def backbone_variables(self) -> list[tf.Variable]:

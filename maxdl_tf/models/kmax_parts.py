@@ -14,8 +14,11 @@ from maxdl_tf.models.variants import StageTable
 class KMaXParts(Parts):
     """Makes the parts of a kMaX-DeepLab."""
 
-    activation = "gelu"
     deepest_stride = 32
+
+    @property
+    def activation(self) -> str:
+        return self.variant.decoder_activation
 
     @property
     def num_stages(self) -> int:

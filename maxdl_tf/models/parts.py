@@ -12,6 +12,7 @@ from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.grid_seed import GridSeed
 from maxdl_tf.layers.residual_block import AxialBlock, BasicBlock, BottleneckBlock
 from maxdl_tf.models.convnext import convnext_encoder
+from maxdl_tf.models.efficientnet_lite import HEAD_CHANNELS, efficientnet_lite_encoder
 from maxdl_tf.models.encoder import Encoder, InceptionStem, Stage
 from maxdl_tf.models.heads import ClusteringPredictor, SemanticDecoder, SemanticHead
 from maxdl_tf.models.variants import StageTable, Variant
@@ -43,6 +44,8 @@ class Parts:
     def encoder(self, memory_shape: tuple[int, int] | None) -> Encoder:
         if self.variant.encoder == "convnext":
             return self.convnext()
+        if self.variant.encoder == "efficientnet_lite":
+            return self.efficientnet_lite()
         stages = {}
         for number, table in sorted(self.variant.stages.items()):
             deepens = number in (2, 3, 4) or (number == 5 and self.deepest_stride == 32)
@@ -79,6 +82,24 @@ class Parts:
             recompute=self.recompute,
             name="backbone",
         )
+
+    def efficientnet_lite(self) -> Encoder:
+        tables = [self.variant.stages[number] for number in sorted(self.variant.stages)]
+        return efficientnet_lite_encoder(
+            self.variant.stem_channels,
+            [table.blocks for table in tables],
+            [table.width for table in tables],
+            drop_path_keep=self.variant.drop_path_keep,
+            recompute=self.recompute,
+            norm=self.norm,
+            name="backbone",
+        )
+
+    def classifier_conv(self) -> Conv2DBatchNorm | None:
+        """The convolution between the encoder and the classifier of images; None if there is none."""
+        if self.variant.encoder != "efficientnet_lite":
+            return None
+        return Conv2DBatchNorm(HEAD_CHANNELS, activation="relu6", norm=self.norm, name="classifier_conv")
 
     def transformer_stride(self, stage: int) -> int | None:
         """Stride of the transformers of an encoder's stage, None if it has none."""

@@ -13,7 +13,8 @@ class StageTable:
     Attributes:
       blocks: Number of blocks. In a ResNet, the first has stride 2 in stages 2 to 4, and in stage 5 if the encoder goes
         to stride 32.
-      width: Number of channels of the bottleneck, whose output has four times as many; of a ConvNeXt, all channels.
+      width: Number of channels of the bottleneck, whose output has four times as many. In a ConvNeXt and an
+        EfficientNet-Lite: of the output.
       attention: Whether its blocks have axial attention (`Variant.pixel_to_pixel`) in place of 3x3 convolutions. The
         strided block of stages 2 to 4 never has.
     """
@@ -40,13 +41,15 @@ class Variant:
     MaX-DeepLab-S.
     """
 
-    # Kind of the encoder: "resnet", or "convnext", which has neither stem options nor attention.
+    # Kind of the encoder: "resnet", or "convnext" or "efficientnet_lite", which have neither attention nor a choice of
+    # stem and activation.
     encoder: str = "resnet"
     # Kind of a ResNet's stem: "inception" (three 3x3 convolutions), "convolution" (one), "convolution7" (one of 7x7).
     stem: str = "inception"
     # Number of channels of the stem's first convolution.
     stem_channels: int = 64
-    # Tables of the encoder's stages by number: 2 to 5, and 1 if there is one at stride 2.
+    # Tables of the encoder's stages by number: 2 to 5, and 1 if there is one at stride 2. Of an EfficientNet-Lite: 1 to
+    # 7, the rows of its paper, two of which share stride 16 and two stride 32.
     stages: dict[int, StageTable] = field(
         default_factory=lambda: _stages((64, 128, 256, 512), (3, 4, 6, 3), attention=(4, 5))
     )
@@ -99,7 +102,7 @@ class Variant:
 
     # Allowed values of fields with names as values.
     _choices: ClassVar[dict[str, tuple]] = {
-        "encoder": ("resnet", "convnext"),
+        "encoder": ("resnet", "convnext", "efficientnet_lite"),
         "stem": ("inception", "convolution", "convolution7"),
         "encoder_activation": ("relu", "gelu"),
         "convolution_block": ("bottleneck", "basic"),
@@ -112,7 +115,10 @@ class Variant:
             if getattr(self, name) not in allowed:
                 listed = ", ".join(str(choice) for choice in allowed)
                 raise ValueError(f"{name} {getattr(self, name)!r}: must be one of {listed}")
-        if sorted(self.stages) not in ([1, 2, 3, 4, 5], [2, 3, 4, 5]):
+        if self.encoder == "efficientnet_lite":
+            if sorted(self.stages) != [1, 2, 3, 4, 5, 6, 7]:
+                raise ValueError(f"stages {sorted(self.stages)}: must be 1 to 7")
+        elif sorted(self.stages) not in ([1, 2, 3, 4, 5], [2, 3, 4, 5]):
             raise ValueError(f"stages {sorted(self.stages)}: must be 2, 3, 4 and 5, with or without 1")
 
     def scaled(self, width: float, stem_width: float) -> Variant:
@@ -152,7 +158,7 @@ class MaXVariant(Variant):
 
 @dataclass(frozen=True)
 class KMaXVariant(Variant):
-    """A kMaX-DeepLab. Its encoder ends at stride 32; all layers behind it have GELU.
+    """A kMaX-DeepLab. Its encoder ends at stride 32.
 
     What the reference infers from the name of the data set (number of slots, finest stride, semantic decoder, drop
     path) are fields.
@@ -160,6 +166,8 @@ class KMaXVariant(Variant):
 
     family: ClassVar[str] = "kMaX-DeepLab"
     drop_path_keep: float = 1.0
+    # Activation of all layers behind the encoder: "gelu" or "relu". On CPUs, GELU takes several times the time of ReLU.
+    decoder_activation: str = "gelu"
     # Widths and numbers of blocks of the pixel decoder's stages, from stride 32 on; the outputs have four times as many
     # channels. Another stage follows for output_stride 2.
     pixel_decoder_widths: tuple[int, ...] = (512, 256, 128, 64, 32)
@@ -172,6 +180,8 @@ class KMaXVariant(Variant):
     transformer_decoder_drop_path_keep: float = 0.8
     # Whether a decoder precedes the head of the auxiliary semantic segmentation, which otherwise stays at stride 32.
     semantic_decoder: bool = True
+
+    _choices: ClassVar[dict[str, tuple]] = {**Variant._choices, "decoder_activation": ("gelu", "relu")}
 
 
 # Sizes at which a network learns on two CPU cores in minutes.
@@ -225,6 +235,28 @@ VARIANTS: dict[str, MaXVariant | KMaXVariant] = {
         pixel_decoder_blocks=(1, 2, 1, 1, 1),
         transformer_decoder_drop_path_keep=1.0,
         **_TINY,
+    ),
+    # EfficientNet-Lite0, for which ImageNet weights can be installed, with a small kMaX-DeepLab behind it.
+    "lite": KMaXVariant(
+        encoder="efficientnet_lite",
+        pixel_to_pixel=False,
+        decoder_activation="relu",
+        semantic_decoder=False,
+        pixel_decoder_widths=(32, 24, 16, 12, 8),
+        pixel_decoder_blocks=(1, 1, 1, 1, 1),
+        pixel_decoder_rate=1,
+        transformer_decoder_blocks=(1, 1, 1),
+        transformer_decoder_drop_path_keep=1.0,
+        **{
+            **_TINY,
+            "stem_channels": 32,
+            "stages": {
+                number: StageTable(blocks, width)
+                for number, (blocks, width) in enumerate(
+                    ((1, 16), (2, 24), (2, 40), (3, 80), (3, 112), (4, 192), (1, 320)), start=1
+                )
+            },
+        },
     ),
     # The plain ResNet-50.
     "kmax_r50": KMaXVariant(stem="convolution7", stages=_stages((64, 128, 256, 512), (3, 4, 6, 3))),

@@ -19,6 +19,7 @@ from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseC
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.models.convnext import ConvNeXtBlock
 from maxdl_tf.models.heads import ClusteringPredictor
+from maxdl_tf.models.variants import StageTable
 from tests.models.test_kmax_deeplab import KMAX_SMALL
 from tests.models.test_max_deeplab import SMALL, _build, _images
 
@@ -101,6 +102,12 @@ VARIANTS = {
     "kmeans": replace(SMALL, memory_to_pixel="kmeans", position_octaves=3),
     "kmax": KMAX_SMALL,
     "convnext": replace(KMAX_SMALL, encoder="convnext", grid_slots=True),
+    "lite": replace(
+        KMAX_SMALL,
+        encoder="efficientnet_lite",
+        stages={number: StageTable(1, 4 + number % 2) for number in range(1, 8)},
+        decoder_activation="relu",
+    ),
 }
 
 

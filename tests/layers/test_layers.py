@@ -20,6 +20,7 @@ from maxdl_tf.layers.recompute import recomputed
 from maxdl_tf.layers.residual_block import AxialBlock, BasicBlock, BottleneckBlock
 from maxdl_tf.layers.resized_fuse import ResizedFuse
 from maxdl_tf.models.convnext import ConvNeXtBlock, Downsample, PatchStem
+from maxdl_tf.models.efficientnet_lite import MBConv, Stem
 from maxdl_tf.models.encoder import InceptionStem, Stage
 from maxdl_tf.models.heads import ClassHead, MaskHead, PixelHead, SemanticHead
 
@@ -49,6 +50,9 @@ LAYERS = {
     "patch_stem": (lambda: PatchStem(6), PIXEL),
     "downsample": (lambda: Downsample(6), PIXEL),
     "convnext_block": (lambda: ConvNeXtBlock(8, drop_path_keep=0.5), PIXEL),
+    "lite_stem": (lambda: Stem(6), PIXEL),
+    "mb_conv": (lambda: MBConv(24, 8, drop_path_keep=0.5), PIXEL),
+    "strided_mb_conv": (lambda: MBConv(8, 6, 5, strides=2), PIXEL),
     "self_attention": (lambda: SelfAttention1D(8, 16), PIXEL[0]),
     "cross_attention": (CrossAttention, (_features(2, 3, 8, 2), _features(2, 5, 8, 2), _features(2, 5, 8, 4))),
     "transformer": (lambda: DualPathTransformer(8, 12, drop_path_keep=0.5), (PIXEL, MEMORY)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from maxdl_tf.models.max_deeplab import MaXDeepLab
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2
 from maxdl_tf.tasks import base, task_of
 from maxdl_tf.tasks.panoptic import PanopticTask
+from tests.abstract_variables import abstract_variables
 from tests.training import fakes
 
 _EXPERIMENT = """
@@ -65,8 +67,10 @@ def test_a_classifier_trains_in_mixed_precision_too():
     assert compute_dtypes(task(experiment).build_model()) == {"float32"}
 
 
-def test_a_frozen_backbone_does_not_change():
-    training = task(_EXPERIMENT % "float32 freeze: backbone optimizer { warmup_steps: 0 }", for_training=True)
+@pytest.mark.parametrize("variant", ["tiny", "lite"])
+def test_a_frozen_backbone_does_not_change(variant):
+    text = _EXPERIMENT.replace('"tiny"', f'"{variant}"')
+    training = task(text % "float32 freeze: backbone optimizer { warmup_steps: 0 }", for_training=True)
     model = training.build_model()
     optimizers = training.build_optimizers(model)
     frozen = {id(variable) for variable in model.pretrained_variables}
@@ -78,6 +82,31 @@ def test_a_frozen_backbone_does_not_change():
     # Moving statistics of other batch norms included.
     kept = [v.name for v in model.variables if id(v) not in frozen and not changed[id(v)]]
     assert kept == []
+
+
+@pytest.mark.parametrize("variant", ["tiny", "kmax_tiny", "kmax_convnext_t", "lite"])
+def test_no_gradient_is_computed_in_a_frozen_backbone(variant):
+    """In a MaX-DeepLab, it still flows back to the first transformer, through frozen blocks."""
+    text = _EXPERIMENT.replace(
+        '"tiny" width { multiplier: 0.5 stem_multiplier: 0.5 }', f'"{variant}" semantic_branch: false'
+    )
+    backward = {}
+    for freeze in ("nothing", "backbone"):
+        training = task(text % f"float32 freeze: {freeze}", for_training=True)
+        with abstract_variables():
+            model = training.build_model()
+
+            def gradients(images, model=model):
+                with tf.GradientTape() as tape:
+                    outputs = model(images, training=True)
+                    loss = tf.reduce_sum(outputs.mask_logits) + tf.reduce_sum(outputs.class_logits)
+                return tape.gradient(loss, model.trainable_variables, unconnected_gradients="zero")
+
+            traced = tf.function(gradients, autograph=False).get_concrete_function(tf.TensorSpec([2, 33, 33, 3]))
+        before_transformers = re.compile("gradient_tape/.*/backbone/(stem|stage[1-4])/")
+        names = (operation.name for operation in traced.graph.get_operations())
+        backward[freeze] = sum(bool(before_transformers.search(name)) for name in names)
+    assert backward["nothing"] > 100 and backward["backbone"] == 0
 
 
 def variant_fields(message, path=()):
