@@ -151,10 +151,10 @@ def _votes(image: AdeImage) -> np.ndarray:
 
 def _read_maps(image: AdeImage) -> tuple[np.ndarray, np.ndarray]:
     """Reads the class map and the instance map, thing * 256 + instance; both int32 [height, width]."""
-    semantic = source_files.read_gray_png(image.semantic.label)
+    semantic = source_files.read_gray_labels(image.semantic.label)
     if semantic.max(initial=0) > NUM_CLASSES:
         raise UserError(f"{image.semantic.label}: value {semantic.max()}; ADE20K has classes 1 to {NUM_CLASSES}")
-    colors, mode = source_files.read_png(image.instances.label)
+    colors, mode = source_files.read_labels(image.instances.label)
     if mode != "RGB":
         raise UserError(f"{image.instances.label}: a PNG of mode {mode}; expected RGB: red = class, green = instance")
     check_size(image.instances.label, colors.shape[:2], semantic.shape, image.semantic.label)

@@ -93,7 +93,7 @@ class Annotator:
         """
         pair.check()
         image = source_files.read_image(pair.image)
-        instance_ids = source_files.read_gray_png(pair.label)
+        instance_ids = source_files.read_gray_labels(pair.label)
         source_files.check_size(pair.label, instance_ids.shape, image.size, "its image")
         numbering = Numbering(self.dataset_info, self.treat_crowd_as_ignore)
 

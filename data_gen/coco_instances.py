@@ -34,12 +34,13 @@ from maxdl_tf.data_gen import class_names, converter_flags, shard_writer
 from maxdl_tf.data_gen.annotated_images import AnnotatedImage, Conversion
 from maxdl_tf.data_gen.coco_masks import decode_mask
 from maxdl_tf.data_gen.label_maps import CONTESTED, OVERLAPS, Numbering, paint, replace_values
-from maxdl_tf.data_gen.source_files import check_size, read_gray_png, read_image
+from maxdl_tf.data_gen.source_files import check_size, read_gray_labels, read_image
 from maxdl_tf.errors import UserError, some
 from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()
 _IMAGE_DIR = converter_flags.define_image_dir(FLAGS)
+_INTENSITY = converter_flags.define_intensity(FLAGS)
 _ANNOTATION_FILE = flags.DEFINE_string(
     "annotation_file", None, "JSON file, such as instances_train2017.json.", required=True, flag_values=FLAGS
 )
@@ -70,16 +71,17 @@ converter_flags.define_output(FLAGS)
 def main(argv: list[str]) -> int:
     del argv
     output = converter_flags.read_output(FLAGS)
-    conversion = read_input(output.dataset_name(_DATASET_NAME.value))
+    conversion = read_input(output.dataset_name(_DATASET_NAME.value), output.earlier_class_table())
     print(shard_writer.write_shards(conversion.tasks, conversion.annotate, conversion.dataset_info, output))
     return 0
 
 
-def read_input(dataset_name: str) -> Conversion:
+def read_input(dataset_name: str, earlier: DatasetInfo | None = None) -> Conversion:
     """Reads the files of the flags; prints how many images are dropped.
 
     Args:
       dataset_name: Name of the data set in the class table.
+      earlier: Class table of an earlier split, whose rule for values of more than 8 bits holds for all splits.
 
     Raises:
       UserError: The flags contradict each other, or the JSON file is faulty.
@@ -95,6 +97,7 @@ def read_input(dataset_name: str) -> Conversion:
     stuff_names = {number: row.name for number, row in stuff.items()}
     table = build_table(categories, stuff_names, _BACKGROUND.value, annotation_file)
     info = table_of_categories(table.categories, annotation_file, dataset_name, _LABEL_DIVISOR.value)
+    info = converter_flags.with_intensity(info, _INTENSITY, earlier)
     void_values = converter_flags.read_void_values(_VOID_VALUES)
     if _SEMANTIC_DIR.value:
         class_names.check_not_void(info.by_source_id, void_values)
@@ -192,7 +195,7 @@ class Annotator:
         """
         size = (image.height, image.width)
         path = self.image_path(image)
-        file = read_image(path)
+        file = read_image(path, self.dataset_info.intensity)
         check_size(path, file.size, size, f"its entry in {self.annotation_name}")
         numbering = Numbering(self.dataset_info, self.treat_crowd_as_ignore)
         label = self._label_behind(image, size, numbering)
@@ -206,7 +209,7 @@ class Annotator:
             label = void if self.background_id is None else numbering.label(rows[self.background_id])
             return np.full(size, label, np.int32)
         path = storage.path_inside(self.semantic_dir, os.path.splitext(image.file_name)[0] + ".png")
-        semantic = read_gray_png(path)
+        semantic = read_gray_labels(path)
         check_size(path, semantic.shape, size, "its image")
 
         def label_of(value: int) -> int:

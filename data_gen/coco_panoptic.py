@@ -30,6 +30,7 @@ from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()
 _IMAGE_DIR = converter_flags.define_image_dir(FLAGS)
+_INTENSITY = converter_flags.define_intensity(FLAGS)
 _ANNOTATION_FILE = flags.DEFINE_string(
     "annotation_file", None, "JSON file, such as panoptic_train2017.json.", required=True, flag_values=FLAGS
 )
@@ -67,6 +68,7 @@ def main(argv: list[str]) -> int:
             info = table_of_categories(categories, annotation_file, name, _LABEL_DIVISOR.value)
         except UserError as error:
             raise UserError(f"{error}; or pass a class table as --dataset_info") from error
+    info = converter_flags.with_intensity(info, _INTENSITY, output.earlier_class_table())
     json_name = os.path.basename(annotation_file)
     annotator = Annotator(image_dir, panoptic_dir, json_name, info, treat_crowd_as_ignore=_CROWD_AS_IGNORE.value)
     if _ONLY.value:
@@ -116,7 +118,7 @@ class Annotator:
             raise UserError(f"{entry.file_name}: {self.annotation_name} has no annotation of this image")
         size = (entry.height, entry.width)
         path = storage.path_inside(self.image_dir, entry.file_name)
-        image = read_image(path)
+        image = read_image(path, self.dataset_info.intensity)
         if image.size != size:
             raise UserError(size_mismatch(path, image.size, size))
         segment_ids = read_panoptic_png(storage.path_inside(self.panoptic_dir, entry.png_name), size)

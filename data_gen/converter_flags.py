@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from absl import flags
 
-from maxdl_tf import beam_pipeline
+from maxdl_tf import beam_pipeline, class_table
+from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.examples import LABEL_FORMATS
 from maxdl_tf.data_gen.shard_output import Output
 from maxdl_tf.errors import UserError
+from maxdl_tf.files.intensity import IntensityRule
 from maxdl_tf.processes import available_processes
 
 
@@ -75,6 +78,38 @@ def read_output(flag_values: flags.FlagValues) -> Output:
 
 def define_image_dir(flag_values: flags.FlagValues, text: str = "Folder of the images.") -> flags.FlagHolder[str]:
     return flags.DEFINE_string("image_dir", None, text, required=True, flag_values=flag_values)
+
+
+def define_intensity(flag_values: flags.FlagValues) -> flags.FlagHolder[str | None]:
+    return flags.DEFINE_string(
+        "intensity",
+        None,
+        "How image values of more than 8 bits become 0..255: 'range { low: 0 high: 4095 }' for a camera of 12 bits, or "
+        "'percentiles { low: 0.3 high: 99.7 }' of each image. It becomes part of the class table. Default: the rule of "
+        "an existing class table.",
+        flag_values=flag_values,
+    )
+
+
+def read_intensity(flag: flags.FlagHolder[str | None]) -> IntensityRule | None:
+    """Returns the rule of --intensity; None without the flag.
+
+    Raises:
+      UserError: The text is not a rule.
+    """
+    return class_table.parse_intensity(flag.value, f"--intensity {flag.value!r}") if flag.value else None
+
+
+def with_intensity(
+    info: DatasetInfo, flag: flags.FlagHolder[str | None], earlier: DatasetInfo | None = None
+) -> DatasetInfo:
+    """Returns a class table with the rule of --intensity, or else its own, or that of an earlier split.
+
+    Raises:
+      UserError: The text of the flag is not a rule.
+    """
+    rule = read_intensity(flag) or info.intensity or (earlier and earlier.intensity)
+    return dataclasses.replace(info, intensity=rule)
 
 
 def define_dataset_name(flag_values: flags.FlagValues) -> flags.FlagHolder[str | None]:

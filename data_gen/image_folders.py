@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import random
 from pathlib import Path
 from typing import NamedTuple
@@ -22,9 +23,11 @@ from maxdl_tf.data_gen import converter_flags, shard_writer
 from maxdl_tf.data_gen.annotated_images import ClassifiedImage
 from maxdl_tf.data_gen.source_files import read_image
 from maxdl_tf.errors import UserError
+from maxdl_tf.files.intensity import IntensityRule
 
 FLAGS = flags.FlagValues()
 _IMAGE_DIR = converter_flags.define_image_dir(FLAGS, "Folder of the class folders; each file in these is an image.")
+_INTENSITY = converter_flags.define_intensity(FLAGS)
 _DATASET_NAME = converter_flags.define_dataset_name(FLAGS)
 converter_flags.define_output(FLAGS, label_maps=False)
 
@@ -38,7 +41,9 @@ def main(argv: list[str]) -> int:
     # In the order of the folders, a shard and thus a batch would have few classes.
     random.Random(0).shuffle(images)
     info = table_of_folders(classes, output.dataset_name(_DATASET_NAME.value))
-    print(shard_writer.write_shards(images, read_classified, info, output))
+    info = converter_flags.with_intensity(info, _INTENSITY, output.earlier_class_table())
+    read = functools.partial(read_classified, intensity=info.intensity)
+    print(shard_writer.write_shards(images, read, info, output))
     return 0
 
 
@@ -82,12 +87,12 @@ def table_of_folders(classes: list[str], name: str) -> DatasetInfo:
     return from_source_classes(rows, name)
 
 
-def read_classified(image: LabeledFile) -> ClassifiedImage:
-    """Reads an image.
+def read_classified(image: LabeledFile, intensity: IntensityRule | None = None) -> ClassifiedImage:
+    """Reads an image, by a rule for values of more than 8 bits.
 
     Raises:
       UserError: The image is faulty; the message has the path.
     """
-    file = read_image(image.path)
+    file = read_image(image.path, intensity)
     image_id = f"{image.class_name}/{image.path.stem}"
     return ClassifiedImage(file.content, file.format, file.size, image.class_id, image.class_name, image_id)

@@ -99,11 +99,12 @@ class Coding:
             return
         if self.kind == "class_instance":
             raise UserError(
-                f"{path}: a PNG of mode {mode}; expected gray, or RGB with class = red and instance = green + 256 blue"
+                f"{path}: a label map of mode {mode}; expected gray, or RGB with class = red and instance = green + "
+                "256 blue"
             )
         raise UserError(
-            f"{path}: a PNG of mode {mode} with --coding {self.kind}, which needs one channel; pass --colors with the "
-            "table of its colors, or drop --coding if the channels are class and instance"
+            f"{path}: a label map of mode {mode} with --coding {self.kind}, which needs one channel; pass --colors "
+            "with the table of its colors, or drop --coding if the channels are class and instance"
         )
 
     def _read_channels(self, pixels: np.ndarray, mode: str, path: str) -> Values:
@@ -124,7 +125,7 @@ class Coding:
             pixels, mode = _read_numbers(path)
             self._check_one_channel(pixels, mode, path)
             return np.where(np.isin(pixels, list(self.void_values)), _VOID, pixels).astype(np.int64)
-        colors = color_to_id(source_files.read_png_colors(path))
+        colors = color_to_id(source_files.read_label_colors(path))
         found, position = np.unique(colors, return_inverse=True)
         unknown = [color for color in found.tolist() if color not in self.colors]
         if unknown:
@@ -152,8 +153,8 @@ def _joined(number: np.ndarray, instance: np.ndarray) -> Values:
 
 
 def _read_numbers(path: str) -> tuple[np.ndarray, str]:
-    """As `source_files.read_png`, but an RGB PNG of grays, which some tools write, has one channel."""
-    pixels, mode = source_files.read_png(path)
+    """As `source_files.read_labels`, but an RGB PNG of grays, which some tools write, has one channel."""
+    pixels, mode = source_files.read_labels(path)
     if mode == "RGB" and (pixels == pixels[..., :1]).all():
         return pixels[..., 0].astype(np.int32), "L"
     return pixels, mode
@@ -161,11 +162,11 @@ def _read_numbers(path: str) -> tuple[np.ndarray, str]:
 
 def _instance_numbers(path: str) -> np.ndarray:
     """int64 [height, width], a number for each gray value or color; 0 (black) is no instance."""
-    pixels, mode = source_files.read_png(path)
+    pixels, mode = source_files.read_labels(path)
     if mode == "RGB":
         return color_to_id(pixels).astype(np.int64)
     if pixels.ndim != 2:
         raise UserError(
-            f"{path}: a PNG of mode {mode}; expected RGB, gray or a palette, with a value for each instance"
+            f"{path}: a label map of mode {mode}; expected RGB, gray or a palette, with a value for each instance"
         )
     return pixels.astype(np.int64)

@@ -5,7 +5,9 @@ thing, and other classes are stuff. --class_names names the classes. If it also 
 no first pass. If --output_dir has the class table of an earlier split, the converter uses that table, so convert the
 split with all classes first.
 
-A pixel of a gray PNG of 8 or 16 bits, or of a palette PNG, is one number:
+Labels may also be TIFF files, as Cellpose, StarDist and Fiji write them.
+
+A pixel of a gray PNG or TIFF file, or of a palette PNG, is one number:
 
   class * label_divisor + instance   --coding class_instance; instance 0 is stuff, or a crowd of a thing class
   class                              --coding class; there are no instances, and all classes are stuff
@@ -44,9 +46,14 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
 FLAGS = flags.FlagValues()
-_IMAGE_DIR = converter_flags.define_image_dir(FLAGS, "Folder of the images, JPEG or PNG, subfolders included.")
+_IMAGE_DIR = converter_flags.define_image_dir(FLAGS, "Folder of the images, JPEG, PNG or TIFF, subfolders included.")
+_INTENSITY = converter_flags.define_intensity(FLAGS)
 _LABEL_DIR = flags.DEFINE_string(
-    "label_dir", None, "Folder of the label PNGs, NAME.png for each image NAME.", required=True, flag_values=FLAGS
+    "label_dir",
+    None,
+    "Folder of the label PNGs, NAME.png for each image NAME; or of label TIFF files, if it has no PNGs.",
+    required=True,
+    flag_values=FLAGS,
 )
 _LABEL_ENDING = flags.DEFINE_string(
     "label_ending", "", "Part of the label PNGs' names after NAME, such as _labels.", flag_values=FLAGS
@@ -136,6 +143,7 @@ def read_input(
         info = class_names.named_table(is_thing, names, dataset_name, _LABEL_DIVISOR.value, _LABEL_DIR.value)
         kinds = [f"{row.name} ({'thing' if row.is_thing else 'stuff'})" for row in info.classes]
         print(f"{len(kinds)} classes: {', '.join(kinds)}", flush=True)
+    info = converter_flags.with_intensity(info, _INTENSITY, earlier)
     _check_table(info, names, coding)
     for warning in (found or find_in_sample(labeled, coding)).warnings(coding, names):
         print(f"warning: {warning}", file=sys.stderr)
@@ -265,7 +273,7 @@ class Annotator:
           UserError: The image or its label map is faulty; the message has the file and the value.
         """
         pair.check()
-        image = source_files.read_image(pair.image)
+        image = source_files.read_image(pair.image, self.dataset_info.intensity)
         values, divisor, void, _ = self.coding.read(pair.label, pair.instances)
         source_files.check_size(pair.label, values.shape, image.size, "its image")
         numbering = Numbering(self.dataset_info, self.treat_crowd_as_ignore)

@@ -294,13 +294,13 @@ def _check_class_table(dataset_info: DatasetInfo, output: Output) -> None:
         if difference:
             raise UserError(
                 f"{table} differs from the class table of this split: {difference}; convert all splits with the same "
-                "classes, or choose another --output_dir"
+                "classes and the same rule, or choose another --output_dir"
             )
 
 
 def _difference(there: DatasetInfo, new: DatasetInfo) -> str | None:
     """Describes the first difference of two class tables; names of data sets and colors do not count."""
-    for field in ("label_divisor", "ignore_label"):
+    for field in ("label_divisor", "ignore_label", "intensity"):
         if getattr(there, field) != getattr(new, field):
             return f"its {field} is {getattr(there, field)}, here it is {getattr(new, field)}"
     for class_id in sorted({*there.by_id, *new.by_id}):

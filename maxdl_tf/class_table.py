@@ -1,4 +1,7 @@
-"""Class tables: the classes of a data set, as a textproto or built from categories."""
+"""Class tables: the classes of a data set, as a textproto or built from categories.
+
+The class table also has the rule by which the images of the data set get 8 bits.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
+from maxdl_tf.files.intensity import IntensityRule, Percentiles, Range
 
 if TYPE_CHECKING:
     from maxdl_tf.protos import dataset_pb2
@@ -41,16 +45,19 @@ class SegmentClass:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Class table of a data set, with the numbers that encode its label maps.
+    """Class table of a data set, with the numbers that encode its label maps and the rule for values of its images.
 
     A pixel of a label map is `class id * label_divisor + instance`. Instances of a thing class count from 1, and
     instance 0 is a crowd. Stuff has instance 0. Pixels without a label are void: `ignore_label * label_divisor`.
+
+    `intensity` maps values of more than 8 bits to 0..255; None if the data set has no rule.
     """
 
     name: str
     classes: tuple[SegmentClass, ...]
     label_divisor: int = 256
     ignore_label: int = 0
+    intensity: IntensityRule | None = None
 
     def __post_init__(self):
         ids = [c.id for c in self.classes]
@@ -161,10 +168,42 @@ def parse(text: str, name: str = "dataset info") -> DatasetInfo:
         color = (entry.color.red, entry.color.green, entry.color.blue)
         source_id = entry.source_id if entry.HasField("source_id") else entry.id
         classes.append(SegmentClass(entry.id, entry.name, entry.is_thing, color, source_id))
+    rule = _rule_of(message.intensity, name) if message.HasField("intensity") else None
     try:
-        return DatasetInfo(message.name, tuple(classes), message.label_divisor, message.ignore_label)
+        return DatasetInfo(message.name, tuple(classes), message.label_divisor, message.ignore_label, rule)
     except ValueError as error:
         raise UserError(f"{name}: {error}") from error
+
+
+def parse_intensity(text: str, name: str) -> IntensityRule:
+    """Parses a rule, the textproto of an `Intensity`, such as "range { low: 0 high: 4095 }".
+
+    Args:
+      text: The textproto.
+      name: Name of the text in error messages.
+
+    Raises:
+      UserError: The text is not a rule.
+    """
+    from maxdl_tf.files import textproto
+    from maxdl_tf.protos import dataset_pb2
+
+    message = textproto.parse(text, dataset_pb2.Intensity(), name)
+    for field, value, requirement in textproto.wrong_numbers(message):
+        raise UserError(f"{name}: {field} {value}: {requirement}")
+    return _rule_of(message, name)
+
+
+def _rule_of(message: dataset_pb2.Intensity, name: str) -> IntensityRule:
+    kind = message.WhichOneof("rule")
+    if kind is None:
+        raise UserError(f"{name}: intensity has no rule; set range {{ low: 0 high: 4095 }} or percentiles {{ }}")
+    limits = getattr(message, kind)
+    if limits.low >= limits.high:
+        raise UserError(
+            f"{name}: intensity {kind} {{ low: {limits.low:g} high: {limits.high:g} }}: high must be above low"
+        )
+    return (Range if kind == "range" else Percentiles)(limits.low, limits.high)
 
 
 def to_text(info: DatasetInfo) -> str:
@@ -183,6 +222,9 @@ def to_text(info: DatasetInfo) -> str:
             color=dataset_pb2.Color(red=red, green=green, blue=blue),
             source_id=entry.source_id,
         )
+    if info.intensity:
+        limits = message.intensity.range if isinstance(info.intensity, Range) else message.intensity.percentiles
+        limits.low, limits.high = info.intensity.low, info.intensity.high
     return text_format.MessageToString(message)
 
 

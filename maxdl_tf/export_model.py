@@ -19,6 +19,7 @@ from absl import flags
 from maxdl_tf import command_flags, command_line
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
+from maxdl_tf.files.intensity import IntensityRule
 
 FLAGS = flags.FlagValues()
 _CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }", required=False)
@@ -89,8 +90,8 @@ def main(argv: list[str]) -> None:
         from maxdl_tf.tasks.panoptic import PanopticTask
     tf.config.set_visible_devices([], "GPU")
     saved_model.check_export_dir(_EXPORT_DIR.value)
-    images = read_images(_VERIFY_IMAGES.value) if _VERIFY_IMAGES.value else None
     task = PanopticTask(experiment)
+    images = read_images(_VERIFY_IMAGES.value, task.dataset_info.intensity) if _VERIFY_IMAGES.value else None
     model = task.build_model()
     restored = task.load_weights(model, _CHECKPOINT.value)
     print(restored.report())
@@ -128,14 +129,14 @@ def min_agreement(wanted: float | None, weights: str) -> float:
     return 1.0 if weights == "float32" else 0.98
 
 
-def read_images(pattern: str) -> dict[str, bytes]:
+def read_images(pattern: str, intensity: IntensityRule | None = None) -> dict[str, bytes]:
     """The contents of image files by path, as upright JPEG or PNG; UserError if none matches or one is damaged."""
     from maxdl_tf.files import images
 
     contents = {}
     with command_line.user_errors(OSError):
         for path in images.find_images(pattern):
-            contents[path] = images.as_upright_file(storage.read_file(path), path)
+            contents[path] = images.as_upright_file(storage.read_file(path), path, intensity=intensity)
     return contents
 
 

@@ -147,7 +147,7 @@ def _predict(model: ServedModel, path: str, max_pixels: int) -> Prediction:
     from maxdl_tf.inference.served_model import RequestError
 
     try:
-        image = images.read_image(path, max_pixels, limit_flag="--max_pixels")
+        image = images.read_image(path, max_pixels, limit_flag="--max_pixels", intensity=model.dataset_info.intensity)
     except UserError as error:  # Kept apart from a UserError of `predict`, which is not the fault of the image.
         raise _ImageFailed(error) from error
     try:

@@ -283,7 +283,7 @@ def test_images_are_decoded_or_refused(content):
 
 def test_label_pngs_are_read_or_refused(tmp_path):
     path = tmp_path / "x.png"
-    readers = (source_files.read_gray_png, source_files.read_png_colors, coco_files.read_panoptic_png)
+    readers = (source_files.read_gray_labels, source_files.read_label_colors, coco_files.read_panoptic_png)
     contents = [image_file("PNG", "L"), image_file("PNG", "P"), image_file("PNG")]
     for reader, content in zip(readers, contents):
 

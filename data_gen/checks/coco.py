@@ -31,9 +31,10 @@ from maxdl_tf.data_gen.checks.coco_images import CocoImageChecker, ImageTask
 from maxdl_tf.data_gen.checks.findings import Finding, Loaded, Split
 from maxdl_tf.data_gen.checks.images import inspect_image
 from maxdl_tf.data_gen.label_maps import Numbering, replace_values
-from maxdl_tf.data_gen.source_files import IMAGE_SUFFIXES
+from maxdl_tf.data_gen.source_files import FORMATS, IMAGE_SUFFIXES, TIFF_SUFFIXES
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
+from maxdl_tf.files.intensity import IntensityRule
 
 FLAGS = flags.FlagValues()
 _IMAGE_DIR = flags.DEFINE_multi_string("image_dir", None, "Folder of the images.", required=True, flag_values=FLAGS)
@@ -44,6 +45,7 @@ _PANOPTIC_DIR = flags.DEFINE_multi_string(
     "panoptic_dir", [], "Folder of the PNGs; --annotation_file without .json if not given.", flag_values=FLAGS
 )
 _LABEL_DIVISOR = converter_flags.define_label_divisor(FLAGS)
+_INTENSITY = converter_flags.define_intensity(FLAGS)
 command.define_flags(FLAGS)
 
 _SAMPLE_DIVISOR = 2**16  # More than the number of instances in an image.
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> int:
             f"{len(image_dirs)} --image_dir, {len(files)} --annotation_file and {len(panoptic_dirs)} --panoptic_dir; "
             "pass each flag once per split (--panoptic_dir is optional)"
         )
+    intensity = converter_flags.read_intensity(_INTENSITY)
     sources = [load_source(*paths) for paths in zip(image_dirs, files, panoptic_dirs or [None] * len(files))]
     if len({source.split for source in sources}) < len(sources):  # Equal file names: the paths become the names.
         sources = [source._replace(split=source.annotation_file) for source in sources]
@@ -91,12 +94,13 @@ def main(argv: list[str]) -> int:
             split.categories,
             options.num_slots,
             _LABEL_DIVISOR.value,
+            intensity,
         )
         split.images.extend(command.check_all(f"checking {source.split}", checker, tasks, "images", options.processes))
     source_of = {source.split: source for source in sources}
 
     def load(split: Split, names: tuple[str, str | None]) -> Loaded:
-        return load_image(source_of[split.name], split, *names)
+        return load_image(source_of[split.name], split, *names, intensity)
 
     return command.write_reports("Check of " + ", ".join(source_of), list(splits), load, options)
 
@@ -117,11 +121,14 @@ def load_source(image_dir: str, annotation_file: str, panoptic_dir: str | None) 
     return Source(name, image_dir, annotation_file, panoptic_dir, content)
 
 
-def load_image(source: Source, split: Split, image_name: str, png_name: str | None) -> Loaded:
+def load_image(
+    source: Source, split: Split, image_name: str, png_name: str | None, intensity: IntensityRule | None = None
+) -> Loaded:
     """Reads an image and its segments."""
     pixels = id_map = None
     with contextlib.suppress(UserError):
-        pixels = inspect_image(storage.read_file(storage.path_inside(source.image_dir, image_name))).pixels
+        content = storage.read_file(storage.path_inside(source.image_dir, image_name))
+        pixels = inspect_image(content, FORMATS, intensity).pixels
     if png_name is not None:
         with contextlib.suppress(Exception):  # Pillow raises many kinds for broken files; the check has reported it.
             id_map = coco_files.read_panoptic_png(storage.path_inside(source.panoptic_dir, png_name))
@@ -252,7 +259,7 @@ def files_not_listed(sources: Sequence[Source]) -> Iterator[Finding]:
             names = {os.path.normpath(entry["file_name"]) for entry in entries if entry}
             listed.setdefault(os.path.normpath(getattr(source, folder_of)), set()).update(names)
     for kind, folder_of, key in kinds:
-        suffixes = IMAGE_SUFFIXES if key == "images" else (".png",)
+        suffixes = IMAGE_SUFFIXES + TIFF_SUFFIXES if key == "images" else (".png",)
         split_of: dict[str, str] = {}
         for source in sources:
             split_of.setdefault(os.path.normpath(getattr(source, folder_of)), source.split)

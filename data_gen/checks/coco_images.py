@@ -14,9 +14,11 @@ from maxdl_tf.data import coco_fields
 from maxdl_tf.data_gen.checks import images
 from maxdl_tf.data_gen.checks.findings import Finding, ImageReport, SegmentFacts
 from maxdl_tf.data_gen.checks.images import Find
+from maxdl_tf.data_gen.source_files import FORMATS
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 from maxdl_tf.files.images import has_16_bits, open_image
+from maxdl_tf.files.intensity import IntensityRule
 
 _MOST_IDS_NAMED = 20  # A PNG stored with a lossy format has thousands of ids that the JSON file does not list.
 
@@ -44,6 +46,7 @@ class CocoImageChecker:
       categories: {category id: (name, is_thing)}.
       num_slots: Number of slots of the network.
       label_divisor: Label divisor of the later conversion.
+      intensity: Rule of the later conversion for values of more than 8 bits.
     """
 
     split: str
@@ -52,6 +55,7 @@ class CocoImageChecker:
     categories: dict[int, tuple[str, bool]]
     num_slots: int
     label_divisor: int
+    intensity: IntensityRule | None = None
 
     def __call__(self, task: ImageTask) -> ImageReport:
         name = task.image["file_name"]
@@ -70,7 +74,7 @@ class CocoImageChecker:
         except UserError as error:
             find("image-missing", str(error).split(": ", 1)[-1])
             return
-        images.check_image(content, find, report)
+        images.check_image(content, find, report, FORMATS, self.intensity)
         if report.size and report.size != (entry["height"], entry["width"]):
             find("image-size", _sizes(report.size, entry))
 

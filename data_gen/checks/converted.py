@@ -10,6 +10,7 @@ from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen.annotated_images import AnnotatedImage, Conversion
 from maxdl_tf.data_gen.checks import command, images
 from maxdl_tf.data_gen.checks.findings import ERROR, Finding, ImageReport, Loaded, Split
+from maxdl_tf.data_gen.source_files import FORMATS
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import storage
 
@@ -33,7 +34,8 @@ def check(name: str, conversion: Conversion, options: command.Options) -> int:
         pixels = None
         try:
             task = conversion.tasks[source]
-            pixels = images.inspect_image(storage.read_file(conversion.image_path(task) or "")).pixels
+            content = storage.read_file(conversion.image_path(task) or "")
+            pixels = images.inspect_image(content, FORMATS, info.intensity).pixels
             return images.loaded(pixels, conversion.annotate(task).label, info)
         except UserError:  # The check has reported it.
             return Loaded(pixels, None)
@@ -70,7 +72,7 @@ class ConversionChecker:
             path = self.image_path(task)
             if path is not None:
                 report.name = path
-                images.check_image(storage.read_file(path), find, report)
+                images.check_image(storage.read_file(path), find, report, FORMATS, self.dataset_info.intensity)
         except UserError as error:
             find("image-missing", str(error).split(": ", 1)[-1])
         if not any(finding.severity == ERROR for finding in report.findings):

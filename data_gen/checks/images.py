@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data_gen.checks.findings import ImageReport, Loaded, SegmentFacts
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import images
+from maxdl_tf.files.intensity import IntensityRule, NoIntensityRule, advice
 
 Find = Callable[..., None]  # Adds a finding: find(kind, what) or find(kind, what, segment).
 
@@ -40,18 +41,29 @@ class InspectedImage(NamedTuple):
     format: str = ""
 
 
-def inspect_image(content: bytes) -> InspectedImage:
-    """Decodes an image file and checks its format."""
+def inspect_image(
+    content: bytes, formats: Sequence[str] = ("jpeg", "png"), intensity: IntensityRule | None = None
+) -> InspectedImage:
+    """Decodes an image file and checks its format.
+
+    Args:
+      content: Content of the file.
+      formats: Allowed formats; the default is those of records.
+      intensity: Rule for values of more than 8 bits; without one, gray images of more bits are a fault.
+    """
     try:
-        image = images.decode_image(content, "image", images.MAX_DATA_PIXELS)
+        image = images.decode_image(content, "image", images.MAX_DATA_PIXELS, intensity)
+    except NoIntensityRule as error:
+        return InspectedImage([("image-format", str(error).split(": ", 1)[-1])])
     except UserError as error:
         reason = " ".join(str(error).split(": ", 1)[-1].split())[:120]
         return InspectedImage([("image-undecodable", f"{len(content)} bytes: {reason}")])
     faults = []
-    if image.format not in ("jpeg", "png"):
+    if image.format not in formats:
         faults.append(("image-format", f"a {image.format.upper()} file"))
-    if image.mode.startswith("I"):
-        faults.append(("image-format", f"more than 8 bits per channel (mode {image.mode})"))
+    if image.value_range and not intensity:
+        low, high = image.value_range
+        faults.append(("image-format", f"values {low} to {high} of more than 8 bits; {advice(low, high)}"))
     elif image.mode in ("L", "1"):
         faults.append(("image-gray", "gray"))
     elif image.mode == "CMYK":
@@ -67,9 +79,15 @@ def inspect_image(content: bytes) -> InspectedImage:
     return InspectedImage(faults, image.pixels, stored_size, digest.digest(), image.mode, image.format)
 
 
-def check_image(content: bytes, find: Find, report: ImageReport) -> InspectedImage:
+def check_image(
+    content: bytes,
+    find: Find,
+    report: ImageReport,
+    formats: Sequence[str] = ("jpeg", "png"),
+    intensity: IntensityRule | None = None,
+) -> InspectedImage:
     """Inspects an image file, adds the findings, and enters size, digest and mode into the report."""
-    image = inspect_image(content)
+    image = inspect_image(content, formats, intensity)
     for kind, what in image.faults:
         find(kind, what)
     if image.pixels is not None:

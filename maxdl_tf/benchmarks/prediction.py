@@ -76,7 +76,7 @@ def measure_model(
     def postprocess(outputs, size):
         return segmenter.segment_outputs(outputs, size)[:2]
 
-    pixels = [tf.constant(images.read_image(path)) for path in paths]
+    pixels = [tf.constant(_read(predictor, path)) for path in paths]
     padded = [preprocess(image) for image in pixels]
     outputs = [forward(image) for image in padded]
     parts = {
@@ -91,7 +91,7 @@ def measure_model(
 def measure_saved_model(predictor: Predictor, paths: Sequence[str], *, folder: str, rounds: int) -> PredictTimes:
     """Times a SavedModel; see `measure_model` for the arguments."""
     first, peaks = _first_use(predictor, paths, folder)
-    pixels = [images.read_image(path) for path in paths]
+    pixels = [_read(predictor, path) for path in paths]
     parts = {
         "network": lambda i: predictor.network_outputs(pixels[i]),
         "postprocess": lambda i: predictor(pixels[i]),
@@ -120,13 +120,17 @@ def device() -> str:
     return "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
 
 
+def _read(predictor: Predictor, path: str) -> np.ndarray:
+    return images.read_image(path, intensity=predictor.dataset_info.intensity)
+
+
 def _first_use(predictor: Predictor, paths: Sequence[str], folder: str) -> tuple[float, tuple[int, int | None]]:
     """Seconds of the first prediction, and the peaks of memory after one prediction of each image."""
     start = time.monotonic()
-    predictor(images.read_image(paths[0]))
+    predictor(_read(predictor, paths[0]))
     seconds = time.monotonic() - start
     for path in paths:
-        _encode(predictor, folder, predictor(images.read_image(path)))
+        _encode(predictor, folder, predictor(_read(predictor, path)))
     peak = process_memory.peak_bytes()
     on_gpu = tf.config.experimental.get_memory_info("GPU:0")["peak"] if device() == "GPU" else None
     return seconds, (peak, on_gpu)
@@ -139,10 +143,10 @@ def _medians(
 
     They take turns, image by image, so that other load on the machine affects all of them alike.
     """
-    predictions = [predictor(images.read_image(path)) for path in paths]
+    predictions = [predictor(_read(predictor, path)) for path in paths]
     functions = {
-        "whole": lambda i: _encode(predictor, folder, predictor(images.read_image(paths[i]))),
-        "decode": lambda i: images.read_image(paths[i]),
+        "whole": lambda i: _encode(predictor, folder, predictor(_read(predictor, paths[i]))),
+        "decode": lambda i: _read(predictor, paths[i]),
         **parts,
         "encode": lambda i: _encode(predictor, folder, predictions[i]),
     }

@@ -21,7 +21,7 @@ from maxdl_tf.data.coco_categories import read_categories
 from maxdl_tf.data.coco_fields import shown
 from maxdl_tf.errors import UserError, size_mismatch, some
 from maxdl_tf.files import storage
-from maxdl_tf.files.images import open_label_png
+from maxdl_tf.files.label_images import open_label_png
 
 
 class ImageAnnotation(NamedTuple):

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from maxdl_tf import panoptic_ids
-from maxdl_tf.files.images import open_label_png
+from maxdl_tf.files.label_images import open_label_png
 from maxdl_tf.protos import example_pb2
 
 IMAGE_ENCODED = "image/encoded"

@@ -18,6 +18,7 @@ from maxdl_tf.evaluation.comparison import Comparison, DatasetEvaluation, compar
 from maxdl_tf.evaluation.segment_map import SegmentMap, from_coco, to_label_maps
 from maxdl_tf.evaluation.submission import open_submission
 from maxdl_tf.files import images, storage
+from maxdl_tf.files.intensity import Percentiles
 from maxdl_tf.processes import results_in_order
 
 _IMAGES_PER_PROCESS = 100  # Starting a process costs more than comparing fewer images.
@@ -214,7 +215,9 @@ def draw_pairs(pairs: CocoPairs, evaluation: DatasetEvaluation, num_pictures: in
             *maps, table = to_label_maps(*pairs.read(entry), pairs.dataset_info)
             image = None
             if pairs.image_dir:
-                image = images.read_image(storage.path_inside(pairs.image_dir, entry.file_name), images.MAX_DATA_PIXELS)
+                path = storage.path_inside(pairs.image_dir, entry.file_name)
+                # The files do not tell the rule of the data set; a picture shows all values.
+                image = images.read_image(path, images.MAX_DATA_PIXELS, intensity=Percentiles(0, 100))
                 if image.shape[:2] != (entry.height, entry.width):
                     raise UserError(size_mismatch(entry.file_name, image.shape[:2], (entry.height, entry.width)))
             pictures[entry.image_id] = label_maps.comparison_picture(image, *maps, table)

@@ -1,8 +1,8 @@
 """Encoded images to pixels inside a SavedModel, by TensorFlow's operations alone.
 
 JPEG and PNG files are decoded by the policy of `maxdl_tf.files.images`: upright by EXIF, RGB, 8 bits, no transparency,
-the first frame, nothing that 8 bits show almost black. GIF is refused, because TensorFlow unpacks all frames at once,
-whatever their claimed size.
+the first frame, 16 bits by the rule of the data set or else nothing that 8 bits show almost black. GIF is refused,
+because TensorFlow unpacks all frames at once, whatever their claimed size.
 
 The size is read from the header and checked before anything is decoded, so that a small file cannot claim a lot of
 memory. A file that cannot be decoded raises InvalidArgumentError, which names its place in the batch and the remedy.
@@ -10,11 +10,14 @@ memory. A file that cannot be decoded raises InvalidArgumentError, which names i
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.data.image_headers import has_format, png_bit_depth, stored_size
-from maxdl_tf.files.images import DARK_16_BIT, MAX_SIDE
+from maxdl_tf.files.images import MAX_SIDE
+from maxdl_tf.files.intensity import DARK_16_BIT, IntensityRule, Percentiles, Range, to_8_bits
 
+_NUM_VALUES = 2**16  # Of 16 bits.
 _MOST_SEGMENTS = 100  # Segments of a file that are searched for EXIF, which comes before the pixels.
 
 
@@ -54,26 +57,43 @@ def image_sizes(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     return tf.map_fn(size_of, indices, fn_output_signature=tf.TensorSpec([2], tf.int32), parallel_iterations=1)
 
 
-def decode_image(encoded: tf.Tensor, index: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """uint8 [height, width, 3] of one of string [batch]; `size` is its (height, width) from `image_sizes`.
+def decode_image(
+    encoded: tf.Tensor, index: tf.Tensor, size: tf.Tensor, intensity: IntensityRule | None = None
+) -> tf.Tensor:
+    """uint8 [height, width, 3] of one of string [batch].
+
+    Args:
+      encoded: Image files.
+      index: Index of the image.
+      size: int32 [2], its (height, width) from `image_sizes`.
+      intensity: Rule for PNG files of 16 bits.
 
     Raises:
       tf.errors.InvalidArgumentError: The image is damaged, or has 16 bits and would be almost black in 8 bits.
     """
 
+    def has_16_bits(image):
+        return has_format(image, "png") & (png_bit_depth(image) == 16)
+
     def decode(image):
         return tf.ensure_shape(tf.io.decode_image(image, 3, expand_animations=False), [None, None, 3])
 
-    image = _attempt(decode, encoded[index], tf.zeros([0, 0, 3], tf.uint8))
+    def decode_by_rule(image):
+        return tf.cond(
+            has_16_bits(image),
+            lambda: _by_rule(tf.io.decode_png(image, 3, tf.uint16), intensity),
+            lambda: decode(image),
+        )
+
+    image = _attempt(decode_by_rule if intensity else decode, encoded[index], tf.zeros([0, 0, 3], tf.uint8))
     orientation = _orientation(encoded[index])
     image = tf.cond(orientation > 1, lambda: _turned(image, orientation), lambda: image)
     damaged = tf.reduce_any(tf.shape(image)[:2] != size)
-    has_16_bits = has_format(encoded[index], "png") & (png_bit_depth(encoded[index]) == 16)
     too_dark = f"has only values below {DARK_16_BIT} of 65535; scale all images alike to 0..65535, or send 8 bits"
-    complaint = _first_that_holds(
-        (damaged, "is damaged or cut off; send the whole file, unchanged"),
-        (has_16_bits & (tf.reduce_max(image) < DARK_16_BIT >> 8), too_dark),
-    )
+    cases = [(damaged, "is damaged or cut off; send the whole file, unchanged")]
+    if not intensity:
+        cases.append((has_16_bits(encoded[index]) & (tf.reduce_max(image) < DARK_16_BIT >> 8), too_dark))
+    complaint = _first_that_holds(*cases)
     with tf.control_dependencies([_refuse(index, complaint)]):
         return tf.identity(image)
 
@@ -85,6 +105,30 @@ def encoded_images(examples: tf.Tensor, key: str) -> tf.Tensor:
         return tf.io.parse_single_example(example, {key: tf.io.FixedLenFeature([], tf.string)})[key]
 
     return tf.map_fn(lambda example: _attempt(read, example, tf.constant("")), examples, parallel_iterations=1)
+
+
+def _by_rule(values: tf.Tensor, rule: IntensityRule) -> tf.Tensor:
+    """uint8 [height, width, 3] of uint16 values; exactly what `intensity.to_8_bits` makes of them."""
+    channels = []
+    for channel in tf.unstack(tf.cast(values, tf.int32), axis=-1):
+        if isinstance(rule, Range):
+            table = tf.constant(to_8_bits(np.arange(_NUM_VALUES)[:, np.newaxis], rule)[:, 0])
+        else:
+            table = _table_of_percentiles(tf.reshape(channel, [-1]), rule)
+        channels.append(tf.gather(table, channel))
+    return tf.stack(channels, axis=-1)
+
+
+def _table_of_percentiles(channel: tf.Tensor, rule: Percentiles) -> tf.Tensor:
+    """uint8 [65536], the result of a rule for each value, in an image of these values, int32 [pixels]."""
+    up_to_value = tf.cumsum(tf.math.bincount(channel, minlength=_NUM_VALUES, maxlength=_NUM_VALUES))
+    percentiles = tf.constant([rule.low / 100, rule.high / 100], tf.float64)
+    counts = tf.math.ceil(percentiles * tf.cast(tf.size(channel), tf.float64))
+    limits = tf.searchsorted(up_to_value, tf.cast(tf.maximum(counts, 1), tf.int32))
+    low, high = tf.unstack(tf.cast(limits, tf.float64))
+    high = tf.where(high > low, high, low + 1)
+    results = (tf.range(_NUM_VALUES, dtype=tf.float64) - low) * 255 / (high - low) + 0.5
+    return tf.cast(tf.clip_by_value(results, 0, 255), tf.uint8)
 
 
 def _orientation(image: tf.Tensor) -> tf.Tensor:

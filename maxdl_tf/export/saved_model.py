@@ -110,6 +110,7 @@ def export_saved_model(
             options,
             _write(os.path.join(assets, class_table.FILE_NAME), class_table.to_text(dataset_info)),
             _write(os.path.join(assets, EXPORT_INFO_FILE), json.dumps(info, indent=2) + "\n"),
+            dataset_info.intensity,
         )
         log(f"writing {export_dir}")
         try:

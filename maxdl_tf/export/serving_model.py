@@ -36,6 +36,7 @@ import tensorflow as tf
 from maxdl_tf.data.examples import IMAGE_ENCODED, encode_image_example
 from maxdl_tf.export.image_decoding import decode_image, encoded_images, image_sizes
 from maxdl_tf.files.images import MAX_PIXELS
+from maxdl_tf.files.intensity import IntensityRule
 from maxdl_tf.inference.segmenter import OUTPUT_NAMES, ImageSegmenter
 from maxdl_tf.protos import serving_log_pb2
 from maxdl_tf.structs import PanopticOutputs
@@ -72,6 +73,7 @@ class ServingModel(tf.Module):
       options: Limits and optional outputs of the signatures.
       dataset_info_path: Path of the class table, a textproto; becomes an asset.
       export_info_path: Path of a JSON file with versions and the origin of the weights; becomes an asset.
+      intensity: Rule of the class table for PNG files of 16 bits.
 
     Attributes:
       network_outputs: Function from one image, uint8 [h, w, 3], to the network's outputs by name, for inspection.
@@ -85,11 +87,12 @@ class ServingModel(tf.Module):
         options: ServingOptions,
         dataset_info_path: str,
         export_info_path: str,
+        intensity: IntensityRule | None = None,
     ):
         super().__init__(name="maxdl_tf")
         self.dataset_info = tf.saved_model.Asset(dataset_info_path)
         self.export_info = tf.saved_model.Asset(export_info_path)
-        self._void, self._options = void, options
+        self._void, self._options, self._intensity = void, options, intensity
         one_image = tf.TensorSpec([None, None, 3], tf.uint8, name="image")
 
         # Nothing here needs AutoGraph, which makes tracing several times slower.
@@ -115,7 +118,9 @@ class ServingModel(tf.Module):
         def serving_default(image_bytes):
             sizes = image_sizes(image_bytes, self._options.max_pixels)
             sizes = _check_padding(sizes, self._options.max_pixels)
-            return self._segment_all(lambda index: decode_image(image_bytes, index, sizes[index]), sizes)
+            return self._segment_all(
+                lambda index: decode_image(image_bytes, index, sizes[index], self._intensity), sizes
+            )
 
         def image_tensor(image):
             size = tf.shape(image)[1:3]

@@ -99,7 +99,9 @@ def predict_file(
       UserError: The image cannot be read, is too large, or does not fit into memory.
       OSError: The pictures cannot be written.
     """
-    image = images.read_image(task.path, options.max_pixels, limit_flag="--max_pixels")
+    image = images.read_image(
+        task.path, options.max_pixels, limit_flag="--max_pixels", intensity=predictor.dataset_info.intensity
+    )
     try:
         outputs = predictor.network_outputs(image) if options.diagnose else None
         prediction = predictor(image, outputs) if outputs else predictor(image)

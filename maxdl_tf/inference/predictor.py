@@ -138,13 +138,14 @@ class Predictor:
         """Predicts the segmentation of an image.
 
         Args:
-          image: Path, PIL image, or array, uint8 [height, width, 3] of any size in RGB.
+          image: Path, PIL image, or array, uint8 [height, width, 3] of any size in RGB. If the class table has a rule
+            for values of more than 8 bits, also an array of other numbers, [height, width] or [height, width, 3].
           outputs: Outputs of the network for this image, from `network_outputs`. None: the network runs.
 
         Raises:
           UserError: The file cannot be read, or the array has another shape or type.
         """
-        pixels = as_pixels(image)
+        pixels = as_pixels(image, self.dataset_info.intensity)
         if outputs is None:
             panoptic, table = self._segment(tf.constant(pixels))
         else:
@@ -178,7 +179,7 @@ class Predictor:
 
     def network_outputs(self, image: ImageLike) -> PanopticOutputs:
         """The network's outputs, batch 1, for an image; see `__call__` for the argument and errors."""
-        outputs = self._network_outputs(tf.constant(as_pixels(image)))
+        outputs = self._network_outputs(tf.constant(as_pixels(image, self.dataset_info.intensity)))
         # Inference has no auxiliary outputs, and earlier exports lack others.
         return PanopticOutputs(**{name: outputs.get(name) for name in PanopticOutputs._fields if name != "auxiliary"})
 
@@ -188,7 +189,7 @@ class Predictor:
         Raises:
           UserError: As for `__call__`, or the SavedModel has no mask embeddings.
         """
-        image = as_pixels(image)
+        image = as_pixels(image, self.dataset_info.intensity)
         outputs = self.network_outputs(image)
         if outputs.mask_embedding is None:
             raise UserError("this SavedModel has no mask embeddings; export the checkpoint again")

@@ -88,7 +88,7 @@ class ServedModel:
 
         Args:
           path: Path of the file.
-          image: Its pixels, uint8 [h, w, 3], from `images.read_image`.
+          image: Its pixels, uint8 [h, w, 3], from `images.read_image` with the rule of the class table.
 
         Raises:
           RequestError: The server refused the image or did not answer in time.
@@ -110,7 +110,9 @@ class ServedModel:
         if self._signature == "image_tensor":
             return image[np.newaxis]
         # Models that earlier versions exported ignore EXIF.
-        encoded = images.as_upright_file(storage.read_file(path), path, max_pixels=image.shape[0] * image.shape[1])
+        encoded = images.as_upright_file(
+            storage.read_file(path), path, image.shape[0] * image.shape[1], self.dataset_info.intensity
+        )
         return np.array([encode_image_example(encoded) if self._signature == "tf_example" else encoded], object)
 
 

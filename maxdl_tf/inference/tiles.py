@@ -115,7 +115,7 @@ class TiledPredictor:
         Raises:
           UserError: As for `Predictor`, or there are more things of a class than label maps can number.
         """
-        pixels = as_pixels(image)
+        pixels = as_pixels(image, self.dataset_info.intensity)  # Percentiles are those of the whole image.
         rows, columns = (spans(length, self.tile, self.overlap) for length in pixels.shape[:2])
         parts = _Parts(self.dataset_info)
         numbers = np.zeros(pixels.shape[:2], np.int32)  # Of the parts.

@@ -43,7 +43,7 @@ def check_run(
     for name in ["train_dataset"] * trains + ["eval_dataset"] * evaluates:
         check_shards(experiment, name)
         tables.append(class_table.of_dataset(getattr(experiment, name), name))
-    if len({(table.classes, table.label_divisor, table.ignore_label) for table in tables}) > 1:
+    if len({(table.classes, table.label_divisor, table.ignore_label, table.intensity) for table in tables}) > 1:
         raise UserError("train_dataset and eval_dataset have different class tables; they must be equal")
     check_classes(model_dir, tables[0])
     if trains and data_service:
@@ -126,7 +126,14 @@ def check_classes(checkpoint: str, info: DatasetInfo, *, only_starts: bool = Fal
     path = os.path.join(folder, class_table.FILE_NAME)
     if not has_checkpoints(folder) or not storage.exists(path):
         return
-    before, now = _kinds(class_table.load(path)), _kinds(info)
+    earlier = class_table.load(path)
+    if earlier.intensity != info.intensity and not only_starts:
+        print(
+            f"warning: {path}: the checkpoint was trained with intensity {earlier.intensity}, but {info.name!r} has "
+            f"{info.intensity}; images of more than 8 bits look different",
+            file=sys.stderr,
+        )
+    before, now = _kinds(earlier), _kinds(info)
     differing = [pair for pair in zip(before, now) if pair[0] != pair[1]]
     if not differing or (only_starts and len(before) != len(now)):
         return

@@ -157,10 +157,11 @@ def test_images_and_label_pngs_in_one_folder(tmp_path, layout):
 
 def test_images_of_another_format_are_named(folders, tmp_path, capsys):
     folders.add("a", [[0, 257]])
-    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.tif")
+    (tmp_path / "images" / "a.png").rename(tmp_path / "images" / "a.bmp")
     assert folders.convert() == 2
     assert (
-        "has no JPEG or PNG files, only others such as a.tif; convert images to JPEG or PNG" in capsys.readouterr().err
+        "has no JPEG, PNG or TIFF files, only others such as a.bmp; convert images to JPEG or PNG"
+        in capsys.readouterr().err
     )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from maxdl_tf.export.image_decoding import decode_image, image_sizes
 from maxdl_tf.files import images
+from maxdl_tf.files.intensity import Percentiles, Range
 from tests.files import png_files
 
 MAX_PIXELS = 100_000
@@ -61,6 +62,30 @@ def test_of_16_bits_the_upper_8_are_taken(decode):
     image = _picture("I;16")
     pixels = decode(tf.constant([_encoded(image, "PNG")])).numpy()
     np.testing.assert_array_equal(pixels, np.repeat(np.asarray(image)[..., np.newaxis] >> 8, 3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    "rule", [Range(100, 4095.5), Range(0, 1000), Percentiles(0.3, 99.7), Percentiles(0, 100)], ids=str
+)
+def test_a_rule_for_16_bits_gives_the_pixels_of_the_reader_of_files(rule):
+    """To the last bit, so that an export sees what training saw."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
+    def decode(encoded):
+        return decode_image(encoded, tf.constant(0), image_sizes(encoded, MAX_PIXELS)[0], rule)
+
+    generator = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for encoded in (
+        png_files.png(generator.integers(0, 65536, (70, 90)).astype(np.uint16)),
+        png_files.png((generator.gamma(2.0, 300.0, (70, 90, 3))).astype(np.uint16)),
+        png_files.png(np.full((4, 5, 3), 77, np.uint16)),
+        _encoded(Image.fromarray(generator.integers(0, 4096, (7, 9)).astype(np.uint16)), "PNG", exif=exif),
+        _encoded(_picture("RGB"), "PNG"),
+    ):
+        wanted = images.decode_image(encoded, "a", intensity=rule).pixels
+        np.testing.assert_array_equal(decode(tf.constant([encoded])), wanted)
 
 
 @pytest.mark.parametrize("progressive", [False, True])

@@ -172,14 +172,14 @@ def test_only_named_formats_are_opened_whatever_the_name(tmp_path, rgb):
 def test_nothing_else_opens_images_with_pillow():
     sources = [path for folder in ("maxdl_tf", "data_gen") for path in (REPOSITORY / folder).rglob("*.py")]
     opening = {path.name for path in sources if "Image.open(" in path.read_text()}
-    assert opening == {"images.py"}
+    assert opening == {"images.py", "tiff.py"}
 
 
 @pytest.mark.parametrize("damage", png_files.DAMAGED)
 def test_all_readers_refuse_damaged_pngs_with_a_user_error(tmp_path, damage):
     path = tmp_path / "a.png"
     path.write_bytes(png_files.DAMAGED[damage])
-    for read in (images.read_image, source_files.read_image, source_files.read_png, coco_files.read_panoptic_png):
+    for read in (images.read_image, source_files.read_image, source_files.read_labels, coco_files.read_panoptic_png):
         with pytest.raises(UserError, match=r"a\.png: cannot be read as an image: "):
             read(str(path))
     with pytest.raises(UserError, match="cannot be read as an image"):
@@ -226,7 +226,7 @@ def test_what_16_bits_hold_is_never_shown_almost_black(tmp_path, kind, bits, sho
     if shown:
         np.testing.assert_array_equal(images.read_image(path)[..., 0], values >> 8)
     else:
-        with pytest.raises(UserError, match=r"a\.\w+: all values are below 16,384 of 65,535.*scale all images alike"):
+        with pytest.raises(UserError, match=r"a\.\w+: all values are below 16,384 of 65,535.*add intensity.*scale all"):
             images.read_image(path)
 
 
@@ -234,19 +234,19 @@ def test_label_pngs_with_channels_of_16_bits_are_refused_by_all_readers(tmp_path
     """Pillow keeps the upper 8 bits: classes, instances and ids below 256 would all be 0."""
     path = tmp_path / "a.png"
     path.write_bytes(png_files.png(np.array([[[3, 1, 0], [5, 200, 0]]], np.uint16)))
-    for read in (source_files.read_png, source_files.read_png_colors, coco_files.read_panoptic_png):
+    for read in (source_files.read_labels, source_files.read_label_colors, coco_files.read_panoptic_png):
         with pytest.raises(UserError, match=r"a\.png: a PNG with several channels of 16 bits; save it with 8"):
             read(str(path))
     path.write_bytes(png_files.png(np.array([[3, 60_000]], np.uint16)))
-    np.testing.assert_array_equal(source_files.read_png(str(path))[0], [[3, 60_000]])
+    np.testing.assert_array_equal(source_files.read_labels(str(path))[0], [[3, 60_000]])
 
 
 @pytest.mark.parametrize(
     "values, message",
     [
         ([[0, 255]], "all values are below 16,384"),
-        ([[0, 2**31 - 1]], r"values 0\.\.2147483647; scale them to 0\.\.65535"),
-        ([[-5, 60_000]], r"values -5\.\.60000; scale"),
+        ([[0, 2**31 - 1]], r"values 0 to 2147483647, beyond 0\.\.65535; add intensity"),
+        ([[-5, 60_000]], r"values -5 to 60000, beyond"),
         ([[0, 60_000]], None),
     ],
 )

@@ -9,6 +9,7 @@ from google.protobuf import text_format
 
 from maxdl_tf import class_table
 from maxdl_tf.errors import UserError
+from maxdl_tf.files.intensity import Range
 from maxdl_tf.protos import experiment_pb2
 from maxdl_tf.tasks import checks
 
@@ -100,6 +101,10 @@ def test_classes_that_changed_under_a_checkpoint(tmp_path, capsys, where):
     _trained_with(tmp_path / "run", ["box", "sky", "ground"], things=2)
     with pytest.raises(UserError, match=r"the thing 'sky' where 'scenes' has the stuff class 'sky'"):
         checks.check_classes(checkpoint, TABLE)
+
+    _trained_with(tmp_path / "run", ["box", "sky", "ground"])
+    checks.check_classes(checkpoint, dataclasses.replace(TABLE, intensity=Range(0, 4095)))
+    assert "intensity None, but 'scenes' has range { low: 0 high: 4095 }" in capsys.readouterr().err
 
     _trained_with(tmp_path / "run", ["box", "heaven", "ground"])  # A new name only.
     checks.check_classes(checkpoint, TABLE)
