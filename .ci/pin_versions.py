@@ -49,6 +49,8 @@ def resolve(uv, python, previous):
 
 def applies(line, python):
     """Whether a pin as `merge` writes it is for this Python."""
+    if line.startswith("#"):
+        return False
     _, _, marker = line.partition(";")
     version = tuple(map(int, python.split(".")))
     for condition in filter(None, (part.strip() for part in marker.split(" and "))):

@@ -6,6 +6,7 @@ The class table also has the rule by which the images of the data set get 8 bits
 from __future__ import annotations
 
 import colorsys
+import dataclasses
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -231,6 +232,9 @@ def to_text(info: DatasetInfo) -> str:
 def of_dataset(options: dataset_pb2.DatasetOptions, name: str = "the data set") -> DatasetInfo:
     """Reads the class table of a data set: from `num_classes`, `dataset_info`, or the file in the shards' folder.
 
+    If `dataset_info` has no rule for values of more than 8 bits, that of the file in the shards' folder holds: the
+    pixels of the shards were made by it. The folder must be local.
+
     Args:
       options: The data set.
       name: Name of its field in errors, such as `eval_dataset`.
@@ -244,6 +248,8 @@ def of_dataset(options: dataset_pb2.DatasetOptions, name: str = "the data set") 
         return from_source_classes(rows, f"{options.num_classes} classes")
     from maxdl_tf.files import textproto
 
+    pattern = options.file_pattern[0] if options.file_pattern else ""
+    path = os.path.join(os.path.dirname(pattern), FILE_NAME)
     if options.dataset_info:
         textproto.check_placeholders(options.dataset_info, f"{name}.dataset_info")
         if not storage.exists(options.dataset_info):
@@ -251,9 +257,11 @@ def of_dataset(options: dataset_pb2.DatasetOptions, name: str = "the data set") 
                 f"{name}.dataset_info {options.dataset_info!r} does not exist; fix the path, or set an empty one to "
                 "use the class table in the folder of the shards"
             )
-        return load(options.dataset_info)
-    textproto.check_placeholders(options.file_pattern[0], f"{name}.file_pattern")
-    path = os.path.join(os.path.dirname(options.file_pattern[0]), FILE_NAME)
+        info = load(options.dataset_info)
+        if info.intensity is None and pattern and os.path.isfile(path):
+            info = dataclasses.replace(info, intensity=load(path).intensity)
+        return info
+    textproto.check_placeholders(pattern, f"{name}.file_pattern")
     if not os.path.exists(path) and not storage.is_remote(path):
         raise UserError(
             f"no class table: {path} does not exist, and {name} sets no dataset_info; convert the data with "

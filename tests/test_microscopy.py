@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from maxdl_tf import class_table
@@ -15,7 +16,9 @@ from maxdl_tf.files.intensity import Percentiles, Range, to_8_bits
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.served_model import ServedModel
 from maxdl_tf.inference.tiles import TiledPredictor
+from maxdl_tf.protos import dataset_pb2
 from tests.data_gen.conversion import complaint, read_converted, run_convert
+from tests.files import png_files
 from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor
 from tests.inference.test_served_model import FakeServer, _outputs
 
@@ -50,7 +53,7 @@ def _convert(folder, *arguments):
 
 
 @pytest.mark.parametrize("text", RULES)
-def test_conversion_export_and_prediction_see_the_same_pixels(cells, text):
+def test_conversion_and_prediction_see_the_same_pixels(cells, text):
     assert _convert(cells, f"--intensity={text}") == 0
     converted = read_converted(cells / "out")
     rule = converted.info.intensity
@@ -59,15 +62,32 @@ def test_conversion_export_and_prediction_see_the_same_pixels(cells, text):
     np.testing.assert_array_equal(converted.images["a"], to_8_bits(values, rule)[..., np.newaxis].repeat(3, 2))
     assert sorted(np.unique(converted.labels["a"])) == [257, 258, 512]
 
-    export = str(cells / "export")
     info = dataclasses.replace(INFO, intensity=rule)
-    saved_model.export_saved_model(
-        ColorNetwork(), postprocessor(), crop_size=CROP_SIZE, dataset_info=info, export_dir=export, origin={}
-    )
-    predictor = Predictor.from_saved_model(export)
+    predictor = Predictor.from_model(ColorNetwork(), postprocessor(), crop_size=CROP_SIZE, dataset_info=info)
     path = str(cells / "images" / "a.tif")
     for found in (predictor(path), predictor(values), TiledPredictor(predictor, tile=24, overlap=8)(path)):
         np.testing.assert_array_equal(found.image, converted.images["a"])
+
+
+def test_an_export_carries_the_rule(cells):
+    export, rule = str(cells / "export"), Range(0, 4095)
+    saved_model.export_saved_model(
+        ColorNetwork(),
+        postprocessor(),
+        crop_size=CROP_SIZE,
+        dataset_info=dataclasses.replace(INFO, intensity=rule),
+        export_dir=export,
+        origin={},
+        images={"small": images.encode_png(np.zeros((9, 9, 3), np.uint8))},
+    )
+    predictor = Predictor.from_saved_model(export)
+    values = np.zeros((30, 40, 3), np.uint16)
+    values[:, :20, 0], values[:, 20:, 2] = 4095, 4000  # Red and blue, which the upper 8 bits show as void.
+    prediction = predictor(values)
+    assert sorted(np.unique(prediction.label_map)) == [1001, 3000]
+    serve = tf.saved_model.load(export).signatures["serving_default"]
+    served = serve(image_bytes=tf.constant([png_files.png(values)]))["panoptic_map"][0]
+    np.testing.assert_array_equal(served, prediction.label_map)
 
 
 def test_all_splits_have_one_rule(cells, capsys):
@@ -78,6 +98,16 @@ def test_all_splits_have_one_rule(cells, capsys):
     capsys.readouterr()
     assert _convert(cells, "--split=test", "--intensity=range { high: 1023 }") == 2
     assert "its intensity is range { low: 0 high: 4095 }, here it is range { low: 0 high: 1023 }" in complaint(capsys)
+
+
+def test_an_experiment_with_a_table_of_its_own_takes_the_rule_of_its_shards(cells):
+    assert _convert(cells, "--intensity=range { high: 4095 }") == 0
+    named = cells / "named.textproto"
+    named.write_text(class_table.to_text(INFO))
+    options = dataset_pb2.DatasetOptions(file_pattern=[f"{cells}/out/train-*.tfrecord"], dataset_info=str(named))
+    assert class_table.of_dataset(options) == dataclasses.replace(INFO, intensity=Range(0, 4095))
+    named.write_text(class_table.to_text(dataclasses.replace(INFO, intensity=Range(0, 1023))))
+    assert class_table.of_dataset(options).intensity == Range(0, 1023)
 
 
 def test_without_a_rule_the_converter_names_the_flag(cells, capsys):

@@ -230,10 +230,10 @@ def tiff_values(
     Raises:
       UserError: As in `read_image`; or the file has several images, or tifffile is not installed.
     """
-    reason = tiff.beyond_pillow(source, exact)
-    if not reason:
-        return None
     with _user_errors(name, ("TIFF",)):
+        reason = tiff.beyond_pillow(source, exact)
+        if not reason:
+            return None
         return tiff.read_values(source, name, lambda *size: _check_size(*size, name, max_pixels, limit_flag), reason)
 
 

@@ -21,7 +21,7 @@ _AXES = {"Z": "slices (z)", "T": "times (t)", "C": "channels", "S": "samples", "
 _KIND, _BITS, _DESCRIPTION, _ORIENTATION, _PLANAR = 254, 258, 270, 274, 284
 _SMALLER_COPY, _MASK = 1, 4  # Bits of the kind of a page.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # Photometric interpretations.
-_ALPHA = (1, 2)  # Kinds of extra samples.
+_ALPHA = ((1,), (2,))  # Kinds of the extra samples.
 
 
 def bits(image: Image.Image) -> int:
@@ -92,8 +92,8 @@ def read_values(source: IO[bytes], name: str, check_size: Callable[[int, int], N
             raise UserError(f"{name}: {_described(axes, shape)}; {_advice(more)}")
         check_size(shape[axes.index("X")], shape[axes.index("Y")])
         channels = shape[axes.index(more[0])] if more else 1
-        has_alpha = more == ["S"] and (tuple(page.extrasamples)[-1:] in [(kind,) for kind in _ALPHA])
-        if has_alpha or (more == ["S"] and page.photometric == _RGB and channels == 4):
+        is_alpha = channels in (2, 4) and tuple(page.extrasamples)[-1:] in _ALPHA
+        if more == ["S"] and (is_alpha or (channels == 4 and page.photometric == _RGB)):
             channels -= 1
         if channels > 3:
             raise UserError(f"{name}: {channels} channels; save an image with at most three of them")
@@ -105,6 +105,8 @@ def read_values(source: IO[bytes], name: str, check_size: Callable[[int, int], N
             if "imagecodecs" in str(error):
                 raise UserError(f"{name}: {error}; install it with pip, or save the file uncompressed") from None
             raise
+        if not values.size:
+            raise ValueError("no pixels")
         if values.dtype.kind not in "buif":
             raise UserError(f"{name}: values of type {values.dtype}; save them as integers or floats")
         values = np.moveaxis(values, axes.index(more[0]), -1)[..., :channels] if more else values
