@@ -31,6 +31,7 @@ from maxdl_tf.data_gen import class_names, source_files
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation import coco_pairs
 from maxdl_tf.files import images
+from maxdl_tf.files.intensity import Range
 from tests.data_gen.conversion import read_converted, run_convert, save_image
 from tests.helpers import REPOSITORY
 
@@ -279,6 +280,25 @@ def test_images_are_decoded_or_refused(content):
         assert 0 < pixels.shape[0] * pixels.shape[1] <= 100_000
 
     fuzz(60, content, changed_bytes, read)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"photometric": "rgb", "compression": "zlib"}, {"imagej": True, "metadata": {"axes": "CYX"}}],
+    ids=["colors", "hyperstack"],
+)
+def test_tiff_files_of_microscopes_are_decoded_or_refused(options):
+    tifffile = pytest.importorskip("tifffile", reason="tifffile, extra [microscopy], is not installed")
+    pixels = np.random.default_rng(0).integers(0, 4096, [40, 30, 3]).astype(np.uint16)
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.moveaxis(pixels, -1, 0) if "imagej" in options else pixels, **options)
+
+    def read(changed: bytes) -> None:
+        shown = images.decode_image(changed, "x.tif", max_pixels=100_000, intensity=Range(0, 4095)).pixels
+        assert shown.dtype == np.uint8 and shown.ndim == 3 and shown.shape[2] == 3
+        assert 0 < shown.shape[0] * shown.shape[1] <= 100_000
+
+    fuzz(60, file.getvalue(), changed_bytes, read)
 
 
 def test_label_pngs_are_read_or_refused(tmp_path):

@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from maxdl_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import tifffile
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # The last two: BigTIFF.
 _AXES = {"Z": "slices (z)", "T": "times (t)", "C": "channels", "S": "samples", "P": "positions"}
@@ -86,39 +89,52 @@ def read_values(source: IO[bytes], name: str, check_size: Callable[[int, int], N
         series, *others = file.series
         if any(other.size >= series.size for other in others):
             raise UserError(f"{name}: {len(others) + 1} images in a TIFF file; save each as a file of its own")
-        axes, shape, page = series.axes, series.shape, series.keyframe
-        more = [axis for axis in axes if axis not in "YX"]
-        if len(more) > 1 or (more and more[0] not in "CS"):
-            raise UserError(f"{name}: {_described(axes, shape)}; {_advice(more)}")
-        check_size(shape[axes.index("X")], shape[axes.index("Y")])
-        channels = shape[axes.index(more[0])] if more else 1
-        is_alpha = channels in (2, 4) and tuple(page.extrasamples)[-1:] in _ALPHA
-        if more == ["S"] and (is_alpha or (channels == 4 and page.photometric == _RGB)):
-            channels -= 1
-        if channels > 3:
-            raise UserError(f"{name}: {channels} channels; save an image with at most three of them")
-        if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR):
-            raise UserError(f"{name}: colors of the kind {page.photometric!s}; save it as gray or RGB")
-        try:
-            values = series.asarray()
-        except (ValueError, KeyError) as error:
-            if "imagecodecs" in str(error):
-                raise UserError(f"{name}: {error}; install it with pip, or save the file uncompressed") from None
-            raise
-        if not values.size:
-            raise ValueError("no pixels")
-        if values.dtype.kind not in "buif":
-            raise UserError(f"{name}: values of type {values.dtype}; save them as integers or floats")
-        values = np.moveaxis(values, axes.index(more[0]), -1)[..., :channels] if more else values
-        tag = page.tags.get(_ORIENTATION)
-        values = turned(values, tag.value if tag is not None else 1)
-    if values.dtype.kind == "b":
-        values = values.astype(np.uint8) * 255
-    if values.dtype == np.float16:
-        values = values.astype(np.float32)
+        axis, channels = _channels(series, name)
+        check_size(*(series.shape[series.axes.index(side)] for side in "XY"))
+        values = _decoded(series, name)
+        tag = series.keyframe.tags.get(_ORIENTATION)
+    if axis is not None:
+        values = np.moveaxis(values, axis, -1)[..., :channels]
+    values = turned(values, tag.value if tag is not None else 1)
     if values.ndim == 3 and channels == 1:
         return values[..., 0]
     return np.pad(values, [(0, 0), (0, 0), (0, 1)]) if channels == 2 else values
+
+
+def _channels(series: tifffile.TiffPageSeries, name: str) -> tuple[int | None, int]:
+    """The axis of the channels, if there is one, and the number of channels without alpha."""
+    axes, shape, page = series.axes, series.shape, series.keyframe
+    more = [axis for axis in axes if axis not in "YX"]
+    if len(more) > 1 or (more and more[0] not in "CS"):
+        raise UserError(f"{name}: {_described(axes, shape)}; {_advice(more)}")
+    if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR):
+        raise UserError(f"{name}: colors of the kind {page.photometric!s}; save it as gray or RGB")
+    if not more:
+        return None, 1
+    channels = shape[axes.index(more[0])]
+    is_alpha = channels in (2, 4) and tuple(page.extrasamples)[-1:] in _ALPHA
+    if more == ["S"] and (is_alpha or (channels == 4 and page.photometric == _RGB)):
+        channels -= 1
+    if channels > 3:
+        raise UserError(f"{name}: {channels} channels; save an image with at most three of them")
+    return axes.index(more[0]), channels
+
+
+def _decoded(series: tifffile.TiffPageSeries, name: str) -> np.ndarray:
+    """The values of a series: integers, or floats of at least 32 bits."""
+    try:
+        values = series.asarray()
+    except (ValueError, KeyError) as error:
+        if "imagecodecs" in str(error):
+            raise UserError(f"{name}: {error}; install it with pip, or save the file uncompressed") from None
+        raise
+    if not values.size:
+        raise ValueError("no pixels")
+    if values.dtype.kind not in "buif":
+        raise UserError(f"{name}: values of type {values.dtype}; save them as integers or floats")
+    if values.dtype.kind == "b":
+        return values.astype(np.uint8) * 255
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def turned(values: np.ndarray, orientation: int) -> np.ndarray:
