@@ -112,7 +112,7 @@ def test_an_experiment_with_a_table_of_its_own_takes_the_rule_of_its_shards(cell
 
 def test_without_a_rule_the_converter_names_the_flag(cells, capsys):
     assert _convert(cells) == 2
-    assert "add intensity { range { low: 0 high: 4095 } } to dataset_info.textproto (maxdl-convert: --intensity)" in (
+    assert "add intensity { range { low: 0 high: 4095 } } to dataset_info.textproto, for which maxdl-convert has" in (
         complaint(capsys)
     )
     full = np.arange(0, 60_000, 50, dtype=np.uint16).reshape(30, 40)

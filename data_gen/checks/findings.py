@@ -49,7 +49,7 @@ KINDS = {
     # Image files and PNGs.
     "image-missing": Kind(ERROR, "add the file, or remove the image from the list"),
     "image-undecodable": Kind(ERROR, "copy or download the file again"),
-    "image-format": Kind(ERROR, "store the image as a JPEG or PNG of 8 bits, or pass --intensity for more bits"),
+    "image-format": Kind(ERROR, "store the image as a JPEG or PNG of 8 bits, or give a rule for more bits"),
     "image-format-wrong": Kind(WARNING, _CONVERT_AGAIN),
     "image-rotated": Kind(
         WARNING, "check that the annotation fits the upright image; maxdl-convert stores upright pixels"

@@ -130,6 +130,6 @@ def advice(low: float, high: float) -> str:
     if isinstance(high, int) and 0 <= low <= high < 2**16:
         low, high = 0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
     return (
-        f"add intensity {{ range {{ low: {low:g} high: {high:.9g} }} }} to dataset_info.textproto (maxdl-convert: "
-        "--intensity), or scale all images alike to 0..255 and 8 bits"
+        f"add intensity {{ range {{ low: {low:g} high: {high:.9g} }} }} to dataset_info.textproto, for which "
+        "maxdl-convert has the flag intensity; or scale all images alike to 0..255 and 8 bits"
     )
