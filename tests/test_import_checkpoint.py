@@ -160,6 +160,7 @@ def test_a_checkpoint_of_another_variant_is_told_in_one_line_and_leaves_nothing(
     [
         ({"config_file": "nowhere.textproto"}, "nowhere.textproto: there is no such file"),
         ({"deeplab2_checkpoint": "nowhere/ckpt-1"}, "nowhere/ckpt-1 is no checkpoint"),
+        ({"torch_checkpoint": "file.pth"}, "give either --deeplab2_checkpoint or --torch_checkpoint"),
         ({"output": "."}, "--output . exists and is not an empty folder"),
     ],
 )
