@@ -1,5 +1,7 @@
-# make demo | test | test-slow | lint | clean. Each makes the environment .venv first, once.
+# make demo | nuclei | test | test-slow | lint | clean. Each makes the environment .venv first, once.
 #
+#   make nuclei DATA=FOLDER              the data set of docs/nuclei.md, in the COCO panoptic format
+#   make nuclei DATA=FOLDER OVERRIDE='training { steps: 100 }'   a field of its experiment
 #   make test PYTHON=python3.12          another Python (3.9 to 3.13; it decides which TensorFlow is installed)
 #   make test VENV=.venv312              another place for the environment
 #   make test TESTS="tests/losses -x"    other arguments for pytest
@@ -22,11 +24,32 @@ STACK := $(STACK_$(PYTHON_VERSION))
 CONSTRAINTS := .ci/constraints-$(STACK).txt
 READY := $(VENV)/.ready-$(PYTHON_VERSION)
 
-.PHONY: demo test test-slow lint clean python_is_supported
+.PHONY: demo nuclei test test-slow lint clean python_is_supported
 
 demo: $(READY)
 	@echo "==> demo: draws a data set, trains on it, evaluates, exports, predicts"
 	@$(BIN)/python -m maxdl_tf.demo
+
+# Each command is printed and can be typed by hand. After an interruption, the training resumes.
+nuclei: OUT := nuclei_output
+nuclei: export NUCLEI_TFRECORDS := $(OUT)/tfrecords
+nuclei: export PATH := $(abspath $(BIN)):$(PATH)
+nuclei: MODEL := --config_file configs/nuclei/max_deeplab_tiny_129.textproto
+nuclei: $(READY)
+	@if [ ! -d "$(DATA)/train" ]; then \
+	    echo "make: wanted the folder of the nuclei, which docs/nuclei.md describes: make nuclei DATA=FOLDER" >&2; exit 2; fi
+	@echo "==> nuclei: checks and converts the data, trains, evaluates, exports, predicts; about an hour on 2 cores"
+	maxdl-check-data coco_panoptic --image_dir "$(DATA)/train" --annotation_file "$(DATA)/annotations/panoptic_train.json" \
+	    --image_dir "$(DATA)/val" --annotation_file "$(DATA)/annotations/panoptic_val.json"
+	maxdl-convert coco_panoptic --image_dir "$(DATA)/train" --annotation_file "$(DATA)/annotations/panoptic_train.json" \
+	    --output_dir $(OUT)/tfrecords --split train --overwrite
+	maxdl-convert coco_panoptic --image_dir "$(DATA)/val" --annotation_file "$(DATA)/annotations/panoptic_val.json" \
+	    --output_dir $(OUT)/tfrecords --split val --overwrite
+	maxdl-train $(MODEL) --mode train_and_eval --model_dir $(OUT)/model $(if $(OVERRIDE),--override '$(OVERRIDE)')
+	maxdl-eval $(MODEL) --checkpoint $(OUT)/model --report $(OUT)/report.html --pictures $(OUT)/pictures
+	rm -rf $(OUT)/export
+	maxdl-export $(MODEL) --checkpoint $(OUT)/model --export_dir $(OUT)/export/1
+	maxdl-predict --model $(OUT)/export --input "$(DATA)/val" --output $(OUT)/predictions --overwrite
 
 test: $(READY)
 	@echo "==> tests on TensorFlow $(STACK:tf%=%), Python $(PYTHON_VERSION)"
@@ -46,7 +69,7 @@ lint: $(READY)
 
 clean:
 	@echo "==> removing environments, generated files and what the demo made"
-	@rm -rf .venv* build dist *.egg-info maxdl_tf/protos/*_pb2.py demo_output .pytest_cache .ruff_cache
+	@rm -rf .venv* build dist *.egg-info maxdl_tf/protos/*_pb2.py demo_output nuclei_output .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The package is installed in place, so that only a change of requirements or protos asks for a new install.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -81,3 +83,11 @@ def examples_of_config(path: Path) -> Iterator[Example]:
 def examples_of_help(module) -> Iterator[Example]:
     """The commands in the help of a command: its module's docstring."""
     yield from examples_of_text(module.__doc__ or "", f"help of {module.__name__}")
+
+
+def examples_of_make(target: str) -> Iterator[Example]:
+    """The commands that a target of the Makefile runs."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
+    arguments = ["make", "--dry-run", target, "DATA=folder of data"]
+    done = subprocess.run(arguments, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    yield from examples_of_text(done.stdout, f"make {target}")

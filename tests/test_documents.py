@@ -14,7 +14,14 @@ import pytest
 
 from maxdl_tf import check_data, command_help, config
 from maxdl_tf.data_gen import convert
-from tests.examples import code_blocks, documents, examples_of_config, examples_of_document, examples_of_help
+from tests.examples import (
+    code_blocks,
+    documents,
+    examples_of_config,
+    examples_of_document,
+    examples_of_help,
+    examples_of_make,
+)
 from tests.helpers import REPOSITORY, SCRIPTS
 from tests.test_configs import CONFIGS
 
@@ -31,6 +38,7 @@ EXAMPLES = [
     *(example for path in DOCUMENTS for example in examples_of_document(path)),
     *(example for path in CONFIGS for example in examples_of_config(path)),
     *(example for module in COMMANDS for example in examples_of_help(module)),
+    *examples_of_make("nuclei"),
 ]
 every_document = pytest.mark.parametrize("path", DOCUMENTS, ids=[path.name for path in DOCUMENTS])
 
