@@ -329,8 +329,9 @@ def _validate(experiment: experiment_pb2.Experiment, sources: Sequence[_Source],
                 complain(f"{name}.num_classes", "is set", "it is for task: classification; name a dataset_info instead")
             if options.tile and classifies:
                 complain(f"{name}.tile", options.tile, "it is for task: panoptic; drop it")
-            if options.augmentation.HasField("copy_paste") and classifies:
-                complain(f"{name}.augmentation.copy_paste", "is set", "it is for task: panoptic; drop it")
+            for field in ("copy_paste", "rotate", "contrast"):
+                if options.augmentation.HasField(field) and classifies:
+                    complain(f"{name}.augmentation.{field}", "is set", "it is for task: panoptic; drop it")
 
 
 def _validate_dataset(name: str, options: dataset_pb2.DatasetOptions, complain) -> None:

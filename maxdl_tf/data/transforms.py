@@ -28,7 +28,11 @@ class Augmentation:
       flip: Whether to flip images horizontally with probability 1/2.
       color: Whether to change colors (the reference: L only).
       color_magnitude: Factor of the strength of color changes.
-      copy_paste: What to paste of a second image; None for nothing. Classification ignores it.
+      copy_paste: What to paste of a second image; None for nothing.
+      rotate: Whether to rotate by a random multiple of 90 degrees.
+      contrast: Largest relative change of the distances from the mean color.
+
+    Classification ignores the last three.
     """
 
     min_scale: float = 0.5
@@ -38,6 +42,8 @@ class Augmentation:
     color: bool = False
     color_magnitude: float = 1.0
     copy_paste: CopyPaste | None = None
+    rotate: bool = False
+    contrast: float = 0.0
 
     def scales(self) -> np.ndarray:
         """float32 [scales], evenly spaced.
@@ -87,13 +93,23 @@ def train_transform(
     draws = tf.random.stateless_uniform([6 + color_augmentation.NUM_DRAWS], seed)
     scales = augmentation.scales()
     scale = tf.gather(scales, _pick(draws[0], len(scales)))
+    image = tf.cast(image, tf.float32)
+    # Draws of their own, so that the others stay those of the reference's steps.
+    turn, strength = tf.unstack(tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 1)))
+    if augmentation.rotate:
+        quarters = _pick(turn, 4)
+        image = tf.image.rot90(image, quarters)
+        label_map = tf.image.rot90(label_map[:, :, tf.newaxis], quarters)[:, :, 0]
+    if augmentation.contrast:
+        mean = tf.reduce_mean(image, axis=[0, 1])
+        factor = 1.0 + augmentation.contrast * (2.0 * strength - 1.0)
+        image = tf.clip_by_value(mean + factor * (image - mean), 0.0, 255.0)
     if tile:
         sizes = [scaled_size(tf.shape(image)[:2], scale * np.float32(min(crop_size) / tile))]
     else:
         sizes = [resized_size(tf.shape(image)[:2], crop_size, enlarge)]
         if not np.all(scales == 1):
             sizes.append(scaled_size(sizes[0], scale))
-    image = tf.cast(image, tf.float32)
     for size in sizes:
         image = resize_image(image, size)
         label_map = resize_labels(label_map, size)

@@ -332,6 +332,8 @@ def build_augmentation(options: dataset_pb2.AugmentationOptions) -> transforms.A
         flip=options.flip,
         color=options.color,
         color_magnitude=as_written(options, "color_magnitude"),
+        rotate=options.rotate,
+        contrast=as_written(options, "contrast"),
         copy_paste=_build_copy_paste(options.copy_paste) if options.HasField("copy_paste") else None,
     )
 

@@ -175,6 +175,27 @@ def test_a_tile_of_the_size_of_the_crop_has_the_pixels_of_the_image(size):
     np.testing.assert_array_equal(crop[..., 0], crop_labels // 100)
 
 
+def test_rotations_turn_image_and_labels_in_all_four_ways():
+    image, label_map = _coordinates(25, 25)
+    options = {"crop_size": (25, 25), "min_scale": 1, "max_scale": 1, "flip": False, "rotate": True}
+    corners = set()
+    for crop, crop_labels in _crops(image, label_map, 20, **options):
+        np.testing.assert_array_equal(crop[..., 0] * 100 + crop[..., 1], crop_labels)
+        corners.add(int(crop_labels[0, 0]))
+        assert sorted(np.ravel(crop_labels)) == sorted(np.ravel(label_map))
+    assert corners == {0, 24, 2400, 2424}
+
+
+def test_contrast_keeps_the_mean_and_changes_distances_within_its_bounds():
+    image, label_map = _coordinates(25, 25)
+    options = {"crop_size": (25, 25), "min_scale": 1, "max_scale": 1, "flip": False}
+    factors = [
+        np.std(crop[..., 0]) / np.std(image.numpy()[..., 0])
+        for crop, _ in _crops(image + tf.constant([100, 100, 0], tf.uint8), label_map, 30, contrast=0.3, **options)
+    ]
+    assert 0.7 <= min(factors) < 0.8 and 1.2 < max(factors) <= 1.3
+
+
 def test_without_randomness_a_crop_is_the_evaluation_transform():
     image, label_map = _coordinates(66, 98)
     (crop, crop_labels), *_ = _crops(image, label_map, 1, crop_size=(33, 49), min_scale=1, max_scale=1, flip=False)
