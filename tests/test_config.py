@@ -216,10 +216,24 @@ def test_fields_as_dictionaries_are_an_override(write):
         config.fields_to_text({"model": "tiny"})
 
 
-def test_a_classifier_pastes_nothing(write):
-    pasting = "task: classification train_dataset { augmentation { copy_paste {} } }"
-    with pytest.raises(UserError, match=r"train_dataset\.augmentation\.copy_paste is set: it is for task: panoptic"):
-        config.load_experiment(write(GOOD), [pasting])
+@pytest.mark.parametrize(
+    "field, text",
+    [
+        ("augmentation.copy_paste is set", "augmentation { copy_paste {} }"),
+        ("augmentation.rotate is set", "augmentation { rotate: true }"),
+        ("augmentation.contrast is set", "augmentation { contrast: 0.2 }"),
+        ("tile 99", "tile: 99"),
+    ],
+)
+def test_a_classifier_sees_neither_pasted_nor_turned_nor_cut_images(write, field, text):
+    with pytest.raises(UserError, match=re.escape(f"train_dataset.{field}: it is for task: panoptic")):
+        config.load_experiment(write(GOOD), [f"task: classification train_dataset {{ {text} }}"])
+
+
+@pytest.mark.parametrize("overlap", [99, 100])
+def test_tiles_are_larger_than_what_they_share(write, overlap):
+    with pytest.raises(UserError, match=f"eval_dataset.tile_overlap {overlap}: must be less than tile, which is 99"):
+        config.load_experiment(write(GOOD), [f"eval_dataset {{ tile: 99 tile_overlap: {overlap} }}"])
 
 
 def test_a_classifier_has_no_pretrained_part_to_freeze(write):
