@@ -24,6 +24,7 @@ from maxdl_tf.files import storage, textproto
 from maxdl_tf.protos import dataset_pb2, experiment_pb2, model_pb2
 
 EXPERIMENT_FILE = "experiment.textproto"  # The experiment beside the checkpoints of a training.
+KMAX_NAMES = ("kmax_", "lite")  # What the names of kMaX-DeepLab's variants begin with.
 
 _MAX_BASES = 10
 _SUFFIX = ".textproto"
@@ -351,7 +352,7 @@ def _validate_crop(name: str, options: dataset_pb2.DatasetOptions, variant: str,
     if len(crop) not in (1, 2):
         complain(f"{name}.crop_size", list(crop), "wants one number (a square) or two (height, width)")
     # The stride at which features of different depth still have to meet; an encoder alone has no decoder.
-    stride = 32 if variant.startswith("kmax_") and not classifies else 16
+    stride = 32 if variant.startswith(KMAX_NAMES) and not classifies else 16
     if any(side <= stride or side % stride != 1 for side in crop):
         nearest = [max(stride + 1, round((side - 1) / stride) * stride + 1) for side in crop]
         complain(

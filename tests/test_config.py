@@ -159,8 +159,9 @@ def test_sides_of_kmax_deeplab_are_multiples_of_its_stride(write):
         config.load_experiment(write(text))
     config.load_experiment(write(GOOD.replace("crop_size: 129", "crop_size: 81")))
     config.load_experiment(write(text), ["task: classification"])  # An encoder alone.
-    assert {name.startswith("kmax_") for name in VARIANTS if isinstance(VARIANTS[name], KMaXVariant)} == {True}
-    assert {name.startswith("kmax_") for name in VARIANTS if isinstance(VARIANTS[name], MaXVariant)} == {False}
+    for kind, starts in ((KMaXVariant, True), (MaXVariant, False)):
+        names = [name for name, variant in VARIANTS.items() if isinstance(variant, kind)]
+        assert {name.startswith(config.KMAX_NAMES) for name in names} == {starts}
 
 
 def test_a_loss_without_terms_is_refused(write):
