@@ -129,6 +129,7 @@ def advice(low: float, high: float) -> str:
     """What to do about values without a rule: it names the range of a camera, or of the values themselves."""
     if isinstance(high, int) and 0 <= low <= high < 2**16:
         low, high = 0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+    high = high if high > low else low + 1  # All values are equal.
     return (
         f"add intensity {{ range {{ low: {low:g} high: {high:.9g} }} }} to dataset_info.textproto, for which "
         "maxdl-convert has the flag intensity; or scale all images alike to 0..255 and 8 bits"
