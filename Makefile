@@ -38,7 +38,7 @@ nuclei: MODEL := --config_file configs/nuclei/max_deeplab_tiny_129.textproto
 nuclei: $(READY)
 	@if [ ! -d "$(DATA)/train" ]; then \
 	    echo "make: wanted the folder of the nuclei, which docs/nuclei.md describes: make nuclei DATA=FOLDER" >&2; exit 2; fi
-	@echo "==> nuclei: checks and converts the data, trains, evaluates, exports, predicts; about an hour on 2 cores"
+	@echo "==> nuclei: checks and converts the data, trains, evaluates, exports, predicts; the training takes about half an hour"
 	maxdl-check-data coco_panoptic --image_dir "$(DATA)/train" --annotation_file "$(DATA)/annotations/panoptic_train.json" \
 	    --image_dir "$(DATA)/val" --annotation_file "$(DATA)/annotations/panoptic_val.json"
 	maxdl-convert coco_panoptic --image_dir "$(DATA)/train" --annotation_file "$(DATA)/annotations/panoptic_train.json" \

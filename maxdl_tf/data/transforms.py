@@ -94,8 +94,8 @@ def train_transform(
     scales = augmentation.scales()
     scale = tf.gather(scales, _pick(draws[0], len(scales)))
     image = tf.cast(image, tf.float32)
-    # Draws of their own, so that the others stay those of the reference's steps.
-    turn, strength = tf.unstack(tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 1)))
+    if augmentation.rotate or augmentation.contrast:  # Their draws leave those of the other changes as they are.
+        turn, strength = tf.unstack(tf.random.stateless_uniform([2], tf.random.experimental.stateless_fold_in(seed, 1)))
     if augmentation.rotate:
         quarters = _pick(turn, 4)
         image = tf.image.rot90(image, quarters)
