@@ -172,6 +172,7 @@ def test_a_folder_of_exports_is_its_highest_version(workplace, tmp_path):
 def test_predictions_of_the_document(documented, workplace):
     result = documented["result"]
     assert {segment.id for segment in result.segments} == set(np.unique(result.label_map)) - {0}
+    np.testing.assert_array_equal(documented["label_map"], result.label_map)  # By the post-processing in NumPy.
     assert documented["metric"].result().all.pq > 0.9  # The network of these tests segments its images well.
     with Image.open(workplace / "overlay.png") as overlay:
         np.testing.assert_array_equal(np.asarray(overlay), np.asarray(result.overlay()))
