@@ -22,7 +22,7 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from maxdl_tf.class_table import DatasetInfo
 
-_BAND_ROWS = 16  # Rows of pixels whose logits are in memory at a time.
+_BAND_ROWS = 16  # Rows of pixels whose logits are in memory at a time; a multiple of any stride.
 _MOST_SEGMENTS = 4096  # Of an image whose things are split.
 _NOBODY = -1  # Slot or segment of void pixels: the entry behind the last one in a table that has one for void.
 
@@ -305,9 +305,11 @@ def _resized_bands(logits: np.ndarray, stride: int) -> Iterator[np.ndarray]:
     Bilinear, with aligned corners. The order of the operations is TensorFlow's, so that the bits are the same.
     """
     height, width = (stride * (side - 1) + 1 for side in logits.shape[:2])
-    wide = _interpolated(logits, np.arange(width), stride, axis=1)
     for top in range(0, height, _BAND_ROWS):
-        yield _interpolated(wide, np.arange(top, min(top + _BAND_ROWS, height)), stride, axis=0)
+        rows = np.arange(top, min(top + _BAND_ROWS, height))
+        low = logits[top // stride : rows[-1] // stride + 2]
+        wide = _interpolated(low, np.arange(width), stride, axis=1)
+        yield _interpolated(wide, rows - top, stride, axis=0)
 
 
 def _interpolated(values: np.ndarray, places: np.ndarray, stride: int, axis: int) -> np.ndarray:

@@ -69,7 +69,7 @@ def assert_same_segments(segments: numpy_postprocess.Segments, graph: list[np.nd
 
 def random_shape(generator: np.random.Generator) -> tuple[int, int, int]:
     """(height, width, slots) of mask logits."""
-    return tuple(generator.integers((1, 1, 1), (18, 18, 25)).tolist())
+    return tuple(generator.integers((1, 1, 2), (18, 18, 25)).tolist())
 
 
 def random_postprocessor(
@@ -80,18 +80,18 @@ def random_postprocessor(
     options = {}
     if "mask_wise" in kind:
         exponents = generator.choice([0.0, 0.5, 1.0, 2.0], 2).tolist()
-        options = {"overlap_threshold": float(generator.choice([0.0, 0.5, 0.8]))}
+        options = {"overlap_threshold": float(generator.choice([0.0, 0.4, 0.8]))}
         options |= dict(zip(("class_exponent", "mask_exponent"), exponents))
     if "split" in kind:
         options |= {"split_min_area": int(generator.choice([0, 9, 25]))}
         options |= {"split_connectivity": 1 + number % 2}
     return Postprocessor(
         TABLE,
-        class_threshold=float(generator.choice([0.0, 0.3, 0.7])),
+        class_threshold=float(generator.choice([0.0, 0.4, 0.7])),
         stuff_class_threshold=[None, 0.5][generator.integers(2)],
         pixel_threshold=float(generator.choice([0.4, 0.5, 0.7])),
-        thing_area_limit=int(area * generator.uniform(0, 0.7)),
-        stuff_area_limit=int(area * generator.uniform(0, 1.5)),
+        thing_area_limit=int(area * generator.uniform(0, 0.4)),
+        stuff_area_limit=int(area * generator.uniform(0, 1)),
         output_stride=stride,
         enlarge=bool(generator.integers(2)),
         **options,
