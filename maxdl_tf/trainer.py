@@ -87,6 +87,8 @@ def main(argv: list[str]) -> int | None:
         from maxdl_tf.training.interruption import StopSignals
         from maxdl_tf.training.step import StopTraining
 
+    if mode.trains:
+        distribution.set_intra_op_threads(experiment.training.intra_op_threads)
     strategy = distribution.create_strategy(_STRATEGY.value, _TPU.value)
     if not mode.trains:
         this_run = Run(experiment, model_dir, strategy, **mode._asdict())

@@ -19,12 +19,15 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import class_table, trainer
+from maxdl_tf import class_table, config, trainer
+from maxdl_tf.benchmarks import measure
 from maxdl_tf.checkpoints.folder import checkpoint_paths
 from maxdl_tf.data.examples import encode_panoptic_example
+from maxdl_tf.errors import UserError
 from maxdl_tf.files import folder_lock
 from maxdl_tf.files.folder_lock import FolderLock
 from maxdl_tf.tasks.panoptic import PanopticTask
+from maxdl_tf.training import distribution
 from maxdl_tf.training.optimizers import PolySchedule
 from tests.helpers import REPOSITORY, command_here, in_process
 from tests.training import fakes
@@ -370,6 +373,22 @@ def train(run_here, tmp_path):
         return done.stderr.splitlines()
 
     return train
+
+
+def test_threads_of_an_operation_are_set_before_a_device_is_used(config_file, tmp_path, monkeypatch, capsys):
+    done = []
+
+    def create_strategy(*arguments):
+        done.append("devices")
+        raise UserError("no device")
+
+    monkeypatch.setattr(distribution, "set_intra_op_threads", done.append)
+    monkeypatch.setattr(distribution, "create_strategy", create_strategy)
+    override = "--override=training { intra_op_threads: 1 }"
+    assert in_process(trainer, f"--config_file={config_file}", f"--model_dir={tmp_path / 'model'}", override) == 2
+    with pytest.raises(UserError, match="no device"):
+        measure.train(config.load_experiment(str(config_file), [override.partition("=")[2]]), steps=1)
+    assert done == [1, "devices", 1, "devices"]
 
 
 def test_a_model_dir_that_another_training_uses_is_refused(train, config_file, tmp_path, capsys):

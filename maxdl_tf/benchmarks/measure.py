@@ -55,6 +55,7 @@ def train(experiment: experiment_pb2.Experiment, *, steps: int) -> dict[str, Any
     started = time.monotonic()
     options = experiment.train_dataset
     task = PanopticTask(experiment, for_training=True)
+    distribution.set_intra_op_threads(experiment.training.intra_op_threads)
     strategy = distribution.create_strategy("one_device")
     state = run.build_state(task, strategy)
     parts = experiment.training.accumulate_steps

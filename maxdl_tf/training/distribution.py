@@ -51,6 +51,16 @@ def create_strategy(name: str = "auto", tpu: str | None = None) -> tf.distribute
     return tf.distribute.OneDeviceStrategy(devices[0])
 
 
+def set_intra_op_threads(threads: int) -> None:
+    """Sets the number of CPU threads that one operation uses; 0 keeps TensorFlow's default, one for each core.
+
+    TensorFlow reads the number once, when a process first uses a device. A later call has no effect.
+    """
+    if threads:
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+
+
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes the checkpoints and metrics, which all workers share."""
     resolver = strategy.cluster_resolver

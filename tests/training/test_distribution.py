@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 import tensorflow as tf
@@ -32,6 +34,22 @@ def test_what_cannot_be(arguments, complaint, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     with pytest.raises(UserError, match=complaint):
         distribution.create_strategy(*arguments)
+
+
+def test_threads_of_an_operation():
+    program = """
+import tensorflow as tf
+from maxdl_tf.training import distribution
+threads = tf.config.threading.get_intra_op_parallelism_threads
+distribution.set_intra_op_threads(0)
+before = threads()
+distribution.set_intra_op_threads(1)
+distribution.create_strategy()
+distribution.set_intra_op_threads(2)  # TensorFlow has started.
+print(before, threads())
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["0", "1"]
 
 
 def test_automatic_follows_flags_and_environment(monkeypatch):
