@@ -1,4 +1,4 @@
-"""Demonstrates all of MaX-DeepLab on a small machine, in about a quarter of an hour.
+"""Demonstrates all of MaX-DeepLab on a small machine, in about ten minutes.
 
 Draws a data set and converts it to TFRecord, trains a small model, measures its panoptic quality, exports a SavedModel,
 and predicts images that it has not seen. Each step is a command of the package. It is printed before it runs and can be
