@@ -39,7 +39,7 @@ def test_another_experiment_wins_and_what_changes_predictions_is_said(model_dir,
     assert list(experiment.eval_dataset.crop_size) == [81]
     assert capsys.readouterr().err == (
         f"warning: {model_dir}/experiment.textproto, with which the checkpoint was trained, differs from this "
-        "experiment: model.num_slots 9 instead of 16, model.postprocess.class_threshold 0.6 instead of 0.7, "
+        "experiment: model.num_slots 9 instead of 16, model.postprocess.class_threshold 0.6 instead of 0.4, "
         "train_dataset.crop_size 81 instead of 129, eval_dataset.crop_size 81 instead of 129; drop --config_file to "
         "use it\n"
     )
