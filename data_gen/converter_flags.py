@@ -63,6 +63,8 @@ def read_output(flag_values: flags.FlagValues) -> Output:
       UserError: The values do not fit together.
     """
     beam_pipeline.check_flags(flag_values)
+    if "intensity" in flag_values:
+        read_intensity(flag_values["intensity"])  # Before the long search for classes.
     return Output(
         directory=flag_values.output_dir,
         split=flag_values.split,

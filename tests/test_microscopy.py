@@ -112,15 +112,13 @@ def test_an_experiment_with_a_table_of_its_own_takes_the_rule_of_its_shards(cell
 
 def test_without_a_rule_the_converter_names_the_flag(cells, capsys):
     assert _convert(cells) == 2
-    assert "add intensity { range { low: 0 high: 4095 } } to dataset_info.textproto, for which maxdl-convert has" in (
-        complaint(capsys)
-    )
+    assert "such as maxdl-convert --intensity 'range { low: 0 high: 4095 }' for 12 bits, which" in complaint(capsys)
     full = np.arange(0, 60_000, 50, dtype=np.uint16).reshape(30, 40)
     Image.fromarray(full).save(cells / "images" / "a.tif")
     assert _convert(cells) == 2
-    assert "a.tif: values 0 to 59950 of more than 8 bits; add intensity { range { low: 0 high: 65535 } }" in (
-        complaint(capsys)
-    )
+    assert "a.tif: values 0 to 59950 of more than 8 bits; convert the training data with a rule" in complaint(capsys)
+    assert _convert(cells, "--intensity=0-4095", "--image_dir=nowhere") == 2  # Before anything is read.
+    assert "--intensity '0-4095': there is no field 0-4095; choose one of range, percentiles" in complaint(capsys)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +151,7 @@ def test_a_check_of_files_knows_tiff_and_the_rule(cells):
     content = (cells / "images" / "a.tif").read_bytes()
     assert [kind for kind, _ in inspect_image(content, source_files.FORMATS, Range(0, 4095)).faults] == []
     (fault,) = inspect_image(content, source_files.FORMATS).faults
-    assert fault[0] == "image-format" and "add intensity" in fault[1]
+    assert fault[0] == "image-format" and "--intensity" in fault[1]
     assert ("image-format", "a TIFF file") in inspect_image(content, intensity=Range(0, 4095)).faults  # In a record.
 
 

@@ -284,6 +284,7 @@ def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_p
         ({"--output": f"{__file__}/out"}, "is not a folder that can be written to"),
         ({"--min_score": "2"}, "--min_score"),
         ({"--tile": "64", "--tile_overlap": "64"}, "--tile_overlap 64 must be less than --tile 64"),
+        ({"--tile_overlap": "8"}, "--tile_overlap 8 has no effect on whole images; drop it, or add --tile"),
         (
             {"--tile": "97", "--visualize": "features"},
             "--visualize shows one run of the network, and --tile makes many",

@@ -127,10 +127,12 @@ def too_dark(name: str, found: tuple[float, float] = (0, DARK_16_BIT - 1)) -> No
 
 def advice(low: float, high: float) -> str:
     """What to do about values without a rule: it names the range of a camera, or of the values themselves."""
+    origin = "the values of this image"
     if isinstance(high, int) and 0 <= low <= high < 2**16:
-        low, high = 0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if high < 2**bits)
+        low, high, origin = 0, 2**bits - 1, f"{bits} bits"
     high = high if high > low else low + 1  # All values are equal.
     return (
-        f"add intensity {{ range {{ low: {low:g} high: {high:.9g} }} }} to dataset_info.textproto, for which "
-        "maxdl-convert has the flag intensity; or scale all images alike to 0..255 and 8 bits"
+        f"convert the training data with a rule, such as maxdl-convert --intensity 'range {{ low: {low:g} high: "
+        f"{high:.9g} }}' for {origin}, which the model then keeps; or scale all images alike to 0..255 and 8 bits"
     )

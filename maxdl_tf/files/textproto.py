@@ -42,11 +42,13 @@ def parse(text: str, message: Message, name: str) -> Message:
         return text_format.Parse(text, message)
     except text_format.ParseError as error:
         reason = re.sub(r"^\d+:\d+ : ", "", str(error))
-        unknown = re.match(r'Message type "([\w.]+)" has no field named "(\w+)"', reason)
+        unknown = re.match(r'Message type "([\w.]+)" has no field named "([^"]+)"', reason)
         if unknown:
             fields = message.DESCRIPTOR.file.pool.FindMessageTypeByName(unknown[1]).fields_by_name
             close = difflib.get_close_matches(unknown[2], fields, n=1)
-            reason += f" Did you mean {close[0]}?" if close else f" Its fields are {', '.join(fields)}."
+            reason = f"there is no field {unknown[2]}; " + (
+                f"did you mean {close[0]}?" if close else f"choose one of {', '.join(fields)}"
+            )
         choice = re.search(r'Enum type "([\w.]+)" has no value named', reason)
         if choice:
             values = message.DESCRIPTOR.file.pool.FindEnumTypeByName(choice[1]).values_by_name

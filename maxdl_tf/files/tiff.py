@@ -25,6 +25,7 @@ _KIND, _BITS, _DESCRIPTION, _ORIENTATION, _PLANAR = 254, 258, 270, 274, 284
 _SMALLER_COPY, _MASK = 1, 4  # Bits of the kind of a page.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # Photometric interpretations.
 _ALPHA = ((1,), (2,))  # Kinds of the extra samples.
+_APART = 2  # Planar configuration: a plane for each sample.
 
 
 def bits(image: Image.Image) -> int:
@@ -49,8 +50,11 @@ def beyond_pillow(source: IO[bytes], exact: bool) -> str:
         if re.match(r"ImageJ=.*^images=(?!1$)", str(tags.get(_DESCRIPTION)), re.MULTILINE | re.DOTALL):
             return "several pages"  # One entry may stand for all pages of a large stack.
         # If colors lie apart, Pillow takes their 16 bits for 8.
-        if len(image.getbands()) > 1 and bits(image) > 8 and (exact or tags.get(_PLANAR) == 2):
+        bands, lie_apart = len(image.getbands()), tags.get(_PLANAR) == _APART
+        if bands > 1 and bits(image) > 8 and (exact or lie_apart):
             return "colors of 16 bits"
+        if bands == 4 and lie_apart:
+            return "four planes"
         for number in range(1, image.n_frames):
             image.seek(number)
             if image.size == size and not image.tag_v2.get(_KIND, 0) & (_SMALLER_COPY | _MASK):
@@ -112,6 +116,11 @@ def _channels(series: tifffile.TiffPageSeries, name: str) -> tuple[int | None, i
     if not more:
         return None, 1
     channels = shape[axes.index(more[0])]
+    if more == ["S"] and channels == 4 and page.planarconfig == _APART:  # tifffile writes any four slices so.
+        raise UserError(
+            f"{name}: four planes, which may be a stack or RGB with alpha; save each slice as a file of its own, or an "
+            "image as RGB"
+        )
     is_alpha = channels in (2, 4) and tuple(page.extrasamples)[-1:] in _ALPHA
     if more == ["S"] and (is_alpha or (channels == 4 and page.photometric == _RGB)):
         channels -= 1

@@ -72,6 +72,8 @@ class FileOptions:
           UserError: The tiles are impossible, or another option needs the network's view of the whole image.
         """
         found = predictor.in_tiles(self.tile, self.tile_overlap)
+        if self.tile_overlap is not None and not isinstance(found, TiledPredictor):
+            raise UserError(f"--tile_overlap {self.tile_overlap} has no effect on whole images; drop it, or add --tile")
         flag = "--diagnose" if self.diagnose else "--visualize features" if self.features else None
         if flag and isinstance(found, TiledPredictor):
             raise UserError(f"{flag} shows one run of the network, and this model sees tiles; drop it, or add --tile 0")

@@ -51,7 +51,7 @@ def test_values_that_are_not_finite_are_refused(value):
     ],
 )
 def test_without_a_rule_the_error_names_one_for_this_image(values, range_):
-    with pytest.raises(NoIntensityRule, match=rf"a\.tif: .* add intensity {{ range {{ {range_} }} }} to dataset_info"):
+    with pytest.raises(NoIntensityRule, match=rf"a\.tif: .* --intensity 'range {{ {range_} }}' for "):
         in_8_bits(values, "a.tif", None)
 
 

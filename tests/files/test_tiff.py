@@ -79,6 +79,15 @@ def test_planes_of_color_of_16_bits_are_not_taken_for_8_bits(tifffile, tmp_path)
     np.testing.assert_array_equal(images.read_image(path), COLORS >> 4)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_four_planes_may_be_a_stack(tifffile, tmp_path, dtype):
+    """tifffile has written arrays of this shape so by default."""
+    path = str(tmp_path / "a.tif")
+    tifffile.imwrite(path, np.ones((4, 6, 8), dtype), photometric="rgb", planarconfig="separate")
+    with pytest.raises(UserError, match=r"a\.tif: four planes, which may be a stack or RGB with alpha; save each slice"):
+        images.read_image(path, intensity=RULE)
+
+
 STACKS = {
     "slices": ((5, 6, 8), "ZYX", r"a stack of 5 slices \(z\) of 8 x 6 pixels; save each image as a file of its own"),
     "times and slices": ((4, 3, 2, 6, 8), "TZCYX", r"a stack of 4 times \(t\) x 3 slices \(z\) x 2 channels of 8 x 6"),
