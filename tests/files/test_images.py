@@ -226,7 +226,7 @@ def test_what_16_bits_hold_is_never_shown_almost_black(tmp_path, kind, bits, sho
     if shown:
         np.testing.assert_array_equal(images.read_image(path)[..., 0], values >> 8)
     else:
-        with pytest.raises(UserError, match=r"a\.\w+: all values are below 16,384 of 65,535.*add intensity.*scale all"):
+        with pytest.raises(UserError, match=r"a\.\w+: all values are below 16,384 of 65,535.*--intensity .*scale all"):
             images.read_image(path)
 
 
@@ -245,7 +245,7 @@ def test_label_pngs_with_channels_of_16_bits_are_refused_by_all_readers(tmp_path
     "values, message",
     [
         ([[0, 255]], "all values are below 16,384"),
-        ([[0, 2**31 - 1]], r"values 0 to 2147483647, beyond 0\.\.65535; add intensity"),
+        ([[0, 2**31 - 1]], r"values 0 to 2147483647, beyond 0\.\.65535; convert the training data"),
         ([[-5, 60_000]], r"values -5 to 60000, beyond"),
         ([[0, 60_000]], None),
     ],
