@@ -37,6 +37,8 @@ COMMANDS = _commands()
 # Functions that are reached with other arguments, or not at all, and why.
 EXCEPTIONS = {
     ("maxdl_tf.beam_pipeline", "run_chunks"): "an option of Beam",
+    ("maxdl_tf.data_gen.converter_flags", "read_intensity"): "called by converters that have the flag",
+    ("maxdl_tf.files.intensity", "advice"): "Cityscapes, ADE20K and shapes have 8 bits",
     ("maxdl_tf.tasks.run", "check_devices"): "only a training checks its devices",
     ("maxdl_tf.tasks.run", "evaluate"): "of Run, which maxdl-train alone starts",
     ("maxdl_tf.training.distribution", "create_strategy"): "maxdl-benchmark names no strategy, maxdl-eval no TPU",
