@@ -130,8 +130,8 @@ def test_text_round_trip(write):
 @pytest.mark.parametrize(
     "change, line, complaint",
     [
-        (("steps: 50", "stepz: 50"), 9, 'there is no field stepz; did you mean steps?'),
-        (("steps: 50", "xyz: 50"), 9, 'there is no field xyz; choose one of steps, seed, '),
+        (("steps: 50", "stepz: 50"), 9, "there is no field stepz; did you mean steps?"),
+        (("steps: 50", "xyz: 50"), 9, "there is no field xyz; choose one of steps, seed, "),
         (("crop_size: 129", "crop_size: 128"), 5, r"\(97, 128\).*16k\+1.*try 97 and 129"),
         (("crop_size: 129", "crop_size: 129 crop_size: 65"), 5, "one number"),
         (("steps: 50", "precision: bfloat"), 9, 'no value named "?bfloat"?. Its values are float32, mixed_'),
@@ -139,7 +139,7 @@ def test_text_round_trip(write):
         (("learning_rate: 0.01", "learning_rate: nan"), 10, "must be a finite number"),
         (('file_pattern: "${CONFIG_DIR}/train-*.tfrecord"', ""), 3, "file_pattern is not set"),
         (('variant: "tiny" ', ""), 2, "model.variant is not set"),
-        (("num_slots: 16 }", "num_slots: 16"), 3, 'there is no field train_dataset'),
+        (("num_slots: 16 }", "num_slots: 16"), 3, "there is no field train_dataset"),
     ],
 )
 def test_a_complaint_names_file_line_and_remedy(write, change, line, complaint):

@@ -84,7 +84,7 @@ def test_four_planes_may_be_a_stack(tifffile, tmp_path, dtype):
     """tifffile has written arrays of this shape so by default."""
     path = str(tmp_path / "a.tif")
     tifffile.imwrite(path, np.ones((4, 6, 8), dtype), photometric="rgb", planarconfig="separate")
-    with pytest.raises(UserError, match=r"a\.tif: four planes, which may be a stack or RGB with alpha; save each slice"):
+    with pytest.raises(UserError, match=r"a\.tif: four planes, which may be a stack or RGB with alpha; save each"):
         images.read_image(path, intensity=RULE)
 
 

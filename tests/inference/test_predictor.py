@@ -106,7 +106,7 @@ def test_an_overlay_shows_the_segments(predictor):
         (np.zeros((1, 4, 4, 3), np.uint8), "pass one image at a time"),
         (np.zeros((0, 4, 3), np.uint8), "check how the image was read"),
         (b"JPEG", "image bytes: want a path, a PIL image or a uint8 [height, width, 3] array"),
-        (Image.new("F", (4, 4)), "PIL image: floating-point values 0 to 0; convert the training data with a rule, such as maxdl-convert --intensity 'range { low: 0 high: 1 }'"),
+        (Image.new("F", (4, 4)), "PIL image: floating-point values 0 to 0; convert the training data with a rule"),
     ],
 )
 def test_what_is_no_image_is_refused(predictor, image, advice):
