@@ -116,7 +116,8 @@ def _channels(series: tifffile.TiffPageSeries, name: str) -> tuple[int | None, i
     if not more:
         return None, 1
     channels = shape[axes.index(more[0])]
-    if more == ["S"] and channels == 4 and page.planarconfig == _APART:  # tifffile writes any four slices so.
+    # Some versions of tifffile write four slices so.
+    if more == ["S"] and channels == 4 and page.planarconfig == _APART:
         raise UserError(
             f"{name}: four planes, which may be a stack or RGB with alpha; save each slice as a file of its own, or an "
             "image as RGB"
