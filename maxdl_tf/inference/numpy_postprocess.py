@@ -222,7 +222,8 @@ class NumpyPostprocessor:
         """
         structure = ndimage.generate_binary_structure(2, self.split_connectivity)
         part, slot_of_part = np.zeros(owner.shape, int), [_NOBODY]  # Parts count from 1.
-        for slot in np.flatnonzero(is_thing):
+        present = np.unique(owner[owner != _NOBODY])
+        for slot in present[is_thing[present]]:
             number, count = ndimage.label(owner == slot, structure)
             part = np.where(number > 0, number + len(slot_of_part) - 1, part)
             slot_of_part += [slot] * count
