@@ -1,4 +1,4 @@
-"""Class tables: the classes of a data set, as a textproto or built from categories.
+"""Class tables: the classes of a data set, as a textproto, as JSON, or built from categories.
 
 The class table also has the rule by which the images of the data set get 8 bits.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import dataclasses
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from maxdl_tf.protos import dataset_pb2
 
 FILE_NAME = "dataset_info.textproto"  # File of the class table in the folder of the shards.
+JSON_FILE_NAME = "dataset_info.json"  # The same in exports, for programs without protocol buffers.
 _BLACK = (0, 0, 0)
 
 
@@ -227,6 +229,20 @@ def to_text(info: DatasetInfo) -> str:
         limits = message.intensity.range if isinstance(info.intensity, Range) else message.intensity.percentiles
         limits.low, limits.high = info.intensity.low, info.intensity.high
     return text_format.MessageToString(message)
+
+
+def to_json(info: DatasetInfo) -> str:
+    """Formats a class table as JSON: attributes of `DatasetInfo` by name, with a line for each row of `classes`.
+
+    `intensity` is {"range": {"low": 0.0, "high": 4095.0}} or the same with "percentiles"; it is absent without a rule.
+    """
+    names = ("name", "label_divisor", "ignore_label", "void", "thing_ids", "class_order")
+    table = {name: getattr(info, name) for name in names}
+    if info.intensity:
+        kind = "range" if isinstance(info.intensity, Range) else "percentiles"
+        table["intensity"] = {kind: dataclasses.asdict(info.intensity)}
+    rows = ",\n  ".join(json.dumps(dataclasses.asdict(row)) for row in info.classes)
+    return f'{json.dumps(table)[:-1]}, "classes": [\n  {rows}\n]}}\n'
 
 
 def of_dataset(options: dataset_pb2.DatasetOptions, name: str = "the data set") -> DatasetInfo:

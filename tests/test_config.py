@@ -1,5 +1,6 @@
 """What a person gets for a good and for a bad experiment file."""
 
+import json
 import math
 import os
 import re
@@ -256,6 +257,22 @@ def test_dataset_info_round_trip():
     assert info.by_id[1].color == (255, 0, 0)
     assert info.num_semantic_channels == 3
     assert class_table.parse(class_table.to_text(info)) == info
+
+
+def test_dataset_info_as_json():
+    info = class_table.parse(
+        INFO.replace("sky", "sky \u00e9") + "ignore_label: 9 intensity { percentiles { low: 1 high: 99 } }"
+    )
+    table = json.loads(class_table.to_json(info))
+    rows = table.pop("classes")
+    assert rows[0] == {"id": 1, "name": "disk", "is_thing": True, "color": [255, 0, 0], "source_id": 7}
+    assert [row["name"] for row in rows] == ["disk", "sky \u00e9"]
+    assert table.pop("intensity") == {"percentiles": {"low": 1.0, "high": 99.0}}
+    assert table == {
+        **{"name": "two", "label_divisor": 256, "ignore_label": 9, "void": 9 * 256},
+        **{"thing_ids": [1], "class_order": [1, 2]},
+    }
+    assert "intensity" not in json.loads(class_table.to_json(class_table.parse(INFO)))
 
 
 def test_source_ids_may_be_0():

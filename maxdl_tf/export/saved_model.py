@@ -108,8 +108,11 @@ def export_saved_model(
             segmenter,
             dataset_info.void,
             options,
-            _write(os.path.join(assets, class_table.FILE_NAME), class_table.to_text(dataset_info)),
-            _write(os.path.join(assets, EXPORT_INFO_FILE), json.dumps(info, indent=2) + "\n"),
+            {
+                "dataset_info": _write(assets, class_table.FILE_NAME, class_table.to_text(dataset_info)),
+                "dataset_info_json": _write(assets, class_table.JSON_FILE_NAME, class_table.to_json(dataset_info)),
+                "export_info": _write(assets, EXPORT_INFO_FILE, json.dumps(info, indent=2) + "\n"),
+            },
             dataset_info.intensity,
         )
         log(f"writing {export_dir}")
@@ -162,7 +165,8 @@ def comparison_images(crop_size: tuple[int, int]) -> dict[str, bytes]:
     return images
 
 
-def _write(path: str, text: str) -> str:
+def _write(folder: str, name: str, text: str) -> str:
+    path = os.path.join(folder, name)
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
     return path

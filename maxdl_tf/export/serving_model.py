@@ -27,7 +27,7 @@ network does not grow with their number. On CPUs this takes no extra time.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,8 +71,7 @@ class ServingModel(tf.Module):
       segmenter: Segmentation to export.
       void: Value of void pixels in panoptic maps.
       options: Limits and optional outputs of the signatures.
-      dataset_info_path: Path of the class table, a textproto; becomes an asset.
-      export_info_path: Path of a JSON file with versions and the origin of the weights; becomes an asset.
+      assets: Paths of files to store with the model, by the names of their attributes.
       intensity: Rule of the class table for PNG files of 16 bits.
 
     Attributes:
@@ -85,13 +84,12 @@ class ServingModel(tf.Module):
         segmenter: ImageSegmenter,
         void: int,
         options: ServingOptions,
-        dataset_info_path: str,
-        export_info_path: str,
+        assets: Mapping[str, str],
         intensity: IntensityRule | None = None,
     ):
         super().__init__(name="maxdl_tf")
-        self.dataset_info = tf.saved_model.Asset(dataset_info_path)
-        self.export_info = tf.saved_model.Asset(export_info_path)
+        for name, path in assets.items():
+            setattr(self, name, tf.saved_model.Asset(path))
         self._void, self._options, self._intensity = void, options, intensity
         one_image = tf.TensorSpec([None, None, 3], tf.uint8, name="image")
 

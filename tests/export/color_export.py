@@ -22,7 +22,8 @@ def save_color_model(path: Path, network: ColorNetwork | None = None, **options)
     export_info.write_text(json.dumps({"crop_size": CROP_SIZE, "postprocess": postprocessor().arguments}))
     score_map = options.get("score_maps", False)
     segmenter = ImageSegmenter(network or ColorNetwork(), postprocessor(), CROP_SIZE, score_map=score_map)
-    model = ServingModel(segmenter, INFO.void, ServingOptions(**options), str(dataset_info), str(export_info))
+    paths = {"dataset_info": str(dataset_info), "export_info": str(export_info)}
+    model = ServingModel(segmenter, INFO.void, ServingOptions(**options), paths)
     tf.saved_model.save(model, str(path), signatures=model.signatures())
     write_warm_up_requests(str(path), CROP_SIZE)
     return path

@@ -141,6 +141,8 @@ def test_an_image_that_is_not_enlarged_keeps_its_size_in_the_crop(tmp_path, unve
 def test_the_class_table_and_the_origin_travel_with_it(exported):
     assets = os.path.join(exported.path, "assets")
     assert class_table.load(os.path.join(assets, "dataset_info.textproto")) == INFO
+    with open(os.path.join(assets, "dataset_info.json")) as file:
+        assert file.read() == class_table.to_json(INFO)
     with open(os.path.join(assets, "export_info.json")) as file:
         info = json.load(file)
     assert (info["checkpoint"], info["tensorflow"], info["crop_size"]) == ("ckpt-7", tf.__version__, list(CROP_SIZE))

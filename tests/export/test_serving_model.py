@@ -26,10 +26,8 @@ OPTIONAL = {"panoptic_png_bytes": ([None], tf.string), "score_map": ([None, None
 
 def _save_and_load(folder, **options):
     """The signatures by name; network and post-processor as in the exports of all tests."""
-    asset = folder / "asset"
-    asset.write_text("")
     segmenter = ImageSegmenter(ColorNetwork(), postprocessor(), CROP_SIZE, score_map=options.get("score_maps", False))
-    model = ServingModel(segmenter, INFO.void, ServingOptions(**options), str(asset), str(asset))
+    model = ServingModel(segmenter, INFO.void, ServingOptions(**options), {})
     tf.saved_model.save(model, str(folder / "model"), signatures=model.signatures())
     return tf.saved_model.load(str(folder / "model"))
 
