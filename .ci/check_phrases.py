@@ -32,7 +32,7 @@ PHRASES = {
     r"\bhad other work to do\b|\bbeside other work\b": '"busy"',
     r"\bwhat (is|are) [\w ]{1,20} of (it|them)\b": "name the parts",
 }
-SUFFIXES = {".py", ".md", ".proto", ".textproto", ".toml", ".c", ".ipynb", ".sh"}
+SUFFIXES = {".py", ".md", ".proto", ".textproto", ".toml", ".c", ".js", ".ipynb", ".sh"}
 FOLDERS = ("maxdl_tf", "data_gen", "protos", "configs", "docs", "tests", ".ci")
 
 

@@ -1,8 +1,9 @@
 """Exports a trained model as a SavedModel, for TensorFlow Serving and maxdl-predict.
 
 Its signatures take encoded images of any sizes (serving_default), pixels (image_tensor) or tf.Examples (tf_example).
-They return panoptic maps of the images' sizes and their segments; maxdl_tf/export/serving_model.py lists names and
-shapes. assets/dataset_info.textproto is the class table. Batch norms are folded into the layers before them.
+They return panoptic maps of the images' sizes and their segments. panoptic_png takes encoded images too and returns
+maps as PNGs, so that answers are small. maxdl_tf/export/serving_model.py lists names and shapes. The class table is
+assets/dataset_info.textproto and assets/dataset_info.json. Batch norms are folded into the layers before them.
 
 Another process loads the export, and its labels are compared with those of the checkpoint's model before the folder
 appears under its name. A failed export leaves nothing. The command runs on the CPU, so it can run beside a training.
@@ -47,14 +48,16 @@ _MAX_PIXELS = flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
-_PNG_OUTPUT = flags.DEFINE_boolean(
-    "png_output",
-    False,
-    "Whether to also return each map as a COCO panoptic PNG (panoptic_png_bytes).",
-    flag_values=FLAGS,
-)
 _SCORE_MAPS = flags.DEFINE_boolean(
     "score_maps", False, "Whether to also return the score of each pixel (score_map).", flag_values=FLAGS
+)
+_NETWORK_BATCH = flags.DEFINE_integer(
+    "network_batch",
+    1,
+    "Largest number of images of a request that the network takes at once. More is for accelerators and multiplies the "
+    "network's memory.",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 _VERIFY_IMAGES = flags.DEFINE_string(
     "verify_images",
@@ -111,7 +114,7 @@ def main(argv: list[str]) -> None:
             "folded": _FOLD.value,
             "weights": _WEIGHTS.value,
         },
-        options=ServingOptions(_MAX_PIXELS.value, png_output=_PNG_OUTPUT.value, score_maps=_SCORE_MAPS.value),
+        options=ServingOptions(_MAX_PIXELS.value, _SCORE_MAPS.value, _NETWORK_BATCH.value),
         images=images,
         min_agreement=min_agreement(_MIN_AGREEMENT.value, _WEIGHTS.value),
         log=print,

@@ -53,15 +53,16 @@ _DATASET_INFO = flags.DEFINE_string(
 )
 _SIGNATURE = flags.DEFINE_enum(
     "signature",
-    "serving_default",
-    ["serving_default", "image_tensor", "tf_example"],
-    "Signature to call; they take files, pixels, or tf.Examples with the files.",
+    None,
+    ["panoptic_png", "serving_default", "image_tensor", "tf_example"],
+    "Signature to call; the first two take files, the others pixels or tf.Examples with the files. Default: "
+    "panoptic_png, whose answers are smallest, or serving_default where the model lacks it.",
     flag_values=FLAGS,
 )
 _REST = flags.DEFINE_boolean(
     "rest",
     False,
-    "Whether to use REST, at port 8501 of TensorFlow Serving. Slower: maps arrive as text.",
+    "Whether to use REST, at port 8501 of TensorFlow Serving, instead of gRPC.",
     flag_values=FLAGS,
 )
 _TIMEOUT_S = flags.DEFINE_float(

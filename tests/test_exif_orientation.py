@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from maxdl_tf import export_model
 from maxdl_tf.inference.predictor import Predictor
-from maxdl_tf.inference.served_model import OUTPUTS, ServedModel
+from maxdl_tf.inference.served_model import ServedModel
 from tests.data_gen.conversion import read_converted, run_convert, save_map
 from tests.files.turned_pictures import save_turned
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, striped_image
@@ -50,8 +50,8 @@ class _Server:
     def __init__(self, path):
         self._model = tf.saved_model.load(str(path))
 
-    def outputs_of(self, signature):
-        return list(OUTPUTS)
+    def signatures(self):
+        return {name: list(function.structured_outputs) for name, function in self._model.signatures.items()}
 
     def predict(self, signature, inputs, num_pixels=0):
         outputs = self._model.signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})
@@ -87,7 +87,7 @@ def test_prediction(photos, wanted, color_export):
         np.testing.assert_array_equal(predictor(path).label_map, wanted, err_msg=f"orientation {orientation}")
 
 
-@pytest.mark.parametrize("signature", ["serving_default", "tf_example", "image_tensor"])
+@pytest.mark.parametrize("signature", ["panoptic_png", "serving_default", "tf_example", "image_tensor"])
 def test_serving_client(photos, upright, wanted, color_export, signature):
     model = ServedModel(_Server(color_export), INFO, signature)
     for orientation, path in photos.items():

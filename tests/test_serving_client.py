@@ -14,7 +14,7 @@ from PIL import Image
 from maxdl_tf import predict, serving_client
 from maxdl_tf.errors import UserError
 from maxdl_tf.inference.predictor import Predictor
-from maxdl_tf.inference.served_model import OUTPUTS, GrpcServer, RequestError, ServedModel
+from maxdl_tf.inference.served_model import GrpcServer, RequestError, ServedModel, outputs_of
 from tests.export.color_export import save_color_model
 from tests.helpers import in_process
 from tests.inference.color_network import BLUE, INFO, RED, striped_image
@@ -75,12 +75,13 @@ def predicted(color_export, photos, tmp_path_factory):
 
 
 @BOTH
-@pytest.mark.parametrize("signature", ["serving_default", "image_tensor", "tf_example"])
+@pytest.mark.parametrize("signature", [None, "serving_default", "image_tensor", "tf_example"])
 def test_the_files_are_those_of_maxdl_predict(
     protocol, signature, servable, color_export, photos, predicted, tmp_path, capsys
 ):
     with STAND_INS[protocol](servable) as address:
-        assert _ask(protocol, address, color_export, photos, tmp_path / "out", f"--signature={signature}") == 0
+        flags = (f"--signature={signature}",) * (signature is not None)
+        assert _ask(protocol, address, color_export, photos, tmp_path / "out", *flags) == 0
     assert "predicted 4 of 4 images" in capsys.readouterr().out
     got, wanted = (json.loads((folder / "panoptic.json").read_text()) for folder in (tmp_path / "out", predicted))
     assert len(wanted["annotations"]) == 4
@@ -98,7 +99,8 @@ def test_a_map_beyond_grpcs_limit_of_4_megabytes_comes_through(servable, color_e
     image, _ = striped_image(1600, 1800)
     Image.fromarray(image).save(tmp_path / "large.png")
     with GrpcStandIn(servable) as address:
-        assert _ask("grpc", address, color_export, tmp_path / "large.png", tmp_path / "out", "--nooverlays") == 0
+        flags = ("--nooverlays", "--signature=serving_default")
+        assert _ask("grpc", address, color_export, tmp_path / "large.png", tmp_path / "out", *flags) == 0
     png = _pixels(tmp_path / "out" / "panoptic")["large.png"]
     label_map = Predictor.from_saved_model(str(color_export))(image).label_map
     np.testing.assert_array_equal(png.astype(np.int32) @ [1, 256, 65536], label_map)
@@ -205,7 +207,8 @@ def test_strange_tensors_over_grpc_are_one_line(dims, content, error, message, t
     from tensorflow_serving.apis import predict_pb2
 
     response = predict_pb2.PredictResponse()
-    for name in OUTPUTS:
+    names = outputs_of("serving_default")
+    for name in names:
         response.outputs[name].CopyFrom(tf.make_tensor_proto([1], tf.float32 if "scores" in name else tf.int32))
     strange = response.outputs["panoptic_map"]
     strange.Clear()
@@ -215,7 +218,7 @@ def test_strange_tensors_over_grpc_are_one_line(dims, content, error, message, t
         strange.int_val.append(7)
     server = GrpcServer("nowhere:1", "shapes")
     monkeypatch.setattr(server, "_call", lambda method, request: response)
-    monkeypatch.setattr(server, "outputs_of", lambda signature: OUTPUTS)
+    monkeypatch.setattr(server, "signatures", lambda: {"serving_default": names})
     Image.fromarray(np.zeros([3, 4, 3], np.uint8)).save(tmp_path / "a.png")
     with pytest.raises(error, match=message):
         ServedModel(server, INFO).predict(str(tmp_path / "a.png"), np.zeros([3, 4, 3], np.uint8))

@@ -18,13 +18,13 @@ from maxdl_tf import class_table
 from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
-from maxdl_tf.export.serving_model import ServingModel, ServingOptions, write_warm_up_requests
+from maxdl_tf.export.serving_model import ServingModel, ServingOptions, png_holds_labels, write_warm_up_requests
 from maxdl_tf.export.verification import Agreement, Reference, verify
 from maxdl_tf.files.new_folder import appears_when_complete, check_new_folder
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
-from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID, encode_label
+from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID
 
 EXPORT_INFO_FILE = "export_info.json"
 _DEFAULT_OPTIONS = ServingOptions()
@@ -90,7 +90,11 @@ def export_saved_model(
     """
     started = time.monotonic()
     check_export_dir(export_dir)
-    check_png_holds_labels(dataset_info, options)
+    if not png_holds_labels(dataset_info):
+        log(
+            f"no signature panoptic_png: labels of {dataset_info.name!r} do not fit into PNGs, whose limit is "
+            f"{MAX_SEGMENT_ID}; it needs a smaller label_divisor than {dataset_info.label_divisor}"
+        )
     images = comparison_images(crop_size) if images is None else images
     with appears_when_complete(export_dir) as temporary, tempfile.TemporaryDirectory() as assets:
         info = {
@@ -101,24 +105,25 @@ def export_saved_model(
             "postprocess": postprocessor.arguments,
             "tile": tiles[0],
             "tile_overlap": tiles[1],
+            "network_batch": options.network_batch,
             **origin,
         }
         segmenter = ImageSegmenter(inference_model or model, postprocessor, crop_size, score_map=options.score_maps)
         exported = ServingModel(
             segmenter,
-            dataset_info.void,
+            dataset_info,
             options,
             {
                 "dataset_info": _write(assets, class_table.FILE_NAME, class_table.to_text(dataset_info)),
                 "dataset_info_json": _write(assets, class_table.JSON_FILE_NAME, class_table.to_json(dataset_info)),
                 "export_info": _write(assets, EXPORT_INFO_FILE, json.dumps(info, indent=2) + "\n"),
             },
-            dataset_info.intensity,
         )
         log(f"writing {export_dir}")
         try:
-            tf.saved_model.save(exported, temporary, signatures=exported.signatures())
-            write_warm_up_requests(temporary, crop_size)
+            signatures = exported.signatures()
+            tf.saved_model.save(exported, temporary, signatures=signatures)
+            write_warm_up_requests(temporary, signatures, crop_size)
         except (OSError, tf.errors.OpError) as error:
             reason = re.sub(r"\{\{.*?\}\} ", "", str(error))  # Names of TensorFlow's nodes.
             raise UserError(f"cannot write {export_dir}: {reason}; is the disk full or read-only?") from error
@@ -139,16 +144,6 @@ def check_export_dir(export_dir: str) -> None:
     """Raises UserError if a SavedModel cannot be written to this path."""
     check_no_pattern(export_dir)
     check_new_folder(export_dir, "export_dir", hint=" (for TF Serving: the next number in the model's folder)")
-
-
-def check_png_holds_labels(dataset_info: DatasetInfo, options: ServingOptions) -> None:
-    """Raises UserError if PNGs are requested and the class table has labels that do not fit into them."""
-    largest = encode_label(max(dataset_info.class_order) + 1, 0, dataset_info.label_divisor) - 1
-    if options.png_output and largest > MAX_SEGMENT_ID:
-        raise UserError(
-            f"labels up to {largest} do not fit into the PNGs of --png_output, whose limit is {MAX_SEGMENT_ID}; give "
-            f"data set {dataset_info.name!r} a smaller label_divisor than {dataset_info.label_divisor}"
-        )
 
 
 def comparison_images(crop_size: tuple[int, int]) -> dict[str, bytes]:

@@ -30,6 +30,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
+from maxdl_tf.panoptic_ids import color_to_id
 from maxdl_tf.structs import PanopticOutputs
 
 RUNNER = os.path.join(os.path.dirname(__file__), "run_saved_model.py")
@@ -117,6 +118,16 @@ class Reference:
         differing = int(self._differs(exported["panoptic_map"], wanted).sum())
         are_ties = 0 < differing <= MOST_TIES * wanted.size and self._proves_ties(image, outputs, exported)
         return Agreement(wanted.size, segments, *((differing, 0) if are_ties else (0, differing)))
+
+    def check_png(self, exported: Mapping[str, np.ndarray]) -> None:
+        """Raises RuntimeError unless the PNG of a SavedModel, if it returned one, is its panoptic map."""
+        png, label_map = exported.get("panoptic_png"), exported["panoptic_map"]
+        if png is None:
+            return
+        if not np.array_equal(color_to_id(png), np.where(label_map == self._void, 0, label_map)):
+            raise RuntimeError(
+                "the exported signature panoptic_png returns another map than serving_default; the export was removed"
+            )
 
     def turned_share(self, encoded: bytes) -> float:
         """Share of an image's pixels whose label turns if the network's input moves by one unit in the last place.
@@ -223,6 +234,7 @@ def verify(
         for name, path in run_in_fresh_process(saved_model, images, folder).items():
             with np.load(path) as exported:
                 agreement = reference.compare(images[name], exported)
+                reference.check_png(exported)
             if agreement.share < min_agreement:
                 turned = reference.turned_share(images[name])
                 if turned >= _SHARE_OF_ROUNDING * (1.0 - agreement.share):

@@ -27,7 +27,6 @@ from maxdl_tf.files import storage
 from maxdl_tf.inference.served_model import (
     RequestError,
     answer_limit,
-    check_signature,
     model_is_missing,
     one_line,
     server_is_missing,
@@ -62,11 +61,13 @@ class RestServer:
         ):
             self._opener.add_handler(handler)
 
-    def outputs_of(self, signature: str) -> list[str]:
+    def signatures(self) -> dict[str, list[str]]:
         metadata = self._field(self._call("/metadata", limit=answer_limit(0)), "metadata")
         signatures = self._field(self._field(metadata, "signature_def"), "signature_def")
-        check_signature(signature, signatures)
-        return list(self._field(self._field(signatures, signature), "outputs"))
+        fields = {name: self._field(signatures, name) for name in signatures}
+        return {
+            name: list(self._field(field, "outputs") if "outputs" in field else []) for name, field in fields.items()
+        }
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray], pixels: int) -> dict[str, np.ndarray]:
         columns = {name: [_as_json(value) for value in batch] for name, batch in inputs.items()}
@@ -78,9 +79,11 @@ class RestServer:
         arrays = {}
         for name, value in self._field(answer, "outputs").items():
             try:
+                if name.endswith("_bytes"):
+                    value = np.array([base64.b64decode(item["b64"], validate=True) for item in value], object)
                 arrays[name] = np.array(value)
-            except ValueError as error:
-                raise self._not_rest(f"the lists of {name!r} have different lengths") from error
+            except (KeyError, TypeError, ValueError) as error:
+                raise self._not_rest(f"output {name!r} cannot be read: {error}") from error
         return arrays
 
     def _field(self, content: Any, name: str) -> Mapping[str, Any]:

@@ -35,6 +35,7 @@ class SegmentTable(NamedTuple):
 
 # Names of the fields among the outputs of an exported model.
 OUTPUT_NAMES = ("num_segments", *(f"segment_{name}" for name in SegmentTable._fields[1:]))
+PNG_OUTPUT = "panoptic_png_bytes"  # TensorFlow Serving's REST encodes outputs with this ending as binary.
 
 
 class ImagePrediction(NamedTuple):
@@ -81,8 +82,15 @@ class ImageSegmenter:
 
     def network_outputs(self, image: tf.Tensor) -> PanopticOutputs:
         """The network's outputs, batch 1, for an image, uint8 [h, w, 3], resized and padded to the crop."""
-        padded, _ = transforms.evaluation_transform(image, self.crop_size, self._postprocessor.enlarge)
-        return self._model(padded[tf.newaxis], training=False)
+        return self.network(self.crop(image)[tf.newaxis])
+
+    def crop(self, image: tf.Tensor) -> tf.Tensor:
+        """An image, uint8 [h, w, 3], resized and padded to the crop: float32 [height, width, 3]."""
+        return transforms.evaluation_transform(image, self.crop_size, self._postprocessor.enlarge)[0]
+
+    def network(self, crops: tf.Tensor) -> PanopticOutputs:
+        """The network's outputs for crops, float32 [batch, height, width, 3]."""
+        return self._model(crops, training=False)
 
     def segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> ImagePrediction:
         """The segmentation of an image from the network's outputs; `image_size` is int32 [2], (height, width)."""

@@ -12,24 +12,26 @@ Example:
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
+from maxdl_tf import panoptic_ids
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.data.examples import encode_image_example
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import images, storage
 from maxdl_tf.inference.prediction import Prediction, segments_of
-from maxdl_tf.inference.segmenter import OUTPUT_NAMES, SegmentTable
+from maxdl_tf.inference.segmenter import OUTPUT_NAMES, PNG_OUTPUT, SegmentTable
 
-INPUT_OF_SIGNATURE = {"serving_default": "image_bytes", "image_tensor": "image", "tf_example": "examples"}
-OUTPUTS = ("panoptic_map", "image_size", *OUTPUT_NAMES)
+_INPUT_OF_SIGNATURE = {"image_tensor": "image", "tf_example": "examples"}  # Others take image_bytes.
 # Shape of each output after the batch axis; a name stands for any length.
 _SHAPES = {
+    PNG_OUTPUT: (),
     "panoptic_map": ("height", "width"),
     "image_size": (2,),
     "num_segments": (),
@@ -54,8 +56,8 @@ class Server(Protocol):
     Both methods raise RequestError, or UserError if further requests would fail too.
     """
 
-    def outputs_of(self, signature: str) -> list[str]:
-        """The names of a signature's outputs."""
+    def signatures(self) -> dict[str, list[str]]:
+        """The names of the outputs of each signature."""
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray], pixels: int) -> dict[str, np.ndarray]:
         """The outputs by name, for inputs with this number of pixels; strings are arrays of bytes objects."""
@@ -67,15 +69,22 @@ class ServedModel:
     Args:
       server: The server.
       dataset_info: Class table of the model, which the server does not send.
-      signature: Signature to call; it takes files, pixels or tf.Examples.
+      signature: Signature to call; it takes files, pixels or tf.Examples. None: panoptic_png, whose answers are
+        smallest, or serving_default where the model lacks it.
 
     Raises:
       UserError: The server does not answer, or it does not serve a model that maxdl-export wrote.
       RequestError: The server failed the request for its signatures.
     """
 
-    def __init__(self, server: Server, dataset_info: DatasetInfo, signature: str = "serving_default"):
-        missing = set(OUTPUTS) - set(server.outputs_of(signature))
+    def __init__(self, server: Server, dataset_info: DatasetInfo, signature: str | None = None):
+        signatures = server.signatures()
+        signature = signature or ("panoptic_png" if "panoptic_png" in signatures else "serving_default")
+        if signature not in signatures:
+            names = ", ".join(sorted(name for name in signatures if not name.startswith("__")))
+            raise UserError(f"the served model has no signature {signature}; it has {names}")
+        self._outputs = outputs_of(signature)
+        missing = set(self._outputs) - set(signatures[signature])
         if missing:
             raise UserError(
                 f"signature {signature} of the served model has no output {min(missing)}; serve what maxdl-export wrote"
@@ -95,13 +104,15 @@ class ServedModel:
           UserError: The server is gone, or its model has other classes.
         """
         height, width = image.shape[:2]
-        inputs = {INPUT_OF_SIGNATURE[self._signature]: self._batch(path, image)}
-        outputs = _of_one_image(self._server.predict(self._signature, inputs, height * width))
+        inputs = {_INPUT_OF_SIGNATURE.get(self._signature, "image_bytes"): self._batch(path, image)}
+        outputs = _of_one_image(self._server.predict(self._signature, inputs, height * width), self._outputs)
         seen = outputs["image_size"].tolist()
         if seen != [height, width]:
             raise RequestError(f"the server saw {seen[0]} x {seen[1]} pixels, but the file has {height} x {width}")
-        # A server that batches requests pads the map to the largest image of the batch.
-        label_map = outputs["panoptic_map"][:height, :width]
+        if PNG_OUTPUT in outputs:
+            label_map = _label_map_of(outputs[PNG_OUTPUT], height * width, self.dataset_info.void)
+        else:  # A server that batches requests pads the map to the largest image of the batch.
+            label_map = outputs["panoptic_map"][:height, :width]
         table = SegmentTable(*(outputs[name] for name in OUTPUT_NAMES))
         _check_labels(label_map, table, seen, self.dataset_info)
         return Prediction(label_map, segments_of(table, self.dataset_info), image, self.dataset_info)
@@ -142,7 +153,7 @@ class GrpcServer:
         self._service = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._address, self._model_name, self._timeout = address, model_name, timeout
 
-    def outputs_of(self, signature: str) -> list[str]:
+    def signatures(self) -> dict[str, list[str]]:
         from tensorflow_serving.apis import get_model_metadata_pb2
 
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
@@ -151,8 +162,7 @@ class GrpcServer:
         signatures = get_model_metadata_pb2.SignatureDefMap()
         with self._reading_an_answer():
             response.metadata["signature_def"].Unpack(signatures)
-        check_signature(signature, signatures.signature_def)
-        return list(signatures.signature_def[signature].outputs)
+        return {name: list(signature.outputs) for name, signature in signatures.signature_def.items()}
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray], pixels: int) -> dict[str, np.ndarray]:
         import tensorflow as tf
@@ -198,30 +208,59 @@ class GrpcServer:
             raise UserError(f"{self._address} refuses requests: {error.code().name}: {details}") from error
 
 
-def _of_one_image(outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The outputs for the only image of a batch, as int32 and float32 arrays.
+def outputs_of(signature: str) -> tuple[str, ...]:
+    """The outputs of a signature of an export, without those on request."""
+    return (PNG_OUTPUT if signature == "panoptic_png" else "panoptic_map", "image_size", *OUTPUT_NAMES)
+
+
+def _of_one_image(outputs: Mapping[str, np.ndarray], names: Iterable[str]) -> dict[str, Any]:
+    """The outputs of these names for the only image of a batch: int32 and float32 arrays, and bytes of a PNG.
 
     Raises:
       UserError: An output is missing, or is not what maxdl-export documents.
     """
     found, lengths = {}, {}
-    for name, shape in _SHAPES.items():
-        array = outputs.get(name, np.array(None))
-        type_, kinds = (np.float32, "fiu") if name == "segment_scores" else (np.int32, "iu")
-        fits = array.dtype.kind in kinds and array.ndim == len(shape) + 1 and len(array) == 1
+    for name in names:
+        shape, array = _SHAPES[name], outputs.get(name, np.array(None))
+        type_ = {PNG_OUTPUT: bytes, "segment_scores": np.float32}.get(name, np.int32)
+        fits = array.ndim == len(shape) + 1 and len(array) == 1
         fits = fits and all(
             length == (lengths.setdefault(wanted, length) if isinstance(wanted, str) else wanted)
             for length, wanted in zip(array.shape[1:], shape)
         )
-        limits = np.finfo(type_) if type_ is np.float32 else np.iinfo(type_)
-        if not fits or (array.size and not (limits.min <= array.min() and array.max() <= limits.max)):
+        if not fits or not _holds(array, type_):
             wanted = ", ".join(map(str, (1, *shape)))
             raise UserError(
-                f"output {name} of the served model is {array.dtype} {list(array.shape)}; wanted finite "
-                f"{np.dtype(type_)} [{wanted}]; serve what maxdl-export wrote"
+                f"output {name} of the served model is {array.dtype} {list(array.shape)}; wanted "
+                f"{'' if type_ is bytes else 'finite '}{type_.__name__} [{wanted}]; serve what maxdl-export wrote"
             )
-        found[name] = array[0].astype(type_)
+        found[name] = array[0] if type_ is bytes else array[0].astype(type_)
     return found
+
+
+def _holds(array: np.ndarray, type_: type) -> bool:
+    """Whether an array holds values of this type, or numbers that fit into it."""
+    if type_ is bytes:
+        return all(isinstance(value, bytes) for value in array)
+    limits = np.finfo(type_) if type_ is np.float32 else np.iinfo(type_)
+    if array.dtype.kind not in ("fiu" if type_ is np.float32 else "iu"):
+        return False
+    return not array.size or (limits.min <= array.min() and array.max() <= limits.max)
+
+
+def _label_map_of(png: bytes, max_pixels: int, void: int) -> np.ndarray:
+    """int32 [height, width], the label map in a PNG of the served model.
+
+    Raises:
+      UserError: It is not a PNG of colors, is damaged, or has more than `max_pixels` pixels.
+    """
+    name = f"output {PNG_OUTPUT} of the served model"
+    image = images.open_image(io.BytesIO(png), name, ("PNG",), max_pixels)
+    if image.mode != "RGB":
+        raise UserError(f"{name} has mode {image.mode}; wanted RGB; serve what maxdl-export wrote")
+    label_map = panoptic_ids.color_to_id(np.asarray(image))
+    label_map[label_map == 0] = void
+    return label_map
 
 
 def _check_labels(label_map: np.ndarray, table: SegmentTable, size: list[int], dataset_info: DatasetInfo) -> None:
@@ -252,12 +291,6 @@ def _check_labels(label_map: np.ndarray, table: SegmentTable, size: list[int], d
 def answer_limit(pixels: int) -> int:
     """Largest number of bytes or of values in the answer to an image of `pixels` pixels."""
     return _LEAST_LIMIT + _LIMIT_PER_PIXEL * pixels
-
-
-def check_signature(signature: str, signatures: Mapping[str, Any]) -> None:
-    if signature not in signatures:
-        names = ", ".join(sorted(name for name in signatures if not name.startswith("__")))
-        raise UserError(f"the served model has no signature {signature}; it has {names}")
 
 
 def server_is_missing(address: str, details: str) -> str:

@@ -23,7 +23,8 @@ def save_color_model(path: Path, network: ColorNetwork | None = None, **options)
     score_map = options.get("score_maps", False)
     segmenter = ImageSegmenter(network or ColorNetwork(), postprocessor(), CROP_SIZE, score_map=score_map)
     paths = {"dataset_info": str(dataset_info), "export_info": str(export_info)}
-    model = ServingModel(segmenter, INFO.void, ServingOptions(**options), paths)
-    tf.saved_model.save(model, str(path), signatures=model.signatures())
-    write_warm_up_requests(str(path), CROP_SIZE)
+    model = ServingModel(segmenter, INFO, ServingOptions(**options), paths)
+    signatures = model.signatures()
+    tf.saved_model.save(model, str(path), signatures=signatures)
+    write_warm_up_requests(str(path), signatures, CROP_SIZE)
     return path

@@ -139,6 +139,17 @@ def test_the_whole_network_in_a_graph(network, storage, tolerance):
         assert float(error) <= tolerance, name
 
 
+def test_a_batch_of_any_size_is_its_images(network):
+    """Signatures may give the network a batch whose size the graph does not know."""
+    folded, images = fold_batch_norms(network), _images(65, 65, batch=3)
+    of_batch = [tf.TensorSpec([None, 65, 65, 3])]
+    outputs = tf.function(lambda x: folded(x, training=False)[:3], input_signature=of_batch, autograph=False)
+    together = outputs(images)
+    for number in range(3):
+        for value, reference in zip(together, outputs(images[number : number + 1])):
+            np.testing.assert_allclose(value[number], reference[0], atol=1e-4 * np.abs(reference).max())
+
+
 def test_nothing_is_left_to_fold_and_the_network_stays_as_it_was(network):
     before = [variable.numpy() for variable in network.variables]
     folded = fold_batch_norms(network)

@@ -14,11 +14,12 @@ from tests.inference.color_network import striped_image
 from tests.serving_stand_ins import RestStandIn, Servable
 
 SIZES = [(97, 129), (40, 60)]
+REQUEST = {"serving_default": {}, "panoptic_png": {"signature_name": "panoptic_png"}}
 
 
 @pytest.fixture(scope="module")
 def export_dir(tmp_path_factory):
-    return save_color_model(tmp_path_factory.mktemp("exports") / "colors" / "7", png_output=True)
+    return save_color_model(tmp_path_factory.mktemp("exports") / "colors" / "7")
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,10 @@ def encoded():
 
 @pytest.fixture(scope="module")
 def wanted(export_dir, encoded):
+    """The outputs of each signature that takes files."""
     loaded = tf.saved_model.load(str(export_dir))
-    outputs = loaded.signatures["serving_default"](image_bytes=tf.constant(encoded))
-    return {name: value.numpy() for name, value in outputs.items()}
+    outputs = {name: loaded.signatures[name](image_bytes=tf.constant(encoded)) for name in REQUEST}
+    return {name: {key: value.numpy() for key, value in of_one.items()} for name, of_one in outputs.items()}
 
 
 def _post(url, content):
@@ -58,24 +60,26 @@ def _check(outputs, wanted):
         (np.testing.assert_allclose if value.dtype == np.float32 else np.testing.assert_array_equal)(got, value)
 
 
+@pytest.mark.parametrize("signature", REQUEST)
 @pytest.mark.parametrize("named", [False, True])
-def test_rows(url, encoded, wanted, named):
+def test_rows(url, encoded, wanted, signature, named):
     rows = [{"image_bytes": _b64(content)} if named else _b64(content) for content in encoded]
-    predictions = _post(f"{url}:predict", {"instances": rows})["predictions"]
-    _check({name: [row[name] for row in predictions] for name in predictions[0]}, wanted)
+    predictions = _post(f"{url}:predict", {**REQUEST[signature], "instances": rows})["predictions"]
+    _check({name: [row[name] for row in predictions] for name in predictions[0]}, wanted[signature])
 
 
+@pytest.mark.parametrize("signature", REQUEST)
 @pytest.mark.parametrize("version", ["", "/versions/7"])
-def test_columns(url, encoded, wanted, version):
+def test_columns(url, encoded, wanted, signature, version):
     columns = {"image_bytes": [_b64(content) for content in encoded]}
-    _check(_post(f"{url}{version}:predict", {"inputs": columns})["outputs"], wanted)
+    _check(_post(f"{url}{version}:predict", {**REQUEST[signature], "inputs": columns})["outputs"], wanted[signature])
 
 
 def test_pixels(url, wanted):
     image, _ = striped_image(*SIZES[0])
     request = {"signature_name": "image_tensor", "instances": [image.tolist()]}
     (prediction,) = _post(f"{url}:predict", request)["predictions"]
-    np.testing.assert_array_equal(prediction["panoptic_map"], wanted["panoptic_map"][0])
+    np.testing.assert_array_equal(prediction["panoptic_map"], wanted["serving_default"]["panoptic_map"][0])
 
 
 @pytest.mark.parametrize(

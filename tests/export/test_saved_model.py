@@ -10,7 +10,6 @@ from tensorflow.core.protobuf import saved_model_pb2
 from maxdl_tf import class_table
 from maxdl_tf.errors import UserError
 from maxdl_tf.export import saved_model
-from maxdl_tf.export.serving_model import ServingOptions
 from maxdl_tf.export.verification import Agreement
 from maxdl_tf.inference.diagnosis import diagnose
 from maxdl_tf.inference.predictor import Predictor
@@ -28,12 +27,12 @@ from tests.inference.color_network import (
 from tests.inference.test_predictor import SIZES
 
 
-def _export(export_dir, model=None, read=None, **kwargs):
+def _export(export_dir, model=None, read=None, dataset_info=INFO, **kwargs):
     return saved_model.export_saved_model(
         model or ColorNetwork(),
         read or postprocessor(),
         crop_size=CROP_SIZE,
-        dataset_info=INFO,
+        dataset_info=dataset_info,
         export_dir=str(export_dir),
         origin={"checkpoint": "ckpt-7"},
         **kwargs,
@@ -216,11 +215,11 @@ def test_a_saved_model_that_does_not_load_elsewhere_is_not_kept(tmp_path, monkey
     assert os.listdir(tmp_path) == []
 
 
-def test_labels_beyond_a_png_are_told_before_anything_is_written(tmp_path):
-    wide = dataclasses.replace(INFO, label_divisor=2**23)
-    with pytest.raises(UserError, match="give data set 'colors' a smaller label_divisor than 8388608"):
-        saved_model.check_png_holds_labels(wide, ServingOptions(png_output=True))
-    saved_model.check_png_holds_labels(wide, ServingOptions())
+def test_labels_beyond_a_png_are_told(tmp_path, unverified):
+    lines = []
+    path = _export(tmp_path / "a", dataset_info=dataclasses.replace(INFO, label_divisor=2**23), log=lines.append).path
+    assert "no signature panoptic_png: labels of 'colors' do not fit into PNGs" in lines[0]
+    assert "panoptic_png" not in tf.saved_model.load(path).signatures
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import tensorflow as tf
 from maxdl_tf.errors import UserError
 from maxdl_tf.export import verification
 from maxdl_tf.export.verification import Agreement, Reference
+from maxdl_tf.panoptic_ids import id_to_color
 from tests.inference.color_network import CROP_SIZE, ColorNetwork, postprocessor, striped_image
 
 
@@ -100,6 +101,15 @@ def test_ranks_and_parts_may_have_other_numbers(encoded, outputs, options):
     pixel_wise = Reference(ColorNetwork(), postprocessor(), CROP_SIZE)
     changed = np.where(panoptic == 1001, 1007, panoptic)
     assert pixel_wise.compare(encoded, {**outputs, "panoptic_map": changed}).differing == pixels[1001]
+
+
+def test_the_png_must_be_the_map(reference, outputs):
+    png = id_to_color(outputs["panoptic_map"])
+    for fine in (outputs, {**outputs, "panoptic_png": png}):
+        reference.check_png(fine)
+    png[3, 4, 0] ^= 1
+    with pytest.raises(RuntimeError, match="panoptic_png returns another map than serving_default"):
+        reference.check_png({**outputs, "panoptic_png": png})
 
 
 def test_another_size_agrees_nowhere(reference, encoded, outputs):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from maxdl_tf.export.serving_model import SIGNATURES, WARM_UP_FILE
+from maxdl_tf.export.serving_model import WARM_UP_FILE
 from tests.inference.color_network import CROP_SIZE
 from tests.serving_stand_ins import Servable
 
@@ -31,4 +31,4 @@ def test_tf_serving_reads_and_the_model_answers_each_request(color_export):
         outputs = servable.run(seen[-1], inputs)
         np.testing.assert_array_equal(outputs["image_size"], [CROP_SIZE])
         assert outputs["num_segments"] > 0  # Also what works on segments is warm.
-    assert sorted(seen) == sorted(SIGNATURES)
+    assert sorted(seen) == sorted(tf.saved_model.load(str(color_export)).signatures)

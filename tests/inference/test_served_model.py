@@ -1,25 +1,30 @@
+import dataclasses
+import io
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
+from maxdl_tf import panoptic_ids
 from maxdl_tf.data import examples
+from maxdl_tf.errors import UserError
 from maxdl_tf.files.images import read_image
-from maxdl_tf.inference.served_model import OUTPUTS, RequestError, ServedModel
+from maxdl_tf.inference.served_model import RequestError, ServedModel, outputs_of
 from tests.inference.color_network import INFO, striped_image
 
 
 class FakeServer:
     """Answers all requests with the same outputs, and keeps the last one."""
 
-    def __init__(self, outputs):
-        self._outputs = outputs
+    def __init__(self, outputs, signatures=("serving_default", "image_tensor", "tf_example")):
+        self._outputs, self._signatures = outputs, signatures
 
-    def outputs_of(self, signature):
-        return list(OUTPUTS)
+    def signatures(self):
+        return {signature: outputs_of(signature) for signature in self._signatures}
 
     def predict(self, signature, inputs, pixels):
-        self.inputs = inputs
+        self.signature, self.inputs = signature, inputs
         return self._outputs
 
 
@@ -54,6 +59,47 @@ def test_what_a_batching_server_adds_to_the_map_is_cut_off(photo):
 def test_a_server_that_sees_another_size_is_not_believed(photo):
     with pytest.raises(RequestError, match="40 x 30 pixels, but the file has 30 x 40"):
         ServedModel(FakeServer(_outputs(np.zeros([40, 30]), (40, 30))), INFO).predict(photo, read_image(photo))
+
+
+def _as_png(pixels, mode="RGB"):
+    file = io.BytesIO()
+    Image.fromarray(pixels, mode).save(file, "PNG")
+    return file.getvalue()
+
+
+def _png_outputs(png):
+    outputs = _outputs(0, (30, 40))
+    del outputs["panoptic_map"]
+    return {**outputs, "panoptic_png_bytes": np.array([png], object)}
+
+
+def test_the_map_is_taken_from_the_png_where_the_model_has_it(photo):
+    label_map = np.full([30, 40], 1001)
+    label_map[:4] = 0
+    server = FakeServer(_png_outputs(_as_png(panoptic_ids.id_to_color(label_map))), ["serving_default", "panoptic_png"])
+    info = dataclasses.replace(INFO, ignore_label=7)
+    prediction = ServedModel(server, info).predict(photo, read_image(photo))
+    assert server.signature == "panoptic_png" and list(server.inputs) == ["image_bytes"]
+    np.testing.assert_array_equal(prediction.label_map, np.where(label_map == 0, info.void, label_map))
+    assert [segment.id for segment in prediction.segments] == [1001]
+
+
+@pytest.mark.parametrize(
+    "png, message",
+    [
+        (b"no PNG", "cannot be read as an image"),
+        ("text", r"output panoptic_png_bytes of the served model is object \[1\]; wanted bytes \[1\]"),
+        (_as_png(np.zeros([30, 40], np.uint8), "L"), "has mode L; wanted RGB"),
+        (_as_png(np.zeros([31, 40, 3], np.uint8)), "40x31 pixels, but the limit is 1,200"),
+        (_as_png(np.zeros([40, 30, 3], np.uint8)), "returns a map of 40 x 30 pixels for an image of 30 x 40"),
+        (_as_png(np.full([30, 40, 3], 9, np.uint8)), "returns pixels of 592137, which is not a segment"),
+    ],
+    ids=["damaged", "text", "gray", "large", "turned", "unknown"],
+)
+def test_a_strange_png_is_not_believed(png, message, photo):
+    model = ServedModel(FakeServer(_png_outputs(png), ["panoptic_png"]), INFO)
+    with pytest.raises(UserError, match=message):
+        model.predict(photo, read_image(photo))
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "tf_example"])
