@@ -32,6 +32,7 @@ Examples:
 from __future__ import annotations
 
 import json
+import sys
 
 from absl import flags
 
@@ -57,6 +58,7 @@ _MODEL = flags.DEFINE_string(
 _IMAGES = flags.DEFINE_multi_string(
     "images", [], "Path of an image or of a folder of images, or a glob, for --mode predict.", flag_values=FLAGS
 )
+_COMPUTE = command_flags.define_compute(FLAGS, "a model of --mode predict that is no SavedModel")
 _TABLE = flags.DEFINE_boolean("table", False, "Whether to print a table instead of JSON.", flag_values=FLAGS)
 
 
@@ -83,7 +85,8 @@ def main(argv: list[str]) -> None:
     elif mode == "train":
         metrics |= measure.train(experiment, steps=_STEPS.value)
     else:
-        metrics |= measure.predict(experiment, saved_model or _MODEL.value, paths, rounds=_STEPS.value)
+        compute = command_flags.choose_compute(_COMPUTE.value, file=sys.stderr)
+        metrics |= measure.predict(experiment, saved_model or _MODEL.value, paths, rounds=_STEPS.value, compute=compute)
     print(measure.as_table(metrics) if _TABLE.value else json.dumps(metrics, indent=2))
 
 
@@ -93,13 +96,17 @@ def _check_flags() -> str | None:
 
     mode, model = _MODE.value, _MODEL.value
     if mode != "predict":
-        given = [flag.name for flag in (_MODEL, _IMAGES) if flag.value]
+        given = [flag.name for flag in (_MODEL, _IMAGES, _COMPUTE) if flag.value != flag.default]
         if given:
             raise UserError(f"--{given[0]} is for --mode predict; drop it with --mode {mode}")
         if not _CONFIG_FILE.value:
             raise UserError(f"--config_file is missing; --mode {mode} needs the experiment's textproto")
         return None
     saved_model = checks.find_saved_model(model)
+    if saved_model and _COMPUTE.value != "float32":
+        raise UserError(
+            f"--compute {_COMPUTE.value}: --model {model} is a SavedModel, whose computation is fixed; drop it"
+        )
     if not model and not _CONFIG_FILE.value:
         raise UserError("--mode predict needs the --config_file of a model, or a SavedModel or a checkpoint as --model")
     if model and not saved_model and not storage.is_folder(model) and not storage.exists(model + ".index"):

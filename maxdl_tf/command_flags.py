@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TextIO
+
 from absl import flags
+
+from maxdl_tf import processors
 
 
 def define_experiment(
@@ -85,3 +89,36 @@ def define_predictions(flag_values: flags.FlagValues, max_pixels: int) -> None:
     flags.DEFINE_boolean(
         "overwrite", False, "Whether to replace the predictions in the output folder.", flag_values=flag_values
     )
+
+
+def define_compute(flag_values: flags.FlagValues, of_what: str) -> flags.FlagHolder:
+    """Defines --compute.
+
+    Args:
+      flag_values: Flags of the command.
+      of_what: What computes, for the help.
+    """
+    return flags.DEFINE_enum(
+        "compute",
+        "float32",
+        ["float32", "bfloat16", "auto"],
+        f"Type in which {of_what} computes convolutions, matrix products and attention. bfloat16 is faster on "
+        "processors with instructions for it and slow on others, and labels change a little. auto: bfloat16 if this "
+        "processor has such instructions.",
+        flag_values=flag_values,
+    )
+
+
+def choose_compute(value: str, file: TextIO | None = None) -> str:
+    """The type that --compute names, "float32" or "bfloat16". Prints to `file` what "auto" chooses and why."""
+    if value != "auto":
+        return value
+    instruction = processors.bfloat16_instruction()
+    print(
+        f"computing in bfloat16: this processor has {instruction}"
+        if instruction
+        else "computing in float32: no bfloat16 instructions of this processor are known",
+        file=file,
+        flush=True,
+    )
+    return "bfloat16" if instruction else "float32"

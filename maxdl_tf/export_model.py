@@ -41,6 +41,7 @@ _WEIGHTS = flags.DEFINE_enum(
     "float32, which takes some time, and labels change a little. Only with --fold.",
     flag_values=FLAGS,
 )
+_COMPUTE = command_flags.define_compute(FLAGS, "the export")
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
     50_000_000,
@@ -69,7 +70,8 @@ _VERIFY_IMAGES = flags.DEFINE_string(
 _MIN_AGREEMENT = flags.DEFINE_float(
     "min_agreement",
     None,
-    "Least share of each image's pixels with the checkpoint's label. Default: 1, or 0.98 with 16-bit --weights.",
+    "Least share of each image's pixels with the checkpoint's label. Default: 1, or 0.98 with 16-bit --weights or "
+    "--compute bfloat16.",
     lower_bound=0.0,
     upper_bound=1.0,
     flag_values=FLAGS,
@@ -80,8 +82,18 @@ def main(argv: list[str]) -> None:
     del argv
     from maxdl_tf.tasks import checkpoint_experiment, checks
 
-    if _WEIGHTS.value != "float32" and not _FOLD.value:
-        raise UserError(f"--weights {_WEIGHTS.value} needs folded batch norms; drop --nofold")
+    for flag in (_WEIGHTS, _COMPUTE):
+        if flag.value != "float32" and not _FOLD.value:
+            raise UserError(f"--{flag.name} {flag.value} needs folded batch norms; drop --nofold")
+    compute = command_flags.choose_compute(_COMPUTE.value)
+    weights = _WEIGHTS.value
+    if compute == "bfloat16":
+        if _WEIGHTS.present and weights != "bfloat16":
+            raise UserError(
+                f"--weights {weights} does not go with --compute bfloat16, which stores kernels as it uses them; drop "
+                "--weights"
+            )
+        weights = "bfloat16"
     checks.check_checkpoint_exists(_CHECKPOINT.value)
     experiment = checkpoint_experiment.load(_CHECKPOINT.value, _CONFIG_FILE.value, _OVERRIDE.value)
     with command_line.quiet_imports():
@@ -99,10 +111,11 @@ def main(argv: list[str]) -> None:
     restored = task.load_weights(model, _CHECKPOINT.value)
     print(restored.report())
     model = model.without_semantic_branch()
+    folded = fold_batch_norms(model, weights, compute) if _FOLD.value else None
     report = saved_model.export_saved_model(
         model,
         task.build_postprocessor(model),
-        inference_model=fold_batch_norms(model, tf.dtypes.as_dtype(_WEIGHTS.value)) if _FOLD.value else None,
+        inference_model=folded,
         crop_size=task.crop_size,
         dataset_info=task.dataset_info,
         export_dir=_EXPORT_DIR.value,
@@ -112,11 +125,12 @@ def main(argv: list[str]) -> None:
             "checkpoint": restored.path,
             "step": restored.step,
             "folded": _FOLD.value,
-            "weights": _WEIGHTS.value,
+            "weights": weights,
+            "compute": compute,
         },
         options=ServingOptions(_MAX_PIXELS.value, _SCORE_MAPS.value, _NETWORK_BATCH.value),
         images=images,
-        min_agreement=min_agreement(_MIN_AGREEMENT.value, _WEIGHTS.value),
+        min_agreement=min_agreement(_MIN_AGREEMENT.value, weights),
         log=print,
     )
     print(

@@ -16,7 +16,7 @@ if tuple(int(part) for part in tf.__version__.split(".")[:2]) >= (2, 16):
 else:
     keras = tf.keras
 
-__all__ = ["computing_in", "keras"]
+__all__ = ["compute_in", "computing_in", "keras"]
 
 
 @contextlib.contextmanager
@@ -36,3 +36,8 @@ def computing_in(policy: str) -> Iterator[None]:
         yield
     finally:
         keras.mixed_precision.set_global_policy(before)
+
+
+def compute_in(layer: keras.layers.Layer, policy: str) -> None:
+    """Makes a layer compute by another policy of `computing_in`; the layers inside it stay as they are."""
+    layer._set_dtype_policy(policy)  # Keras 2 has no public way for a layer that exists.

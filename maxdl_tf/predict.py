@@ -26,6 +26,7 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import time
@@ -97,6 +98,7 @@ _TILE_OVERLAP = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
+_COMPUTE = command_flags.define_compute(FLAGS, "a checkpoint's model")
 beam_pipeline.define_flags(FLAGS, instead_of="this process")
 
 
@@ -126,11 +128,8 @@ def _predict(
     with command_line.quiet_imports():
         from maxdl_tf.inference.predict_files import ImageTask
         from maxdl_tf.inference.predictor import Predictor
-
-        if experiment:  # Imports all of training, which a SavedModel does not need.
-            from maxdl_tf.tasks.panoptic import PanopticTask
     if experiment:
-        predictor, _ = PanopticTask(experiment).build_predictor(_MODEL.value)
+        predictor = _checkpoint_predictor(experiment)
     else:
         predictor = Predictor.from_saved_model(saved_model)
     if _DIAGNOSE.value and predictor.postprocessor is None:
@@ -155,6 +154,17 @@ def _predict(
             failed = _predict_here(predictor, tasks, writer)
     _print_summary(len(paths), failed, time.monotonic() - started)
     return 1 if failed else 0
+
+
+def _checkpoint_predictor(experiment: experiment_pb2.Experiment) -> Predictor:
+    compute = command_flags.choose_compute(_COMPUTE.value)
+    with command_line.quiet_imports():  # Of all of training, which a SavedModel does not need.
+        from maxdl_tf.export.fold_batch_norm import fold_batch_norms
+        from maxdl_tf.tasks.panoptic import PanopticTask
+    task = PanopticTask(experiment)
+    if compute == "float32":
+        return task.build_predictor(_MODEL.value)[0]
+    return task.build_predictor(_MODEL.value, functools.partial(fold_batch_norms, compute=compute))[0]
 
 
 def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: PredictionWriter) -> int:
@@ -244,6 +254,11 @@ def _find_saved_model(model: str, config_file: str | None, overrides: list[str])
         raise UserError(
             f"--model {model} is a SavedModel, whose configuration is fixed; drop --config_file and --override, or "
             "give a checkpoint"
+        )
+    if saved_model and _COMPUTE.value != "float32":
+        raise UserError(
+            f"--compute {_COMPUTE.value}: --model {model} is a SavedModel, whose computation is fixed; export its "
+            "checkpoint with this flag, or give the checkpoint"
         )
     if not saved_model and not is_checkpoint:
         raise UserError(f"--model {model} is neither a SavedModel's folder nor a checkpoint; check the path")

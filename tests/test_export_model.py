@@ -1,7 +1,10 @@
 """The commands maxdl-export and maxdl-predict with the real model, small and untrained."""
 
+import contextlib
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from maxdl_tf import class_table, config, export_model, panoptic_ids, predict
+from maxdl_tf import class_table, config, export_model, panoptic_ids, predict, processors
 from maxdl_tf.checkpoints.save_restore import Checkpoints
 from maxdl_tf.tasks.panoptic import PanopticTask
 from tests.helpers import REPOSITORY, in_process
@@ -127,6 +130,8 @@ def test_saved_model_and_checkpoint_predict_the_same(trained, exported, tmp_path
         ({"checkpoint": "nowhere/ckpt-1"}, "--checkpoint nowhere/ckpt-1 does not exist"),
         ({"override": "eval_dataset { crop_size: 64 }"}, "must be 16k+1"),
         ({"max_pixels": 0}, "--max_pixels=0: 0 is not a positive integer"),
+        ({"compute": "bfloat16", "fold": "false"}, "--compute bfloat16 needs folded batch norms; drop --nofold"),
+        ({"compute": "bfloat16", "weights": "float16"}, "--weights float16 does not go with --compute bfloat16"),
     ],
 )
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(trained, tmp_path, capsys, changed, message):
@@ -140,3 +145,54 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(trained, tmp_path, cap
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture(scope="module")
+def exported_in_bfloat16(trained):
+    """(export_dir, what the command printed), of an untrained model whose labels rounding decides."""
+    export_dir = trained / "bfloat16"
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        status = _run(
+            export_model,
+            checkpoint=trained / "model",
+            export_dir=export_dir,
+            compute="bfloat16",
+            min_agreement=0.5,
+            config_file=trained / "experiment.textproto",
+        )
+    assert status == 0
+    return export_dir, output.getvalue()
+
+
+def test_an_export_in_bfloat16_states_its_agreement(exported_in_bfloat16):
+    export_dir, output = exported_in_bfloat16
+    assert re.search(r"labels equal on \d+ pixels and different on \d+ \(\d\d\.\d\d % equal\)", output)
+    info = json.loads((export_dir / "assets" / "export_info.json").read_text())
+    assert (info["compute"], info["weights"]) == ("bfloat16", "bfloat16")
+    assert {weight.dtype for weight in tf.saved_model.load(str(export_dir)).weights} == {tf.bfloat16, tf.float32}
+
+
+def test_a_checkpoint_predicts_in_bfloat16_as_its_export(trained, exported_in_bfloat16, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(processors, "bfloat16_instruction", lambda: "avx512_bf16")
+    generator = np.random.default_rng(1)
+    Image.fromarray(generator.integers(0, 256, (65, 97, 3)).astype(np.uint8)).save(tmp_path / "photo.png")
+    photo, config_file = tmp_path / "photo.png", trained / "experiment.textproto"
+    of_checkpoint, of_export, default = (tmp_path / name for name in ("checkpoint", "export", "default"))
+    model = trained / "model"
+    assert _run(predict, model=model, config_file=config_file, input=photo, output=of_checkpoint, compute="auto") == 0
+    assert "computing in bfloat16: this processor has avx512_bf16" in capsys.readouterr().out
+    assert _run(predict, model=exported_in_bfloat16[0], input=photo, output=of_export) == 0
+    assert _run(predict, model=model, config_file=config_file, input=photo, output=default) == 0
+    of_checkpoint, of_export, default = (
+        json.loads((folder / "panoptic.json").read_text())["annotations"]
+        for folder in (of_checkpoint, of_export, default)
+    )
+    assert of_checkpoint == of_export
+    assert of_checkpoint != default
+
+
+def test_the_computation_of_a_saved_model_is_fixed(exported, tmp_path, capsys):
+    assert _run(predict, model=exported[0], input=tmp_path, output=tmp_path / "out", compute="bfloat16") == 2
+    error = capsys.readouterr().err
+    assert "is a SavedModel, whose computation is fixed" in error and error.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import tempfile
@@ -14,6 +15,7 @@ import tensorflow as tf
 from maxdl_tf.benchmarks import machine, prediction, training
 from maxdl_tf.benchmarks.synthetic import synthetic_batch
 from maxdl_tf.errors import UserError
+from maxdl_tf.export.fold_batch_norm import fold_batch_norms
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.losses import assignment
 from maxdl_tf.models import complexity
@@ -94,7 +96,12 @@ def train(experiment: experiment_pb2.Experiment, *, steps: int) -> dict[str, Any
 
 
 def predict(
-    experiment: experiment_pb2.Experiment | None, model: str | None, paths: Sequence[str], *, rounds: int
+    experiment: experiment_pb2.Experiment | None,
+    model: str | None,
+    paths: Sequence[str],
+    *,
+    rounds: int,
+    compute: str = "float32",
 ) -> dict[str, Any]:
     """Measures the prediction of image files.
 
@@ -103,17 +110,20 @@ def predict(
       model: Path of a SavedModel or a checkpoint. None: random weights.
       paths: Image files. None given: drawn ones of about the crop's size.
       rounds: Number of timed predictions of each image.
+      compute: "float32", or "bfloat16" for the folded network in that type. Of a SavedModel, it is fixed.
     """
     size = count(experiment) if experiment else {}
     with tempfile.TemporaryDirectory() as folder:
         if checks.find_saved_model(model):
             predictor, crop_size, size["weights"] = _load_saved_model(model)
+            compute = predictor.export_info.get("compute", "float32")
             paths = paths or prediction.draw_images(folder, crop_size)
             times = prediction.measure_saved_model(predictor, paths, folder=folder, rounds=rounds)
         else:
             task = PanopticTask(experiment)
             crop_size = task.crop_size
-            predictor, network = task.build_predictor(model)
+            folding = [functools.partial(fold_batch_norms, compute=compute)] * (compute != "float32")
+            predictor, network = task.build_predictor(model, *folding)
             paths = paths or prediction.draw_images(folder, crop_size)
             times = prediction.measure_model(predictor, network, crop_size, paths, folder=folder, rounds=rounds)
     seconds = times.part_seconds["forward" if "forward" in times.part_seconds else "network"]
@@ -124,8 +134,9 @@ def predict(
             **size,
             "crop_size": crop_size,
             "images": len(paths),
+            "compute": compute,
             **times._asdict(),
-            **_utilization(size.get("multiply_adds_without_semantic"), seconds, "float32"),
+            **_utilization(size.get("multiply_adds_without_semantic"), seconds, compute),
         }
     )
 

@@ -17,9 +17,9 @@ import tensorflow as tf
 
 from maxdl_tf.export.folded_attention import FoldedSelfAttention1D
 from maxdl_tf.export.folded_convnext import FoldedConvNeXtBlock, StoredConv2D
-from maxdl_tf.export.folded_layers import FoldedConv2D, FoldedDepthwiseConv2D, FoldedLinear, Weight, affine
+from maxdl_tf.export.folded_layers import FoldedConv2D, FoldedDepthwiseConv2D, FoldedLinear, Types, Weight, affine
 from maxdl_tf.export.folded_transformer import FoldedDualPathTransformer
-from maxdl_tf.keras_api import keras
+from maxdl_tf.keras_api import compute_in, keras
 from maxdl_tf.layers.axial_attention import SelfAttention1D
 from maxdl_tf.layers.batch_norm import BatchNorm
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, DepthwiseConvBatchNorm
@@ -30,8 +30,12 @@ from maxdl_tf.models.convnext import ConvNeXtBlock
 from maxdl_tf.models.heads import MaskHead, PixelHead
 from maxdl_tf.models.network import PanopticNetwork
 
+_ALWAYS_FLOAT32 = (keras.layers.Conv1D,)  # The last layer of a class head.
 
-def fold_batch_norms(model: PanopticNetwork, storage: tf.DType = tf.float32) -> PanopticNetwork:
+
+def fold_batch_norms(
+    model: PanopticNetwork, storage: tf.DType | str = tf.float32, compute: tf.DType | str = tf.float32
+) -> PanopticNetwork:
     """A network with the outputs of `model` but fewer operations, for images of one size.
 
     The size is that of the first image. The network has no auxiliary semantic branch. `model` is not changed; layers
@@ -39,8 +43,13 @@ def fold_batch_norms(model: PanopticNetwork, storage: tf.DType = tf.float32) -> 
 
     Args:
       model: Model with its final weights.
-      storage: Type of stored kernels: float32, float16 or bfloat16. They are converted to float32 when used.
+      storage: Type of stored kernels: float32, float16 or bfloat16. They are converted to float32 when used. With
+        `compute` bfloat16 it is bfloat16.
+      compute: Type of convolutions, matrix products, attention and features. With bfloat16, these stay float32:
+        softmax, statistics of layer norms, L2 norms, sums of k-means, the logits and all outputs.
     """
+    storage, compute = tf.dtypes.as_dtype(storage), tf.dtypes.as_dtype(compute)
+    types = Types(compute if compute == tf.bfloat16 else storage, compute)
     # Variables are shared, not copied: folding replaces most of them.
     shared = {id(variable): variable for variable in model.variables}
     model = model.without_semantic_branch()
@@ -49,38 +58,39 @@ def fold_batch_norms(model: PanopticNetwork, storage: tf.DType = tf.float32) -> 
         for name in model.part_names
         if getattr(model, name) is not None
     }
-    fold = _Folding(storage, *model.with_parts(**copied).first_transformer)
+    fold = _Folding(types, *model.with_parts(**copied).first_transformer)
     return model.with_parts(**{name: fold(part) for name, part in copied.items()})
 
 
 class FoldedPixelHead(tf.Module):
     """A `PixelHead`."""
 
-    def __init__(self, layer: PixelHead, conv, storage: tf.DType):
+    def __init__(self, layer: PixelHead, conv, types: Types):
         super().__init__()
         scale, offset = affine(layer.batch_norm)
         self.conv, self._position_octaves = conv, layer.position_octaves
-        self.kernel = Weight(layer.projection.kernel * scale, storage)
-        self.bias = Weight(layer.projection.bias * scale + offset, tf.float32)
+        self.kernel = types.kernel(layer.projection.kernel * scale)
+        self.bias = types.small(layer.projection.bias * scale + offset)
 
     def __call__(self, inputs, training=False):
         x = with_positions(self.conv(inputs), self._position_octaves)
         x = tf.nn.bias_add(tf.nn.conv2d(x, self.kernel(), 1, "VALID"), self.bias())
-        return tf.math.l2_normalize(x, axis=-1, epsilon=1e-12)
+        return tf.math.l2_normalize(tf.cast(x, tf.float32), axis=-1, epsilon=1e-12)
 
 
 class FoldedMaskHead(tf.Module):
     """A `MaskHead` whose logits lack their common offset."""
 
-    def __init__(self, layer: MaskHead, storage: tf.DType):
+    def __init__(self, layer: MaskHead, types: Types):
         super().__init__()
-        self.hidden = FoldedLinear.of(layer.hidden, storage) if layer.hidden is not None else None
-        self.embedding = FoldedLinear.of(layer.embedding, storage)
-        self.scale = Weight(affine(layer.batch_norm).scale, tf.float32)
+        self.hidden = FoldedLinear.of(layer.hidden, types) if layer.hidden is not None else None
+        self.embedding = FoldedLinear.of(layer.embedding, types)
+        self.scale = Weight(affine(layer.batch_norm).scale)
 
     def __call__(self, inputs, training=False):
         pixel_feature, memory = inputs
         embedding = self.embedding(memory if self.hidden is None else self.hidden(memory))
+        embedding = tf.cast(embedding, tf.float32)
         return tf.einsum("bhwd,bnd->bhwn", pixel_feature, embedding * self.scale()), embedding
 
 
@@ -102,8 +112,8 @@ class FencedBlock(tf.Module):
 class _Folding:
     """Replaces the layers of a network, from the leaves up."""
 
-    def __init__(self, storage: tf.DType, first_transformer: DualPathTransformer | None, memory):
-        self._storage, self._first_transformer, self._memory = storage, first_transformer, memory
+    def __init__(self, types: Types, first_transformer: DualPathTransformer | None, memory):
+        self._types, self._first_transformer, self._memory = types, first_transformer, memory
 
     def __call__(self, layer):
         """The replacement of `layer`, or `layer` itself with its parts replaced.
@@ -121,13 +131,13 @@ class _Folding:
             (keras.layers.Conv2D, StoredConv2D),
         ):
             if isinstance(layer, layer_class):
-                return folded_class(layer, self._storage)
+                return folded_class(layer, self._types)
         if isinstance(layer, PixelHead):
-            return FoldedPixelHead(layer, self(layer.conv), self._storage)
+            return FoldedPixelHead(layer, self(layer.conv), self._types)
         if isinstance(layer, DualPathTransformer):
             memory = self._memory if layer is self._first_transformer else None
             predictor = self(layer.predictor) if layer.predictor is not None else None
-            return FoldedDualPathTransformer(layer, self._storage, memory, predictor)
+            return FoldedDualPathTransformer(layer, self._types, memory, predictor)
         if isinstance(layer, BatchNorm):
             raise TypeError(
                 f"batch norm {layer.name} has no layer into which it can be folded; teach fold_batch_norm its layer"
@@ -137,4 +147,6 @@ class _Folding:
                 setattr(layer, name, self(part))
             elif isinstance(part, Mapping) and not name.startswith("_"):
                 setattr(layer, name, {key: self(value) for key, value in part.items()})
+        if self._types.compute == tf.bfloat16 and not isinstance(layer, _ALWAYS_FLOAT32):
+            compute_in(layer, "mixed_bfloat16")
         return FencedBlock(layer) if isinstance(layer, ResidualBlock) else layer

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.export.folded_layers import FoldedLinear, Weight, affine
+from maxdl_tf.export.folded_layers import FoldedLinear, Types, affine
 from maxdl_tf.layers.axial_attention import SelfAttention1D, relative_positions
 
 
@@ -21,9 +21,9 @@ class FoldedSelfAttention1D(tf.Module):
     The length is that of the first call, which expands relative positions to all pairs of a query and a key.
     """
 
-    def __init__(self, layer: SelfAttention1D, storage: tf.DType):
+    def __init__(self, layer: SelfAttention1D, types: Types):
         super().__init__()
-        self._heads, self._storage = layer.num_heads, storage
+        self._heads, self._types = layer.num_heads, types
         self._depths = [layer.key_depth, layer.key_depth, layer.value_depth]
         content, *self._position_scales = _by_channel(affine(layer.batch_norm_similarity).scale, layer.key_depth)
         retrieved = affine(layer.batch_norm_retrieved_output)
@@ -34,21 +34,21 @@ class FoldedSelfAttention1D(tf.Module):
         scale, offset = scale * gain, offset * gain
         of_keys, of_values = np.split(offset, [2 * layer.key_depth])
         self.qkv = FoldedLinear(
-            layer.qkv_kernel * scale, np.concatenate([of_keys, np.zeros_like(of_values)]), storage=storage
+            layer.qkv_kernel * scale, np.concatenate([of_keys, np.zeros_like(of_values)]), types=types
         )
         bias = of_values + _by_channel(retrieved.offset, layer.value_depth).sum(axis=0)
-        self.bias = Weight(bias, tf.float32)
+        self.bias = types.small(bias)
         self._tables = [table.numpy() for table in (layer.query_positions, layer.key_positions, layer.value_positions)]
         # For queries that meet keys, queries that meet positions, and keys that meet positions.
-        self.similarity_scales = Weight([content, *self._position_scales], tf.float32)
-        self.position_value_scale = Weight(np.reshape(position_value, [self._heads, 1, -1]), tf.float32)
+        self.similarity_scales = types.small([content, *self._position_scales])
+        self.position_value_scale = types.small(np.reshape(position_value, [self._heads, 1, -1]))
         self._length = None
 
     def __call__(self, inputs, training=False):
         length = inputs.shape[1]
         query, key, value = tf.split(self.qkv(inputs), self._depths, axis=-1)
         self._spread_positions(length)
-        attention = tf.nn.softmax(self._logits(query, key))
+        attention = softmax(self._logits(query, key))
         retrieved = tf.matmul(attention, self._by_head(value))  # [batch, heads, length, depth]
         at_place = tf.reshape(tf.transpose(attention, [2, 0, 1, 3]), [length, -1, length])
         of_positions = self._by_sequence(tf.matmul(at_place, self.value_positions()))
@@ -72,9 +72,9 @@ class FoldedSelfAttention1D(tf.Module):
             self._length = length
             with tf.init_scope():  # Not a part of the function that is being traced.
                 query, key, value = (relative_positions(tf.constant(table), length) for table in self._tables)
-                self.query_positions = Weight(tf.transpose(query, [0, 2, 1]), self._storage)  # [query, depth, key]
-                self.key_positions = Weight(tf.transpose(key, [1, 2, 0]), self._storage)  # [key, depth, query]
-                self.value_positions = Weight(value, self._storage)  # [query, key, depth]
+                self.query_positions = self._types.kernel(tf.transpose(query, [0, 2, 1]))  # [query, depth, key]
+                self.key_positions = self._types.kernel(tf.transpose(key, [1, 2, 0]))  # [key, depth, query]
+                self.value_positions = self._types.kernel(value)  # [query, key, depth]
 
     def _by_head(self, x):
         """[batch, length, channels] to [batch, heads, length, depth]."""
@@ -90,6 +90,11 @@ class FoldedSelfAttention1D(tf.Module):
         """[length, batch * heads, depth] to [length, batch, heads, depth]."""
         length, _, depth = x.shape
         return tf.reshape(x, [length, -1, self._heads, depth])
+
+
+def softmax(logits: tf.Tensor) -> tf.Tensor:
+    """Softmax over the last axis, computed in float32; keeps the type."""
+    return tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), logits.dtype)
 
 
 def _by_channel(statistics: np.ndarray, channels: int) -> np.ndarray:

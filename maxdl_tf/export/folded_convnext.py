@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from maxdl_tf.export.folded_layers import FoldedLinear, Weight
+from maxdl_tf.export.folded_layers import FoldedLinear, Types
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.resize import spatial_size
 from maxdl_tf.models.convnext import ConvNeXtBlock
@@ -17,21 +17,21 @@ class FoldedConvNeXtBlock(tf.Module):
     place of matrix products, it takes 1.1.
     """
 
-    def __init__(self, layer: ConvNeXtBlock, storage: tf.DType):
+    def __init__(self, layer: ConvNeXtBlock, types: Types):
         super().__init__()
-        self.kernel = Weight(tf.transpose(layer.depthwise_conv.kernel, (0, 1, 3, 2)), storage)
-        self.bias = Weight(layer.depthwise_conv.bias, tf.float32)
+        self.kernel = types.kernel(tf.transpose(layer.depthwise_conv.kernel, (0, 1, 3, 2)))
+        self.bias = types.small(layer.depthwise_conv.bias)
         self._epsilon = layer.norm.epsilon
         first, second = layer.pointwise_conv1, layer.pointwise_conv2
         bias = first.bias + tf.linalg.matvec(first.kernel, layer.norm.beta, transpose_a=True)
         kernel = layer.norm.gamma[:, tf.newaxis] * first.kernel
-        self.pointwise_conv1 = FoldedLinear(kernel, bias, activate=first.activation, storage=storage)
-        self.pointwise_conv2 = FoldedLinear(second.kernel, second.bias, storage=storage)
-        self.layer_scale = Weight(layer.layer_scale, tf.float32)
+        self.pointwise_conv1 = FoldedLinear(kernel, bias, activate=first.activation, types=types)
+        self.pointwise_conv2 = FoldedLinear(second.kernel, second.bias, types=types)
+        self.layer_scale = types.small(layer.layer_scale)
 
     def __call__(self, inputs, training=False):
         x = tf.nn.depthwise_conv2d(inputs, self.kernel(), (1, 1, 1, 1), "SAME")
-        x = tf.nn.bias_add(x, self.bias())
+        x = tf.cast(tf.nn.bias_add(x, self.bias()), tf.float32)
         x -= tf.reduce_mean(x, axis=-1, keepdims=True)
         x *= tf.math.rsqrt(tf.reduce_mean(tf.square(x), axis=-1, keepdims=True) + self._epsilon)
         height, width = spatial_size(inputs)
@@ -41,12 +41,12 @@ class FoldedConvNeXtBlock(tf.Module):
 
 
 class StoredConv2D(tf.Module):
-    """A convolution with a bias, whose kernel is stored as `storage`."""
+    """A convolution with a bias, whose kernel is stored in few bits."""
 
-    def __init__(self, layer: keras.layers.Conv2D, storage: tf.DType):
+    def __init__(self, layer: keras.layers.Conv2D, types: Types):
         super().__init__()
-        self.kernel = Weight(layer.kernel, storage)
-        self.bias = Weight(layer.bias, tf.float32)
+        self.kernel = types.kernel(layer.kernel)
+        self.bias = types.small(layer.bias)
         self._convolve = layer.convolution_op
 
     def __call__(self, inputs, training=False):

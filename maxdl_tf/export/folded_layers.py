@@ -34,30 +34,52 @@ def affine(norm: BatchNorm) -> Affine:
 
 
 class Weight(tf.Module):
-    """A constant of the network, stored as `storage` and used as float32.
+    """A constant of the network, stored as `storage` and used as `compute`.
 
     Args:
       value: Value, rounded to `storage`.
       storage: float32, float16 or bfloat16.
+      compute: float32 or bfloat16.
     """
 
-    def __init__(self, value, storage: tf.DType):
+    def __init__(self, value, storage: tf.DType = tf.float32, compute: tf.DType = tf.float32):
         super().__init__()
         self.stored = tf.Variable(tf.cast(value, storage), trainable=False, name="weight")
-        self.shape = self.stored.shape
+        self.shape, self.compute = self.stored.shape, compute
 
     def __call__(self) -> tf.Tensor:
-        return tf.cast(self.stored, tf.float32)
+        return tf.cast(self.stored, self.compute)
+
+
+class Types(NamedTuple):
+    """Types of a folded network.
+
+    Attributes:
+      storage: Type of stored kernels: float32, float16 or bfloat16.
+      compute: Type of convolutions, matrix products and attention, and of features: float32, or bfloat16 if `storage`
+        is bfloat16, too.
+    """
+
+    storage: tf.DType = tf.float32
+    compute: tf.DType = tf.float32
+
+    def kernel(self, value) -> Weight:
+        """A kernel or another large constant."""
+        return Weight(value, self.storage, self.compute)
+
+    def small(self, value) -> Weight:
+        """A bias or another constant of few values, which is stored as it is used."""
+        return Weight(value, self.compute, self.compute)
 
 
 class FoldedConv2D(tf.Module):
     """A `Conv2DBatchNorm` as one convolution."""
 
-    def __init__(self, layer: Conv2DBatchNorm, storage: tf.DType):
+    def __init__(self, layer: Conv2DBatchNorm, types: Types):
         super().__init__()
         scale, offset = affine(layer.batch_norm)
-        self.kernel = Weight(layer.conv.kernel * scale, storage)
-        self.bias = Weight(offset, tf.float32)
+        self.kernel = types.kernel(layer.conv.kernel * scale)
+        self.bias = types.small(offset)
         self._convolve = layer.conv.convolution_op
         self._padding, self._activate = layer.padding, layer.activate
 
@@ -73,11 +95,11 @@ class FoldedConv2D(tf.Module):
 class FoldedDepthwiseConv2D(tf.Module):
     """A `DepthwiseConvBatchNorm` as one depthwise convolution and activation."""
 
-    def __init__(self, layer: DepthwiseConvBatchNorm, storage: tf.DType):
+    def __init__(self, layer: DepthwiseConvBatchNorm, types: Types):
         super().__init__()
         scale, offset = affine(layer.batch_norm)
-        self.kernel = Weight(layer.conv.depthwise_kernel * scale[:, np.newaxis], storage)
-        self.bias = Weight(offset, tf.float32)
+        self.kernel = types.kernel(layer.conv.depthwise_kernel * scale[:, np.newaxis])
+        self.bias = types.small(offset)
         self._strides, self._activate = (1, *layer.conv.strides, 1), layer.activate
 
     def __call__(self, inputs, training=False):
@@ -92,25 +114,25 @@ class FoldedLinear(tf.Module):
       kernel: float32 [in, out].
       bias: float32 [out].
       activate: Function that follows; None for none.
-      storage: Type of the stored kernel.
+      types: Types of kernel and result. Inputs of other types are converted.
     """
 
-    def __init__(self, kernel, bias, *, activate: Callable[[tf.Tensor], tf.Tensor] | None = None, storage: tf.DType):
+    def __init__(self, kernel, bias, *, activate: Callable[[tf.Tensor], tf.Tensor] | None = None, types: Types):
         super().__init__()
-        self.kernel = Weight(kernel, storage)
-        self.bias = Weight(bias, tf.float32)
+        self.kernel = types.kernel(kernel)
+        self.bias = types.small(bias)
         self._activate = activate
 
     @classmethod
-    def of(cls, layer: Conv1DBatchNorm, storage: tf.DType, gain=1.0) -> FoldedLinear:
+    def of(cls, layer: Conv1DBatchNorm, types: Types, gain=1.0) -> FoldedLinear:
         """A `Conv1DBatchNorm` whose result is multiplied by `gain`, a number or an array [channels]."""
         scale, offset = affine(layer.batch_norm)
-        return cls(layer.conv.kernel[0] * (scale * gain), offset * gain, activate=layer.activate, storage=storage)
+        return cls(layer.conv.kernel[0] * (scale * gain), offset * gain, activate=layer.activate, types=types)
 
     def __call__(self, inputs, training=False):
         length = tf.shape(inputs)[1] if inputs.shape[1] is None else inputs.shape[1]
         depth, channels = self.kernel.shape
-        x = tf.matmul(tf.reshape(inputs, [-1, depth]), self.kernel())
+        x = tf.matmul(tf.cast(tf.reshape(inputs, [-1, depth]), self.kernel.compute), self.kernel())
         x = tf.nn.bias_add(x, self.bias())
         x = self._activate(x) if self._activate else x
         return tf.reshape(x, [-1, length, channels])

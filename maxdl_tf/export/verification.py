@@ -67,10 +67,13 @@ class Agreement(NamedTuple):
         return 1.0 - self.differing / self.pixels
 
     def summary(self) -> str:
-        """A human-readable line, such as "labels equal on 61632 pixels (2 segments)"."""
+        """A human-readable line, such as "labels equal on 61632 pixels (2 segments)".
+
+        Different labels are counted, and the share of the others is stated.
+        """
         equal = self.pixels - self.ties - self.differing
         ties = f" and tied on {self.ties}" * (self.ties > 0)
-        differing = f" and different on {self.differing}" * (self.differing > 0)
+        differing = f" and different on {self.differing} ({100 * self.share:.2f} % equal)" * (self.differing > 0)
         return f"labels equal on {equal} pixels{ties}{differing} ({self.segments} segments)"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -115,11 +116,14 @@ class PanopticTask(base.Task):
             arguments["output_stride"] = model.output_stride
         return Postprocessor(self.dataset_info, **arguments)
 
-    def build_predictor(self, checkpoint: str | None) -> tuple[Predictor, PanopticNetwork]:
+    def build_predictor(
+        self, checkpoint: str | None, prepare: Callable[[PanopticNetwork], PanopticNetwork] = lambda model: model
+    ) -> tuple[Predictor, PanopticNetwork]:
         """Builds a predictor, and its model, which lacks the auxiliary semantic branch.
 
         Args:
           checkpoint: Path of a checkpoint of the model, or of a folder of checkpoints. None: random weights.
+          prepare: Makes the model that predicts of the restored one, such as `fold_batch_norms`.
 
         Raises:
           UserError: The checkpoint does not exist, or is of another model.
@@ -127,7 +131,7 @@ class PanopticTask(base.Task):
         model = self.build_model()
         if checkpoint:
             self.load_weights(model, checkpoint)
-        model = model.without_semantic_branch()
+        model = prepare(model.without_semantic_branch())
         return self._predictor(model, self.dataset), model
 
     def _predictor(self, model: PanopticNetwork, options: dataset_pb2.DatasetOptions) -> Predictor:
