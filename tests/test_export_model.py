@@ -130,7 +130,6 @@ def test_saved_model_and_checkpoint_predict_the_same(trained, exported, tmp_path
         ({"checkpoint": "nowhere/ckpt-1"}, "--checkpoint nowhere/ckpt-1 does not exist"),
         ({"override": "eval_dataset { crop_size: 64 }"}, "must be 16k+1"),
         ({"max_pixels": 0}, "--max_pixels=0: 0 is not a positive integer"),
-        ({"compute": "bfloat16", "fold": "false"}, "--compute bfloat16 needs folded batch norms; drop --nofold"),
         ({"compute": "bfloat16", "weights": "float16"}, "--weights float16 does not go with --compute bfloat16"),
     ],
 )
@@ -145,6 +144,12 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(trained, tmp_path, cap
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+def test_bfloat16_needs_folded_batch_norms(trained, tmp_path, capsys):
+    flags = ("--checkpoint", trained / "model", "--export_dir", tmp_path / "out", "--nofold", "--compute", "auto")
+    assert in_process(export_model, *flags) == 2
+    assert "--compute auto needs folded batch norms; drop --nofold" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
@@ -173,23 +178,25 @@ def test_an_export_in_bfloat16_states_its_agreement(exported_in_bfloat16):
     assert {weight.dtype for weight in tf.saved_model.load(str(export_dir)).weights} == {tf.bfloat16, tf.float32}
 
 
-def test_a_checkpoint_predicts_in_bfloat16_as_its_export(trained, exported_in_bfloat16, tmp_path, monkeypatch, capsys):
+def test_a_checkpoint_predicts_in_bfloat16_as_its_export(
+    trained, exported, exported_in_bfloat16, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(processors, "bfloat16_instruction", lambda: "avx512_bf16")
     generator = np.random.default_rng(1)
     Image.fromarray(generator.integers(0, 256, (65, 97, 3)).astype(np.uint8)).save(tmp_path / "photo.png")
     photo, config_file = tmp_path / "photo.png", trained / "experiment.textproto"
-    of_checkpoint, of_export, default = (tmp_path / name for name in ("checkpoint", "export", "default"))
+    of_checkpoint, of_export, of_float32 = (tmp_path / name for name in ("checkpoint", "export", "float32"))
     model = trained / "model"
     assert _run(predict, model=model, config_file=config_file, input=photo, output=of_checkpoint, compute="auto") == 0
     assert "computing in bfloat16: this processor has avx512_bf16" in capsys.readouterr().out
     assert _run(predict, model=exported_in_bfloat16[0], input=photo, output=of_export) == 0
-    assert _run(predict, model=model, config_file=config_file, input=photo, output=default) == 0
-    of_checkpoint, of_export, default = (
+    assert _run(predict, model=exported[0], input=photo, output=of_float32) == 0
+    of_checkpoint, of_export, of_float32 = (
         json.loads((folder / "panoptic.json").read_text())["annotations"]
-        for folder in (of_checkpoint, of_export, default)
+        for folder in (of_checkpoint, of_export, of_float32)
     )
     assert of_checkpoint == of_export
-    assert of_checkpoint != default
+    assert of_checkpoint != of_float32
 
 
 def test_the_computation_of_a_saved_model_is_fixed(exported, tmp_path, capsys):
