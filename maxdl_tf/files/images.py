@@ -304,6 +304,11 @@ def _decode(
         if intensity and kind == "png" and len(image.getbands()) > 1 and has_16_bits(image, source):
             values = tiff.turned(_png_colors(source), orientation)
             return DecodedImage(in_8_bits(values, name, intensity), kind, image.mode, orientation, value_range(values))
+        if kind == "tiff" and image.mode in ("I", "L"):
+            values = tiff.stored_values(image)
+            return DecodedImage(
+                _three_channels(in_8_bits(values, name, intensity)), kind, image.mode, 1, value_range(values)
+            )
         turned = image.transpose(_TO_UPRIGHT[orientation]) if orientation in _TO_UPRIGHT else image
         pixels = _as_rgb(turned, name, intensity, has_16_bits=has_16_bits(image, source))
         values = np.asarray(image) if image.mode[0] in "IF" else pixels
@@ -349,7 +354,7 @@ def _as_rgb(
         return _three_channels(in_8_bits(np.asarray(image), name, intensity))
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     if has_16_bits and pixels.max() < DARK_16_BIT >> 8:
-        raise too_dark(name)
+        raise too_dark(name, int(pixels.max()) << 8 | 255)
     return pixels
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from maxdl_tf.errors import UserError
 
 DARK_16_BIT = 2**14  # Without a rule, 8 bits show smaller values almost black.
+_LARGEST = 1e15  # Larger values are no measurements, and neighbors of them may be equal in a computer.
 _ROWS = 256  # Converted at a time, to save memory.
 
 
@@ -94,13 +95,15 @@ def in_8_bits(values: np.ndarray, name: str, rule: IntensityRule | None) -> np.n
 
     Raises:
       NoIntensityRule: There is no rule, and the upper 8 bits do not show the image.
-      UserError: A value is not finite.
+      UserError: A value is not finite, or beyond 1e15.
     """
     if values.dtype == np.uint8:
         return values
     low, high = value_range(values)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise UserError(f"{name}: has values that are infinite or not a number; replace them")
+    if not -_LARGEST <= low <= high <= _LARGEST:
+        raise UserError(
+            f"{name}: has values that are infinite, not a number, or beyond {_LARGEST:g}; replace or scale them"
+        )
     if rule:
         return to_8_bits(values, rule)
     if values.dtype.kind == "f":
@@ -108,7 +111,7 @@ def in_8_bits(values: np.ndarray, name: str, rule: IntensityRule | None) -> np.n
     if low < 0 or high >= 2**16:
         raise NoIntensityRule(f"{name}: values {low} to {high}, beyond 0..65535; {advice(low, high)}")
     if high < DARK_16_BIT:
-        raise too_dark(name, (low, high))
+        raise too_dark(name, high)
     return (values >> 8).astype(np.uint8)
 
 
@@ -117,11 +120,11 @@ def value_range(values: np.ndarray) -> tuple[float, float] | None:
     return None if values.dtype == np.uint8 else (values.min().item(), values.max().item())
 
 
-def too_dark(name: str, found: tuple[float, float] = (0, DARK_16_BIT - 1)) -> NoIntensityRule:
-    """The error for an image of 16 bits whose values are small."""
+def too_dark(name: str, high: int) -> NoIntensityRule:
+    """The error for an image of 16 bits whose values are small, at most `high`."""
     return NoIntensityRule(
-        f"{name}: all values are below {DARK_16_BIT:,} of 65,535 (at most {found[1]:,}), so that 8 bits would show it "
-        f"almost black; {advice(*found)}"
+        f"{name}: all values are below {DARK_16_BIT:,} of 65,535 (at most {high:,}), so that 8 bits would show it "
+        f"almost black; {advice(0, high)}"
     )
 
 
@@ -133,6 +136,6 @@ def advice(low: float, high: float) -> str:
         low, high, origin = 0, 2**bits - 1, f"{bits} bits"
     high = high if high > low else low + 1  # All values are equal.
     return (
-        f"convert the training data with a rule, such as maxdl-convert --intensity 'range {{ low: {low:g} high: "
+        f"convert the training data with a rule, such as maxdl-convert --intensity 'range {{ low: {low:.9g} high: "
         f"{high:.9g} }}' for {origin}, which the model then keeps; or scale all images alike to 0..255 and 8 bits"
     )

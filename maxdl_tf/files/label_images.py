@@ -47,7 +47,7 @@ def read_label_image(content: bytes, name: str) -> tuple[np.ndarray, str]:
             raise UserError(f"{name}: a TIFF file with colors of 16 bits or several pages; expected a number per pixel")
     else:
         image = open_label_image(content, name)
-        values, mode = np.asarray(image), image.mode
+        values, mode = tiff.stored_values(image) if image.format == "TIFF" else np.asarray(image), image.mode
         if values.ndim == 3:
             return values, mode
         values = _as_stored(values, image, content)

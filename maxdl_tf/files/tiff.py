@@ -7,6 +7,7 @@ or an OME-TIFF calls channels. One is gray; two and three are red, green and blu
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable
 from typing import IO, TYPE_CHECKING
@@ -21,16 +22,28 @@ if TYPE_CHECKING:
 
 _MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # The last two: BigTIFF.
 _AXES = {"Z": "slices (z)", "T": "times (t)", "C": "channels", "S": "samples", "P": "positions"}
-_KIND, _BITS, _DESCRIPTION, _ORIENTATION, _PLANAR = 254, 258, 270, 274, 284
+_KIND, _BITS, _DESCRIPTION, _ORIENTATION, _PLANAR, _SAMPLE_FORMAT = 254, 258, 270, 274, 284, 339
 _SMALLER_COPY, _MASK = 1, 4  # Bits of the kind of a page.
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR = 0, 1, 2, 6  # Photometric interpretations.
 _ALPHA = ((1,), (2,))  # Kinds of the extra samples.
 _APART = 2  # Planar configuration: a plane for each sample.
+_UNSIGNED, _SIGNED = 1, 2  # Formats of the samples.
 
 
 def bits(image: Image.Image) -> int:
     """Largest number of bits of a channel of a TIFF file that Pillow opened."""
     return max(image.tag_v2.get(_BITS, (1,)))
+
+
+def stored_values(image: Image.Image) -> np.ndarray:
+    """The values [height, width, ...] of a TIFF file that Pillow opened, with the sign that the file gives them.
+
+    Pillow takes signed numbers of 8 bits for unsigned ones, and unsigned numbers of 32 bits for signed ones.
+    """
+    values, kind = np.asarray(image), (bits(image), *image.tag_v2.get(_SAMPLE_FORMAT, (_UNSIGNED,))[:1])
+    if image.mode == "L" and kind == (8, _SIGNED):
+        return values.view(np.int8)
+    return values.view(np.uint32) if image.mode == "I" and kind == (32, _UNSIGNED) else values
 
 
 def beyond_pillow(source: IO[bytes], exact: bool) -> str:
@@ -57,7 +70,8 @@ def beyond_pillow(source: IO[bytes], exact: bool) -> str:
             return "four planes"
         for number in range(1, image.n_frames):
             image.seek(number)
-            if image.size == size and not image.tag_v2.get(_KIND, 0) & (_SMALLER_COPY | _MASK):
+            is_smaller = math.prod(image.size) < math.prod(size)
+            if not is_smaller and not image.tag_v2.get(_KIND, 0) & (_SMALLER_COPY | _MASK):
                 return "several pages"
         return ""
     except Exception:  # Of any kind; a damaged file, or pixels that only tifffile knows.
@@ -90,6 +104,8 @@ def read_values(source: IO[bytes], name: str, check_size: Callable[[int, int], N
         ) from None
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # What matters is raised.
     with tifffile.TiffFile(source) as file:
+        if not file.series or not {"X", "Y"} <= set(file.series[0].axes):
+            raise ValueError("it has no pixels")
         series, *others = file.series
         if any(other.size >= series.size for other in others):
             raise UserError(f"{name}: {len(others) + 1} images in a TIFF file; save each as a file of its own")
@@ -112,7 +128,7 @@ def _channels(series: tifffile.TiffPageSeries, name: str) -> tuple[int | None, i
     if len(more) > 1 or (more and more[0] not in "CS"):
         raise UserError(f"{name}: {_described(axes, shape)}; {_advice(more)}")
     if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _YCBCR):
-        raise UserError(f"{name}: colors of the kind {page.photometric!s}; save it as gray or RGB")
+        raise UserError(f"{name}: colors of the kind {page.photometric.name}; save it as gray or RGB")
     if not more:
         return None, 1
     channels = shape[axes.index(more[0])]
@@ -139,7 +155,7 @@ def _decoded(series: tifffile.TiffPageSeries, name: str) -> np.ndarray:
             raise UserError(f"{name}: {error}; install it with pip, or save the file uncompressed") from None
         raise
     if not values.size:
-        raise ValueError("no pixels")
+        raise ValueError("it has no pixels")
     if values.dtype.kind not in "buif":
         raise UserError(f"{name}: values of type {values.dtype}; save them as integers or floats")
     if values.dtype.kind == "b":

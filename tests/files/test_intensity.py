@@ -35,9 +35,9 @@ def test_8_bits_stay_as_they_are():
     assert in_8_bits(values, "a", Range(0, 4)) is values
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused(value):
-    with pytest.raises(UserError, match="a: has values that are infinite or not a number"):
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e16, -1e16])
+def test_values_that_are_no_measurements_are_refused(value):
+    with pytest.raises(UserError, match="a: has values that are infinite, not a number, or beyond 1e"):
         in_8_bits(np.array([[1.0, value]]), "a", Range(0, 1))
 
 
@@ -53,6 +53,13 @@ def test_values_that_are_not_finite_are_refused(value):
 def test_without_a_rule_the_error_names_one_for_this_image(values, range_):
     with pytest.raises(NoIntensityRule, match=rf"a\.tif: .* --intensity 'range {{ {range_} }}' for "):
         in_8_bits(values, "a.tif", None)
+
+
+def test_without_a_rule_the_error_for_colors_names_the_bits_of_the_camera(tmp_path):
+    values = np.full((5, 7, 3), 4095, np.uint16)
+    (tmp_path / "a.png").write_bytes(png_files.png(values))
+    with pytest.raises(NoIntensityRule, match=r"at most 4,095\).* 'range { low: 0 high: 4095 }' for 12 bits"):
+        images.read_image(str(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("interlaced", [False, True])

@@ -50,6 +50,14 @@ def test_a_rule_reads_all_types_of_numbers(tifffile, tmp_path, dtype):
     np.testing.assert_array_equal(images.read_image(path, intensity=RULE)[..., 0], in_8_bits(GRAY))
 
 
+@pytest.mark.parametrize("values", [[-100, 0, 100], [0, 2**31 - 1, 2**32 - 1]], ids=["i1", "u4"])
+def test_numbers_keep_the_sign_that_pillow_mistakes(tifffile, tmp_path, values):
+    path = str(tmp_path / "a.tif")
+    tifffile.imwrite(path, np.array([values], np.int8 if values[0] else np.uint32))
+    rule = Range(values[0], values[-1])
+    assert images.read_image(path, intensity=rule)[..., 0].tolist() == [[0, 128, 255] if values[0] else [0, 127, 255]]
+
+
 CHANNELS = np.moveaxis(COLORS, -1, 0)
 COLOR_FILES = {
     "RGB": (COLORS, {"photometric": "rgb"}),
@@ -113,8 +121,19 @@ def test_pages_without_a_meaning_are_refused(tifffile, tmp_path):
     with tifffile.TiffWriter(tmp_path / "b.tif") as file:
         file.write(GRAY)
         file.write(GRAY.astype(np.float32))
-    with pytest.raises(UserError, match=r"b\.tif: 2 images in a TIFF file; save each"):
-        images.read_image(str(tmp_path / "b.tif"), intensity=RULE)
+    with tifffile.TiffWriter(tmp_path / "c.tif") as file:
+        file.write(GRAY[::2, ::2])
+        file.write(GRAY)
+    for name in ("b.tif", "c.tif"):
+        with pytest.raises(UserError, match=rf"{name}: 2 images in a TIFF file; save each"):
+            images.read_image(str(tmp_path / name), intensity=RULE)
+
+
+def test_a_file_without_pixels_is_no_image(tifffile, tmp_path):
+    with pytest.warns(UserWarning, match="zero-size"):
+        tifffile.imwrite(tmp_path / "a.tif", np.zeros((0, 5), np.uint16))
+    with pytest.raises(UserError, match=r"a\.tif: cannot be read as an image: it has no pixels"):
+        images.read_image(str(tmp_path / "a.tif"))
 
 
 def test_a_pyramid_is_its_largest_image(tifffile, tmp_path):
