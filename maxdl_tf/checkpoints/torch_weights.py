@@ -26,7 +26,9 @@ _FILE = "models/efficientnet-lite0-57934424.pth"
 _MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _ZIP = b"PK\x03\x04"
+_PICKLE = b"\x80"
 _LARGEST_MEMO = 1_000_000  # Python allocates the memo of a pickle up to the largest number in it.
+_LARGEST_TUPLE = 1000  # Values, with those of tuples in it. Python has no limit of its own when it hashes a key.
 _LONGEST_NAME = 100  # Characters of a name in a message.
 _MOST_AXES = 8
 _DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
@@ -182,6 +184,9 @@ def _read(path: str, file: IO[bytes]) -> dict[str, np.ndarray]:
         )
     file.seek(0)
     try:
+        if file.read(len(_PICKLE)) != _PICKLE:
+            raise ValueError("it does not begin as one")
+        file.seek(0)
         if _load(file)[0] != _MAGIC_NUMBER or _load(file)[0] != _PROTOCOL:
             raise ValueError("it does not begin as one")
         system, _ = _load(file)
@@ -208,6 +213,7 @@ def _read(path: str, file: IO[bytes]) -> dict[str, np.ndarray]:
 def _load(file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
     """The next pickle of a file, and the storages to which it refers."""
     start = file.tell()
+    sizes = _TupleSizes()
     for instruction, argument, _ in pickletools.genops(file):
         if instruction.name not in _ALLOWED:
             raise _Refused(f"the pickle instruction {instruction.name}")
@@ -215,6 +221,7 @@ def _load(file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
             _stand_in(*argument.split(" ", 1))
         if instruction.name.endswith("PUT") and argument > _LARGEST_MEMO:
             raise _Refused(f"a pickle with the memo {argument}")
+        sizes.follow(instruction, argument)
     end = file.tell()
     file.seek(start)
     unpickler = _Unpickler(file)
@@ -223,9 +230,39 @@ def _load(file: IO[bytes]) -> tuple[Any, dict[str, _Storage]]:
     return value, unpickler.storages
 
 
+class _TupleSizes:
+    """Follows the stack of a pickle, to refuse tuples in tuples that take Python forever, or more stack than it has."""
+
+    def __init__(self):
+        self._stack: list[int] = []  # Number of values in each value, 1 if it is no tuple.
+        self._marks: list[int] = []
+        self._memo: dict[int, int] = {}
+
+    def follow(self, instruction: pickletools.OpcodeInfo, argument: Any) -> None:
+        if instruction.name == "MARK":
+            self._marks.append(len(self._stack))
+            return
+        if instruction.name.endswith("PUT"):
+            self._memo[argument] = self._stack[-1]
+            return
+        taken = instruction.stack_before
+        place = len(self._stack) - len(taken)
+        if pickletools.markobject in taken:
+            place = self._marks.pop() - taken.index(pickletools.markobject)
+        size = 1
+        if instruction.name.startswith("TUPLE"):
+            size += sum(self._stack[place:])
+        elif instruction.name.endswith("BINGET"):
+            size = self._memo[argument]
+        if size > _LARGEST_TUPLE:
+            raise _Refused("tuples in tuples")
+        self._stack[place:] = [size] * len(instruction.stack_after)
+
+
 def _read_storages(file: IO[bytes], keys: Any, storages: dict[str, _Storage]) -> None:
     """Reads the bytes of each storage: its number of values, int64, then the values."""
-    if not isinstance(keys, list) or sorted(keys) != sorted(storages):
+    is_list = isinstance(keys, list) and all(type(key) is str for key in keys)
+    if not is_list or sorted(keys) != sorted(storages):
         raise ValueError("its tensors and its data do not belong together")
     left = os.fstat(file.fileno()).st_size - file.tell()
     for key in keys:

@@ -64,8 +64,13 @@ HOSTILE = {
         b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
         "holds the pickle instruction SHORT_BINUNICODE;",
     ),
-    "an instance": (b"(i__main__\nThing\n.", "holds the pickle instruction INST;"),
+    "an instance": (b"\x80\x02(i__main__\nThing\n.", "holds the pickle instruction INST;"),
     "a huge memo": (b"\x80\x02Nr\xff\xff\xff\x7f.", "holds a pickle with the memo 2147483647;"),
+    "a key that takes forever": (
+        b"\x80\x02})" + b"".join(b"q%ch%c\x86" % (number, number) for number in range(60)) + b"Ns.",
+        "holds tuples in tuples;",
+    ),
+    "a key that is too deep": (b"\x80\x02})" + b"\x85" * 1_000_000 + b"Ns.", "holds tuples in tuples;"),
     "a tensor beyond its storage": (
         file_bytes({"a": tensor(A, 1, (6,), (1,))}, DATA),
         "holds a tensor that is not a part",
@@ -88,7 +93,8 @@ HOSTILE = {
     "something behind": (GOOD + b"more", "4 bytes follow its end"),
     "another magic number": (pickled(MAGIC_NUMBER + 1), "it does not begin as one"),
     "nothing": (b"", "is no whole file of PyTorch weights"),
-    "text": (b"weights", "(is no whole file|holds)"),
+    "text": (b"version https://git-lfs.github.com", "is no whole file of PyTorch weights: it does not begin as one"),
+    "a row of zeros": (bytes(99), "it does not begin as one"),
     "a zip file": (b"PK\x03\x04more", "is a zip file, as PyTorch writes since 1.6"),
 }
 
