@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from maxdl_tf.evaluation.diagnosis import Diagnosis
     from maxdl_tf.inference.predict_files import FileOptions, ImageTask
     from maxdl_tf.inference.predictor import Predictor
+    from maxdl_tf.inference.tiles import TiledPredictor
     from maxdl_tf.inference.writer import PredictionWriter
     from maxdl_tf.protos import experiment_pb2
 
@@ -167,12 +168,15 @@ def _checkpoint_predictor(experiment: experiment_pb2.Experiment) -> Predictor:
     return task.build_predictor(_MODEL.value, functools.partial(fold_batch_norms, compute=compute))[0]
 
 
-def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: PredictionWriter) -> int:
+def _predict_here(predictor: Predictor | TiledPredictor, tasks: list[ImageTask], writer: PredictionWriter) -> int:
     """Predicts one image at a time. Returns the number of failed images, which are reported on stderr."""
     from maxdl_tf.inference.predict_files import predict_file
+    from maxdl_tf.inference.tiles import TiledPredictor
 
     failed, diagnoses = 0, {}
     with Progress("predicting", total=len(tasks)) as progress:
+        if isinstance(predictor, TiledPredictor):
+            predictor.on_tile = lambda done, total: progress.advance(0, note=f"tile {done:,} of {total:,}")
         for task in tasks:
             try:
                 predicted = predict_file(predictor, task, writer.pictures, _options())
@@ -183,7 +187,7 @@ def _predict_here(predictor: Predictor, tasks: list[ImageTask], writer: Predicti
                 writer.add(predicted.record)
                 if predicted.diagnosis:
                     diagnoses[task.image_id] = predicted.diagnosis
-            progress.advance()
+            progress.advance(note="")
     writer.finish(_report(diagnoses, predictor, _MIN_SCORE.value) if _DIAGNOSE.value else None)
     return failed
 

@@ -173,7 +173,8 @@ def to_coco_instances(prediction: Prediction, image_id: int | str) -> list[dict]
     for segment in prediction.segments:
         if not segment.is_thing:
             continue
-        rle = coco_mask.encode(np.asfortranarray(prediction.label_map == segment.id, np.uint8))
+        size = list(prediction.label_map.shape)
+        rle = coco_mask.frPyObjects({"size": size, "counts": _run_lengths(prediction.label_map, segment)}, *size)
         instances.append(
             {
                 "image_id": image_id,
@@ -185,6 +186,20 @@ def to_coco_instances(prediction: Prediction, image_id: int | str) -> list[dict]
             }
         )
     return instances
+
+
+def _run_lengths(label_map: np.ndarray, segment: Segment) -> list[int]:
+    """Numbers of pixels outside, inside, outside, ... of a segment, column by column; as in COCO's uncompressed RLE.
+
+    Only the box of the segment is read: a large image may have thousands of them.
+    """
+    left, top, width, height = segment.bbox
+    inside = np.equal(label_map[top : top + height, left : left + width].T, segment.id)
+    column, row = np.nonzero(np.diff(np.pad(inside, [(0, 0), (1, 1)]).astype(np.int8)))
+    borders, times = np.unique((left + column) * len(label_map) + top + row, return_counts=True)
+    borders = borders[times == 1]  # A run may go on in the next column.
+    lengths = np.diff([0, *borders, label_map.size]).tolist()
+    return lengths if lengths[-1] else lengths[:-1]
 
 
 def to_supervision(prediction: Prediction, *, things_only: bool = False) -> Any:

@@ -161,14 +161,17 @@ class Predictor:
           overlap: Number of pixels that neighboring tiles share. None: `self.tile_overlap`.
 
         Raises:
-          UserError: The overlap is not less than the tile.
+          UserError: The overlap is negative, or not less than the tile.
         """
         tile = self.tile if tile is None else tile
         overlap = self.tile_overlap if overlap is None else overlap
         if not tile:
             return self
-        if overlap >= tile:
-            raise UserError(f"tiles of {tile} pixels cannot share {overlap}; choose a smaller overlap")
+        if not 0 <= overlap < tile:
+            raise UserError(
+                f"tile {tile} with an overlap of {overlap}: the overlap must be at least 0 and less than the tile; "
+                "state another one"
+            )
         return TiledPredictor(self, tile=tile, overlap=overlap)
 
     @tf.function(autograph=False)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -96,6 +96,7 @@ class TiledPredictor:
     Attributes:
       predictor, tile, overlap: The arguments.
       dataset_info: Class table of the predictions. Its label divisor leaves room for the things of all tiles.
+      on_tile: Receives the number of predicted tiles and that of all tiles of the image, after each tile.
 
     Raises:
       ValueError: The overlap is negative or not smaller than the tile.
@@ -108,6 +109,7 @@ class TiledPredictor:
         self.tile = tile
         self.overlap = overlap
         self.dataset_info = with_room_for_instances(predictor.dataset_info)
+        self.on_tile: Callable[[int, int], None] = lambda done, total: None
 
     def __call__(self, image: ImageLike) -> Prediction:
         """Predicts the segmentation of an image; see `Predictor`.
@@ -120,11 +122,14 @@ class TiledPredictor:
         parts = _Parts(self.dataset_info)
         numbers = np.zeros(pixels.shape[:2], np.int32)  # Of the parts.
         above: list[np.ndarray] = []  # For each column, what the row of tiles above found in the overlap.
+        done = 0
         for row, next_row in zip(rows, [*rows[1:], None]):
             below = []
             left = None  # What the tile before found in the overlap.
             for place, (column, next_column) in enumerate(zip(columns, [*columns[1:], None])):
                 found = parts.add(self.predictor(pixels[row.start : row.end, column.start : column.end]))
+                done += 1
+                self.on_tile(done, len(rows) * len(columns))
                 if above:
                     parts.join(above[place], found[: len(above[place])])
                 if left is not None:

@@ -119,6 +119,23 @@ def test_coco_instances_are_the_things_of_the_map(prediction):
         assert isinstance(entry["segmentation"]["counts"], str)  # JSON takes no bytes.
 
 
+def test_coco_instances_are_encoded_as_pycocotools_does():
+    """Among others, segments that end with a column and begin the next one, or begin or end with the image."""
+    random = np.random.default_rng(0)
+    for height, width in random.integers(1, 6, (50, 2)).tolist():
+        label_map = random.integers(1001, 1003, (height, width)).astype(np.int32)
+        label_map[random.random(label_map.shape) < 0.2] = 0
+        rows, columns = np.nonzero(label_map == 1001)
+        if not len(rows):
+            continue
+        box = (int(columns.min()), int(rows.min()), int(np.ptp(columns)) + 1, int(np.ptp(rows)) + 1)
+        prediction = Prediction(label_map, [Segment(1001, 1, True, 1.0, len(rows), box)], None, INFO)
+        [entry] = predictions.to_coco_instances(prediction, 1)
+        assert (
+            entry["segmentation"]["counts"].encode() == coco_mask.encode(np.asfortranarray(label_map == 1001))["counts"]
+        )
+
+
 @pytest.fixture
 def supervision(monkeypatch):
     """A stand-in for the package: keeps what it is given."""

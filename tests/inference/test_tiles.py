@@ -197,6 +197,14 @@ def test_an_overlap_of_a_whole_tile_is_refused(overlap):
         TiledPredictor(Oracle(), tile=32, overlap=overlap)
 
 
+def test_each_tile_is_counted():
+    counted = []
+    tiled = TiledPredictor(Oracle(), tile=40, overlap=10)
+    tiled.on_tile = lambda *counts: counted.append(counts)
+    tiled(np.zeros((30, 90, 3), np.uint8))
+    assert counted == [(1, 3), (2, 3), (3, 3)]
+
+
 @pytest.mark.parametrize("image_side, tile", [(64, 32), (64, 40), (160, 128), (256, 107)])
 def test_a_tile_shows_things_as_large_as_training_for_it(image_side, tile):
     """In training and prediction, a square covers as many pixels of the network's input."""

@@ -66,7 +66,7 @@ def test_tiles_hold_for_checkpoints_and_can_be_switched_off(load):
     tiled = predictor.in_tiles()
     assert isinstance(tiled, TiledPredictor) and (tiled.tile, tiled.overlap) == (40, 16)
     assert predictor.in_tiles(0) is predictor
-    with pytest.raises(UserError, match="tiles of 16 pixels cannot share 16"):
+    with pytest.raises(UserError, match="tile 16 with an overlap of 16: the overlap must be"):
         predictor.in_tiles(16)
 
 
