@@ -34,10 +34,12 @@ demo: $(READY)
 nuclei: OUT := nuclei_output
 nuclei: export NUCLEI_TFRECORDS := $(OUT)/tfrecords
 nuclei: export PATH := $(abspath $(BIN)):$(PATH)
-nuclei: MODEL := --config_file configs/nuclei/max_deeplab_tiny_129.textproto
+nuclei: MODEL = --config_file configs/nuclei/max_deeplab_tiny_129.textproto \
+    $(if $(OVERRIDE),--override '$(subst ','\'',$(OVERRIDE))')
 nuclei: $(READY)
 	@if [ ! -d "$(DATA)/train" ]; then \
-	    echo "make: wanted the folder of the nuclei, which docs/nuclei.md describes: make nuclei DATA=FOLDER" >&2; exit 2; fi
+	    echo "make: DATA is '$(DATA)', where there is no folder train; give the folder that docs/nuclei.md describes:" \
+	        "make nuclei DATA=FOLDER" >&2; exit 2; fi
 	@echo "==> nuclei: checks and converts the data, trains, evaluates, exports, predicts; the training takes about half an hour"
 	maxdl-check-data coco_panoptic --image_dir "$(DATA)/train" --annotation_file "$(DATA)/annotations/panoptic_train.json" \
 	    --image_dir "$(DATA)/val" --annotation_file "$(DATA)/annotations/panoptic_val.json"
@@ -45,7 +47,7 @@ nuclei: $(READY)
 	    --output_dir $(OUT)/tfrecords --split train --overwrite
 	maxdl-convert coco_panoptic --image_dir "$(DATA)/val" --annotation_file "$(DATA)/annotations/panoptic_val.json" \
 	    --output_dir $(OUT)/tfrecords --split val --overwrite
-	maxdl-train $(MODEL) --mode train_and_eval --model_dir $(OUT)/model $(if $(OVERRIDE),--override '$(OVERRIDE)')
+	maxdl-train $(MODEL) --mode train_and_eval --model_dir $(OUT)/model
 	maxdl-eval $(MODEL) --checkpoint $(OUT)/model --report $(OUT)/report.html --pictures $(OUT)/pictures
 	rm -rf $(OUT)/export
 	maxdl-export $(MODEL) --checkpoint $(OUT)/model --export_dir $(OUT)/export/1

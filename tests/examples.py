@@ -85,9 +85,9 @@ def examples_of_help(module) -> Iterator[Example]:
     yield from examples_of_text(module.__doc__ or "", f"help of {module.__name__}")
 
 
-def examples_of_make(target: str) -> Iterator[Example]:
-    """The commands that a target of the Makefile runs."""
+def examples_of_make(target: str, *variables: str) -> Iterator[Example]:
+    """The commands that a target of the Makefile runs; a variable is NAME=VALUE."""
     environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL")}
-    arguments = ["make", "--dry-run", target, "DATA=folder of data"]
+    arguments = ["make", "--dry-run", target, "DATA=folder of data", *variables]
     done = subprocess.run(arguments, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
     yield from examples_of_text(done.stdout, f"make {target}")

@@ -71,6 +71,14 @@ def test_paths_exist(path):
             assert (REPOSITORY / word).exists() or (path.parent / word).exists(), f"{path.name} names {word}"
 
 
+def test_an_override_of_make_reaches_all_commands_with_the_experiment():
+    override = "model { num_slots: 32 } training { initial_checkpoint: 'a  b' }"
+    words = [example.words for example in examples_of_make("nuclei", f"OVERRIDE={override}")]
+    of_experiment = [command for command in words if "--config_file" in command]
+    assert len(of_experiment) == 3
+    assert all(command[command.index("--override") + 1] == override for command in of_experiment)
+
+
 def test_every_document_is_in_the_index():
     index = (REPOSITORY / "docs" / "README.md").read_text(encoding="utf-8")
     missing = [path.name for path in DOCUMENTS if path.parent == ARCHITECTURE.parent and f"({path.name})" not in index]

@@ -26,6 +26,7 @@ from maxdl_tf.data.examples import encode_panoptic_example
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import folder_lock
 from maxdl_tf.files.folder_lock import FolderLock
+from maxdl_tf.tasks import run as task_run
 from maxdl_tf.tasks.panoptic import PanopticTask
 from maxdl_tf.training import distribution
 from maxdl_tf.training.optimizers import PolySchedule
@@ -240,6 +241,22 @@ def test_two_replicas_train_evaluate_and_resume(config_file, tmp_path):
         assert "MirroredStrategy on 2 CPUs" in process.stderr
         assert json.loads((tmp_path / "model" / "metrics.json").read_text())["num_images"] == 5
     assert "step 10\n" in process.stderr and "training  20/20 steps" in process.stderr
+
+
+def test_a_frozen_backbone_with_random_weights_is_a_warning(run_here, tmp_path):
+    frozen = "training { steps: %d freeze: backbone optimizer { warmup_steps: 0 } }"
+    first, again = (run_here(tmp_path / "model", "--mode=train", f"--override={frozen % steps}") for steps in (1, 2))
+    assert "warning: training.freeze keeps random weights in the backbone" in first.stderr
+    assert "step 1\n" in again.stderr and "warning" not in again.stderr
+
+
+def test_scores_compare_when_only_the_times_of_evaluations_change(config_file):
+    changes = ("", "steps_between_evaluations: 7 timeout_seconds: 8", "max_images: 2")
+    first, times, images = (
+        task_run._measure(config.load_experiment(str(config_file), [f"evaluation {{ {change} }}"]))
+        for change in changes
+    )
+    assert first == times != images
 
 
 def test_a_batch_that_cannot_be_parted_is_refused(run_here, tmp_path):

@@ -23,7 +23,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space, storage
 from maxdl_tf.files.folder_lock import FolderLock
 from maxdl_tf.keras_api import keras
-from maxdl_tf.protos import experiment_pb2
+from maxdl_tf.protos import evaluation_pb2, experiment_pb2
 from maxdl_tf.tasks import task_of
 from maxdl_tf.tasks.base import Task, build_schedule
 from maxdl_tf.training import distribution, run_info
@@ -273,6 +273,11 @@ class Run:
             self._state.optimizers.restart()
             if self._state.ema is not None:
                 self._state.ema.restart()
+        elif self._experiment.training.freeze:
+            self._log(
+                "warning: training.freeze keeps random weights in the backbone, because no training.initial_checkpoint "
+                "is set; set it, or drop freeze"
+            )
         return 0
 
     def _prepare_model_dir(self, step: int) -> None:
@@ -350,7 +355,11 @@ def print_to_stderr(line: str) -> None:
 
 def _measure(experiment: experiment_pb2.Experiment) -> str:
     """What decides how an evaluation scores weights, with placeholders: it is written into model_dir."""
-    parts = (experiment.eval_dataset, experiment.evaluation, experiment.model.postprocess)
+    evaluation = evaluation_pb2.EvaluationOptions()
+    evaluation.CopyFrom(experiment.evaluation)
+    for field in ("steps_between_evaluations", "timeout_seconds"):  # They decide only when.
+        evaluation.ClearField(field)
+    parts = (experiment.eval_dataset, evaluation, experiment.model.postprocess)
     return "\n".join(text_format.MessageToString(part, as_one_line=True) for part in parts)
 
 
