@@ -89,8 +89,8 @@ def load_predictor(
     """Loads a model that predicts the panoptic segmentation of images.
 
     Args:
-      path: Folder of a SavedModel that maxdl-export wrote, or of its versions, whose highest one is loaded; or a
-        folder of checkpoints, whose newest one is loaded; or one checkpoint, such as "runs/shapes/ckpt-2500".
+      path: Folder that maxdl-export wrote, in any format, or of its versions, whose highest one is loaded; or a folder
+        of checkpoints, whose newest one is loaded; or one checkpoint, such as "runs/shapes/ckpt-2500".
       experiment: What `load_experiment` returns, or a name or path for it; only for checkpoints. None takes the
         `experiment.textproto` that maxdl-train leaves beside its checkpoints.
 
@@ -110,16 +110,16 @@ def load_predictor(
       result.overlay().save("overlay.png")
     """
     path = os.fspath(path)
-    saved_model = checks.find_saved_model(path)
-    if saved_model:
+    export = checks.find_export(path)
+    if export:
         if experiment is not None:
-            raise UserError(f"{path} is a SavedModel, which has its own configuration; drop `experiment`")
+            raise UserError(f"{path} is an export, which has its own configuration; drop `experiment`")
         from maxdl_tf.inference.predictor import Predictor
 
-        return Predictor.from_saved_model(saved_model).in_tiles()
+        return Predictor.from_export(export).in_tiles()
     if not storage.is_folder(path) and not storage.exists(path + ".index"):
         raise UserError(
-            f"{path} is no model: wanted the folder of a SavedModel, a folder of checkpoints, or a checkpoint such as "
+            f"{path} is no model: wanted the folder of an export, a folder of checkpoints, or a checkpoint such as "
             "runs/shapes/ckpt-2500; check the path"
         )
     if experiment is None:

@@ -8,9 +8,10 @@ train: time and memory of a training step on one device, on synthetic batches of
 `seconds_per_step`, its `shares`, `first_step_seconds`, and `peak_memory_bytes` of the process with its estimate.
 
 predict: time of an image from the file to the panoptic PNG, and of each part (decode, preprocess, forward, postprocess,
-encode; for a SavedModel, preprocess and forward together); peak memory of the process. --model is a checkpoint, or a
-SavedModel, which needs --config_file only for the multiply-adds. Without --model, the weights of --config_file's model
-are random, and post-processing may have less to do. Without --images, images of about the crop's size are drawn.
+encode; for an export, preprocess and forward together); peak memory of the process. --model is a checkpoint, or an
+export of any format, which needs --config_file only for the multiply-adds. Without --model, the weights of
+--config_file's model are random, and post-processing may have less to do. Without --images, images of about the crop's
+size are drawn.
 
 All times are medians: one step that another process interrupts does not move them.
 
@@ -52,9 +53,7 @@ _STEPS = flags.DEFINE_integer(
     lower_bound=1,
     flag_values=FLAGS,
 )
-_MODEL = flags.DEFINE_string(
-    "model", None, "Path of a checkpoint or a SavedModel for --mode predict.", flag_values=FLAGS
-)
+_MODEL = flags.DEFINE_string("model", None, "Path of a checkpoint or an export for --mode predict.", flag_values=FLAGS)
 _IMAGES = flags.DEFINE_multi_string(
     "images", [], "Path of an image or of a folder of images, or a glob, for --mode predict.", flag_values=FLAGS
 )
@@ -69,10 +68,10 @@ def main(argv: list[str]) -> None:
     from maxdl_tf.tasks import checkpoint_experiment
 
     mode = _MODE.value
-    saved_model = _check_flags()
+    export = _check_flags()
     paths = images.find_all_images(_IMAGES.value)
     experiment, metrics = None, {}
-    if _MODEL.value and not saved_model:
+    if _MODEL.value and not export:
         experiment = checkpoint_experiment.load(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     elif _CONFIG_FILE.value:
         experiment = config.load_experiment(_CONFIG_FILE.value, _OVERRIDE.value)
@@ -86,12 +85,12 @@ def main(argv: list[str]) -> None:
         metrics |= measure.train(experiment, steps=_STEPS.value)
     else:
         compute = command_flags.choose_compute(_COMPUTE.value, file=sys.stderr)
-        metrics |= measure.predict(experiment, saved_model or _MODEL.value, paths, rounds=_STEPS.value, compute=compute)
+        metrics |= measure.predict(experiment, export or _MODEL.value, paths, rounds=_STEPS.value, compute=compute)
     print(measure.as_table(metrics) if _TABLE.value else json.dumps(metrics, indent=2))
 
 
 def _check_flags() -> str | None:
-    """The SavedModel that --model names, if any; UserError if a flag is missing, or given to a mode without it."""
+    """The export that --model names, if any; UserError if a flag is missing, or given to a mode without it."""
     from maxdl_tf.tasks import checks
 
     mode, model = _MODE.value, _MODEL.value
@@ -102,16 +101,14 @@ def _check_flags() -> str | None:
         if not _CONFIG_FILE.value:
             raise UserError(f"--config_file is missing; --mode {mode} needs the experiment's textproto")
         return None
-    saved_model = checks.find_saved_model(model)
-    if saved_model and _COMPUTE.value != "float32":
-        raise UserError(
-            f"--compute {_COMPUTE.value}: --model {model} is a SavedModel, whose computation is fixed; drop it"
-        )
+    export = checks.find_export(model)
+    if export:
+        checks.check_compute(model, export, _COMPUTE.value)
     if not model and not _CONFIG_FILE.value:
-        raise UserError("--mode predict needs the --config_file of a model, or a SavedModel or a checkpoint as --model")
-    if model and not saved_model and not storage.is_folder(model) and not storage.exists(model + ".index"):
-        raise UserError(f"--model {model} is neither the folder of a SavedModel nor a checkpoint; check the path")
-    return saved_model
+        raise UserError("--mode predict needs the --config_file of a model, or an export or a checkpoint as --model")
+    if model and not export and not storage.is_folder(model) and not storage.exists(model + ".index"):
+        raise UserError(f"--model {model} is neither the folder of an export nor a checkpoint; check the path")
+    return export
 
 
 def run() -> None:

@@ -171,11 +171,11 @@ def quiet_imports() -> Iterator[None]:
         succeeded = False
         try:
             yield
-            if "tensorflow" in sys.modules:
+            if sys.modules.get("tensorflow"):
                 sys.modules["tensorflow"].config.list_physical_devices()  # Which the first operation would do.
             succeeded = True
-        except KeyboardInterrupt:
-            succeeded = True  # Nothing failed.
+        except (KeyboardInterrupt, UserError):
+            succeeded = True  # No import failed.
             raise
         finally:
             sys.stderr.flush()

@@ -1,9 +1,13 @@
-"""Exports a trained model as a SavedModel, for TensorFlow Serving and maxdl-predict.
+"""Exports a trained model for TensorFlow Serving, ONNX Runtime, OpenVINO or LiteRT, and for maxdl-predict.
 
-Its signatures take encoded images of any sizes (serving_default), pixels (image_tensor) or tf.Examples (tf_example).
-They return panoptic maps of the images' sizes and their segments. panoptic_png takes encoded images too and returns
-maps as PNGs, so that answers are small. maxdl_tf/export/serving_model.py lists names and shapes. The class table is
-assets/dataset_info.textproto and assets/dataset_info.json. Batch norms are folded into the layers before them.
+By default the export is a SavedModel. Its signatures take encoded images of any sizes (serving_default), pixels
+(image_tensor) or tf.Examples (tf_example). They return panoptic maps of the images' sizes and their segments.
+panoptic_png takes encoded images too and returns maps as PNGs, so that answers are small.
+maxdl_tf/export/serving_model.py lists names and shapes. The class table is assets/dataset_info.textproto and
+assets/dataset_info.json. Batch norms are folded into the layers before them.
+
+With --format onnx, openvino or litert, the export is the network alone and runs without TensorFlow. NumPy code beside
+it makes label maps of its outputs; maxdl_tf/export/portable_model.py lists the files.
 
 Another process loads the export, and its labels are compared with those of the checkpoint's model before the folder
 appears under its name. A failed export leaves nothing. The command runs on the CPU, so it can run beside a training.
@@ -11,9 +15,12 @@ appears under its name. A failed export leaves nothing. The command runs on the 
 Example:
 
     maxdl-export --checkpoint runs/shapes --export_dir exports/shapes/1
+    maxdl-export --checkpoint runs/shapes --export_dir exports/shapes_onnx --format onnx
 """
 
 from __future__ import annotations
+
+import functools
 
 from absl import flags
 
@@ -26,6 +33,14 @@ FLAGS = flags.FlagValues()
 _CONFIG_FILE, _OVERRIDE = command_flags.define_experiment(FLAGS, "eval_dataset { crop_size: 641 }", required=False)
 _CHECKPOINT = command_flags.define_checkpoint(FLAGS, required=True)
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "Path of the folder to create.", required=True, flag_values=FLAGS)
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    "saved_model",
+    ["saved_model", "onnx", "openvino", "litert"],
+    "Format of the export. All but saved_model run without TensorFlow and need the extra of their name, such as pip "
+    "install 'maxdl_tf[onnx]'.",
+    flag_values=FLAGS,
+)
 _FOLD = flags.DEFINE_boolean(
     "fold",
     True,
@@ -36,9 +51,10 @@ _FOLD = flags.DEFINE_boolean(
 _WEIGHTS = flags.DEFINE_enum(
     "weights",
     "float32",
-    ["float32", "float16", "bfloat16"],
+    ["float32", "float16", "bfloat16", "int8"],
     "Type of stored kernels. 16 bits halve the file and the memory of the weights. Each image converts kernels to "
-    "float32, which takes some time, and labels change a little. Only with --fold.",
+    "float32, which takes some time, and labels change a little. Only with --fold. int8 is for --format "
+    "litert, which then also quantizes activations by the range of each image.",
     flag_values=FLAGS,
 )
 _COMPUTE = command_flags.define_compute(FLAGS, "the export")
@@ -70,8 +86,8 @@ _VERIFY_IMAGES = flags.DEFINE_string(
 _MIN_AGREEMENT = flags.DEFINE_float(
     "min_agreement",
     None,
-    "Least share of each image's pixels with the checkpoint's label. Default: 1, or 0.98 with 16-bit --weights or "
-    "--compute bfloat16.",
+    "Least share of each image's pixels with the checkpoint's label. Default: 1, or 0.98 with other --weights than "
+    "float32 or --compute bfloat16.",
     lower_bound=0.0,
     upper_bound=1.0,
     flag_values=FLAGS,
@@ -82,6 +98,7 @@ def main(argv: list[str]) -> None:
     del argv
     from maxdl_tf.tasks import checkpoint_experiment, checks
 
+    _check_format()
     for flag in (_WEIGHTS, _COMPUTE):
         if flag.value != "float32" and not _FOLD.value:
             raise UserError(f"--{flag.name} {flag.value} needs folded batch norms; drop --nofold")
@@ -99,20 +116,30 @@ def main(argv: list[str]) -> None:
     with command_line.quiet_imports():
         import tensorflow as tf
 
-        from maxdl_tf.export import saved_model
+        from maxdl_tf.export import portable_model, saved_model
         from maxdl_tf.export.fold_batch_norm import fold_batch_norms
         from maxdl_tf.export.serving_model import ServingOptions
         from maxdl_tf.tasks.panoptic import PanopticTask
     tf.config.set_visible_devices([], "GPU")
-    saved_model.check_export_dir(_EXPORT_DIR.value)
+    is_saved_model = _FORMAT.value == "saved_model"
+    if is_saved_model:
+        saved_model.check_export_dir(_EXPORT_DIR.value)
+    else:
+        portable_model.check_format(_FORMAT.value, _EXPORT_DIR.value)
     task = PanopticTask(experiment)
     images = read_images(_VERIFY_IMAGES.value, task.dataset_info.intensity) if _VERIFY_IMAGES.value else None
     model = task.build_model()
     restored = task.load_weights(model, _CHECKPOINT.value)
     print(restored.report())
     model = model.without_semantic_branch()
-    folded = fold_batch_norms(model, weights, compute) if _FOLD.value else None
-    report = saved_model.export_saved_model(
+    if is_saved_model:
+        options = ServingOptions(_MAX_PIXELS.value, _SCORE_MAPS.value, _NETWORK_BATCH.value)
+        export = functools.partial(saved_model.export_saved_model, options=options)
+        folded = fold_batch_norms(model, weights, compute) if _FOLD.value else None
+    else:
+        export = functools.partial(portable_model.export_portable_model, file_format=_FORMAT.value, weights=weights)
+        folded = fold_batch_norms(model)
+    report = export(
         model,
         task.build_postprocessor(model),
         inference_model=folded,
@@ -126,9 +153,8 @@ def main(argv: list[str]) -> None:
             "step": restored.step,
             "folded": _FOLD.value,
             "weights": weights,
-            "compute": compute,
+            **({"compute": compute} if is_saved_model else {}),
         },
-        options=ServingOptions(_MAX_PIXELS.value, _SCORE_MAPS.value, _NETWORK_BATCH.value),
         images=images,
         min_agreement=min_agreement(_MIN_AGREEMENT.value, weights),
         log=print,
@@ -137,6 +163,17 @@ def main(argv: list[str]) -> None:
         f"exported {report.path}  {report.megabytes:.1f} MiB  {report.num_weights:,} weights  "
         f"{report.agreement.summary()} of {report.num_images} images  in {report.seconds:.0f} s"
     )
+
+
+def _check_format() -> None:
+    """Raises UserError if a flag is for another format."""
+    weights = {"saved_model": ["float32", "float16", "bfloat16"], "litert": ["float32", "int8"]}
+    allowed = weights.get(_FORMAT.value, ["float32"])
+    if _WEIGHTS.value not in allowed:
+        raise UserError(f"--weights {_WEIGHTS.value}: --format {_FORMAT.value} takes {', '.join(allowed)}")
+    for flag in (_FOLD, _COMPUTE, _MAX_PIXELS, _SCORE_MAPS, _NETWORK_BATCH):
+        if flag.present and _FORMAT.value != "saved_model":
+            raise UserError(f"--{flag.name} is for --format saved_model; drop it with --format {_FORMAT.value}")
 
 
 def min_agreement(wanted: float | None, weights: str) -> float:

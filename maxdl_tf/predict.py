@@ -53,8 +53,8 @@ command_flags.define_predictions(FLAGS, MAX_PIXELS)
 _MODEL = flags.DEFINE_string(
     "model",
     None,
-    "Path of a SavedModel that maxdl-export wrote, or of the folder of its versions, whose highest is used; or of a "
-    "checkpoint or a folder of checkpoints.",
+    "Path of a folder that maxdl-export wrote, in any format, or of the folder of its versions, whose highest is used; "
+    "or of a checkpoint or a folder of checkpoints.",
     required=True,
     flag_values=FLAGS,
 )
@@ -99,7 +99,7 @@ _TILE_OVERLAP = flags.DEFINE_integer(
     lower_bound=0,
     flag_values=FLAGS,
 )
-_COMPUTE = command_flags.define_compute(FLAGS, "a checkpoint's model")
+_COMPUTE = command_flags.define_compute(FLAGS, "a checkpoint's model, or an export of format openvino,")
 beam_pipeline.define_flags(FLAGS, instead_of="this process")
 
 
@@ -109,19 +109,20 @@ def main(argv: list[str]) -> int:
     from maxdl_tf.tasks import checkpoint_experiment
 
     _check_tiles()
-    saved_model = _find_saved_model(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
-    _check_runner(saved_model)
+    export = _find_export(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
+    _check_format(export)
+    _check_runner(export)
     paths = images.find_all_images([*FLAGS.input, *argv[1:]])
     names = predictions.output_names(paths)
     experiment = None
-    if not saved_model:
+    if not export:
         experiment = checkpoint_experiment.load(_MODEL.value, _CONFIG_FILE.value, _OVERRIDE.value)
     with predictions.locked_output(FLAGS.output, FLAGS.overwrite):
-        return _predict(saved_model, experiment, paths, names)
+        return _predict(export, experiment, paths, names)
 
 
 def _predict(
-    saved_model: str | None, experiment: experiment_pb2.Experiment | None, paths: list[str], names: list[str]
+    export: str | None, experiment: experiment_pb2.Experiment | None, paths: list[str], names: list[str]
 ) -> int:
     """Predicts the images of these paths and output names; returns the exit status."""
     from maxdl_tf.inference import writer as predictions
@@ -129,10 +130,12 @@ def _predict(
     with command_line.quiet_imports():
         from maxdl_tf.inference.predict_files import ImageTask
         from maxdl_tf.inference.predictor import Predictor
+    compute = command_flags.choose_compute(_COMPUTE.value)
     if experiment:
-        predictor = _checkpoint_predictor(experiment)
+        predictor = _checkpoint_predictor(experiment, compute)
     else:
-        predictor = Predictor.from_saved_model(saved_model)
+        with command_line.quiet_imports():  # Of TensorFlow, for a SavedModel.
+            predictor = Predictor.from_export(export, compute)
     if _DIAGNOSE.value and predictor.postprocessor is None:
         raise UserError(
             f"--diagnose: SavedModel {_MODEL.value} does not state its thresholds; export it again, or give its "
@@ -150,16 +153,15 @@ def _predict(
             coco_instances=_COCO_INSTANCES.value,
         )
         if FLAGS.runner:
-            failed = _predict_on_beam(saved_model, tasks, writer)
+            failed = _predict_on_beam(export, compute, tasks, writer)
         else:
             failed = _predict_here(predictor, tasks, writer)
     _print_summary(len(paths), failed, time.monotonic() - started)
     return 1 if failed else 0
 
 
-def _checkpoint_predictor(experiment: experiment_pb2.Experiment) -> Predictor:
-    compute = command_flags.choose_compute(_COMPUTE.value)
-    with command_line.quiet_imports():  # Of all of training, which a SavedModel does not need.
+def _checkpoint_predictor(experiment: experiment_pb2.Experiment, compute: str) -> Predictor:
+    with command_line.quiet_imports():  # Of all of training, which an export does not need.
         from maxdl_tf.export.fold_batch_norm import fold_batch_norms
         from maxdl_tf.tasks.panoptic import PanopticTask
     task = PanopticTask(experiment)
@@ -192,12 +194,12 @@ def _predict_here(predictor: Predictor | TiledPredictor, tasks: list[ImageTask],
     return failed
 
 
-def _predict_on_beam(saved_model: str, tasks: list[ImageTask], writer: PredictionWriter) -> int:
+def _predict_on_beam(export: str, compute: str, tasks: list[ImageTask], writer: PredictionWriter) -> int:
     """Predicts with many workers. Returns the number of failed images, which are reported on stderr."""
     from maxdl_tf.inference import predict_files
 
     print(f"predicting {len(tasks)} images on Beam's {FLAGS.runner}", flush=True)
-    work = predict_files.ChunkPredictor(saved_model, writer.pictures, _options())
+    work = predict_files.ChunkPredictor(export, writer.pictures, _options(), compute)
     failed = 0
     for record in predict_files.predict_on_beam(work, tasks, FLAGS.output, FLAGS.runner, FLAGS.beam_options):
         if isinstance(record, UserError):
@@ -233,40 +235,46 @@ def _check_tiles() -> None:
         raise UserError(f"{flag} shows one run of the network, and --tile makes many; drop one of them")
 
 
-def _check_runner(saved_model: str | None) -> None:
+def _check_format(export: str | None) -> None:
+    """Raises UserError if a flag needs more outputs of the network than the export has."""
+    from maxdl_tf.tasks import checks
+
+    flag = "--diagnose" if _DIAGNOSE.value else "--visualize" if _VISUALIZE.value else None
+    if flag and export and checks.export_format(export) != "saved_model":
+        raise UserError(f"{flag} needs a SavedModel or a checkpoint; {_MODEL.value} has another format")
+
+
+def _check_runner(export: str | None) -> None:
     beam_pipeline.check_flags(FLAGS)
     if not FLAGS.runner:
         return
-    if not saved_model:
-        raise UserError(f"--runner needs a SavedModel, which its workers load; export {_MODEL.value} with maxdl-export")
+    if not export:
+        raise UserError(f"--runner needs an export, which its workers load; export {_MODEL.value} with maxdl-export")
     if _DIAGNOSE.value:
         raise UserError("--diagnose does not work with --runner; drop one of them")
     beam_pipeline.import_beam()
 
 
-def _find_saved_model(model: str, config_file: str | None, overrides: list[str]) -> str | None:
-    """The SavedModel that `model` names, or None if it is a checkpoint.
+def _find_export(model: str, config_file: str | None, overrides: list[str]) -> str | None:
+    """The export that `model` names, or None if it is a checkpoint.
 
     UserError if the path does not exist or the flags do not go together.
     """
     from maxdl_tf.tasks import checks
 
     with command_line.quiet_imports(), command_line.user_errors(OSError):  # A remote path needs TensorFlow.
-        saved_model = checks.find_saved_model(model)
-        is_checkpoint = not saved_model and (storage.is_folder(model) or storage.exists(model + ".index"))
-    if saved_model and (config_file or overrides):
+        export = checks.find_export(model)
+        is_checkpoint = not export and (storage.is_folder(model) or storage.exists(model + ".index"))
+    if export and (config_file or overrides):
         raise UserError(
-            f"--model {model} is a SavedModel, whose configuration is fixed; drop --config_file and --override, or "
+            f"--model {model} is an export, whose configuration is fixed; drop --config_file and --override, or "
             "give a checkpoint"
         )
-    if saved_model and _COMPUTE.value != "float32":
-        raise UserError(
-            f"--compute {_COMPUTE.value}: --model {model} is a SavedModel, whose computation is fixed; export its "
-            "checkpoint with this flag, or give the checkpoint"
-        )
-    if not saved_model and not is_checkpoint:
-        raise UserError(f"--model {model} is neither a SavedModel's folder nor a checkpoint; check the path")
-    return saved_model
+    if export:
+        checks.check_compute(model, export, _COMPUTE.value)
+    if not export and not is_checkpoint:
+        raise UserError(f"--model {model} is neither the folder of an export nor a checkpoint; check the path")
+    return export
 
 
 def _report(diagnoses: dict[int | str, Diagnosis], predictor: Predictor, min_score: float) -> dict:

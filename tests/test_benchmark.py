@@ -99,7 +99,7 @@ def test_predictions_of_a_saved_model_are_measured_in_a_table(tmp_path):
         (["--mode", "guess", "--config_file", CONFIG], "--mode=guess"),
         (["--mode", "count"], "--config_file is missing; --mode count needs"),
         (["--mode", "count", "--config_file", CONFIG, "--images", "."], "--images is for --mode predict"),
-        (["--mode", "predict"], "needs the --config_file of a model, or a SavedModel or a checkpoint as --model"),
+        (["--mode", "predict"], "needs the --config_file of a model, or an export or a checkpoint as --model"),
         (["--mode", "predict", "--config_file", CONFIG, "--model", "no/such"], "no/such is neither"),
         (["--mode", "predict", "--config_file", CONFIG, "--images", "no/such"], "no file matches 'no/such'"),
         (["--mode", "count", "--config_file", "no/such.textproto"], "no/such.textproto: there is no such file"),

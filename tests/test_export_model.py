@@ -16,6 +16,7 @@ from PIL import Image
 from maxdl_tf import class_table, config, export_model, panoptic_ids, predict, processors
 from maxdl_tf.checkpoints.save_restore import Checkpoints
 from maxdl_tf.tasks.panoptic import PanopticTask
+from tests.export.test_portable_model import needs_runtime
 from tests.helpers import REPOSITORY, in_process
 from tests.inference.color_network import INFO
 
@@ -75,6 +76,42 @@ def _run(module, **flags):
     return in_process(module, *(part for name, value in flags.items() for part in (f"--{name}", value)))
 
 
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    photos = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(1)
+    for name, size in (("wide", (40, 211)), ("large", (150, 120)), ("dot", (1, 1))):
+        coarse = Image.fromarray(generator.integers(0, 256, (4, 5, 3)).astype(np.uint8))
+        coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(photos / f"{name}.png")
+    return photos
+
+
+@pytest.fixture(scope="module")
+def of_checkpoint(trained, photos, tmp_path_factory):
+    """The checkpoint's predictions of the photos."""
+    output = tmp_path_factory.mktemp("predictions") / "checkpoint"
+    config_file = trained / "experiment.textproto"
+    assert _run(predict, model=trained / "model", config_file=config_file, input=photos, output=output) == 0
+    return output
+
+
+def _check_same_predictions(of_export, of_checkpoint):
+    for name in ("wide", "large", "dot"):
+        one, other = (
+            panoptic_ids.color_to_id(np.asarray(Image.open(folder / "panoptic" / f"{name}.png")))
+            for folder in (of_export, of_checkpoint)
+        )
+        np.testing.assert_array_equal(one, other)
+        assert one.any()
+    annotations = [json.loads((folder / "panoptic.json").read_text()) for folder in (of_export, of_checkpoint)]
+    scores = [
+        [segment.pop("score") for image in coco["annotations"] for segment in image["segments_info"]]
+        for coco in annotations
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)  # Batch norms are folded in one of them.
+    assert annotations[0] == annotations[1]
+
+
 def test_the_export_says_what_it_did(trained, exported):
     export_dir, output = exported
     assert "ckpt-30, step 30" in output
@@ -96,31 +133,31 @@ def test_batch_norms_and_the_auxiliary_semantic_branch_stay_behind(model, export
     assert not [v.name for v in loaded.weights if "moving" in v.name]
 
 
-def test_saved_model_and_checkpoint_predict_the_same(trained, exported, tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    generator = np.random.default_rng(1)
-    for name, size in (("wide", (40, 211)), ("large", (150, 120)), ("dot", (1, 1))):
-        coarse = Image.fromarray(generator.integers(0, 256, (4, 5, 3)).astype(np.uint8))
-        coarse.resize(size[::-1], Image.Resampling.BICUBIC).save(photos / f"{name}.png")
-    of_export, of_checkpoint = tmp_path / "export", tmp_path / "checkpoint"
-    assert _run(predict, model=exported[0], input=photos, output=of_export) == 0
-    config_file = trained / "experiment.textproto"
-    assert _run(predict, model=trained / "model", config_file=config_file, input=photos, output=of_checkpoint) == 0
-    for name in ("wide", "large", "dot"):
-        one, other = (
-            panoptic_ids.color_to_id(np.asarray(Image.open(folder / "panoptic" / f"{name}.png")))
-            for folder in (of_export, of_checkpoint)
-        )
-        np.testing.assert_array_equal(one, other)
-        assert one.any()
-    annotations = [json.loads((folder / "panoptic.json").read_text()) for folder in (of_export, of_checkpoint)]
-    scores = [
-        [segment.pop("score") for image in coco["annotations"] for segment in image["segments_info"]]
-        for coco in annotations
-    ]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-4)  # Batch norms are folded in one of them.
-    assert annotations[0] == annotations[1]
+def test_saved_model_and_checkpoint_predict_the_same(exported, photos, of_checkpoint, tmp_path):
+    assert _run(predict, model=exported[0], input=photos, output=tmp_path / "export") == 0
+    _check_same_predictions(tmp_path / "export", of_checkpoint)
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None  # Importing it fails.
+from maxdl_tf import predict
+predict.run()
+"""
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "openvino", "litert"])
+def test_other_formats_predict_the_same_without_tensorflow(trained, photos, of_checkpoint, tmp_path, file_format):
+    needs_runtime(file_format)
+    config_file, export_dir = trained / "experiment.textproto", tmp_path / "exports" / "1"
+    flags = {"config_file": config_file, "checkpoint": trained / "model", "export_dir": export_dir}
+    assert _run(export_model, **flags, format=file_format) == 0
+    command = [sys.executable, "-c", WITHOUT_TENSORFLOW, "--model", tmp_path / "exports", "--input", photos]
+    command += ["--output", tmp_path / "predictions"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
+    _check_same_predictions(tmp_path / "predictions", of_checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +168,11 @@ def test_saved_model_and_checkpoint_predict_the_same(trained, exported, tmp_path
         ({"override": "eval_dataset { crop_size: 64 }"}, "must be 16k+1"),
         ({"max_pixels": 0}, "--max_pixels=0: 0 is not a positive integer"),
         ({"compute": "bfloat16", "weights": "float16"}, "--weights float16 does not go with --compute bfloat16"),
+        ({"format": "onnx", "max_pixels": 9}, "--max_pixels is for --format saved_model; drop it with --format onnx"),
+        ({"format": "openvino", "compute": "auto"}, "--compute is for --format saved_model"),
+        ({"format": "openvino", "weights": "int8"}, "--weights int8: --format openvino takes float32"),
+        ({"format": "litert", "weights": "float16"}, "--weights float16: --format litert takes float32, int8"),
+        ({"weights": "int8"}, "--weights int8: --format saved_model takes float32, float16, bfloat16"),
     ],
 )
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(trained, tmp_path, capsys, changed, message):

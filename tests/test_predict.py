@@ -11,8 +11,7 @@ from PIL import Image
 from maxdl_tf import panoptic_ids, predict
 from maxdl_tf.export import saved_model
 from maxdl_tf.files import folder_lock
-from maxdl_tf.inference import predictor as predictor_module
-from maxdl_tf.inference import writer
+from maxdl_tf.inference import tensorflow_backends, writer
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.tiles import TiledPredictor
 from tests.files import png_files
@@ -230,7 +229,7 @@ def test_unsure_segments_leave_map_json_and_instances(export_dir, photos, tmp_pa
 
 
 def test_a_saved_model_without_its_thresholds_cannot_be_diagnosed(export_dir, photos, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predictor_module, "_export_info_of", lambda loaded: {})
+    monkeypatch.setattr(tensorflow_backends, "_export_info_of", lambda loaded: {})
     assert _run("--model", export_dir, "--input", photos, "--output", tmp_path / "out", "--diagnose") == 2
     error = capsys.readouterr().err
     assert "does not state its thresholds" in error and error.count("\n") == 1
@@ -278,7 +277,7 @@ def test_what_is_not_a_prediction_is_never_overwritten(export_dir, photos, tmp_p
     "changed, message",
     [
         ({"--input": "nowhere/*.jpg"}, "no file matches 'nowhere/*.jpg'"),
-        ({"--model": "nowhere"}, "neither a SavedModel's folder nor a checkpoint"),
+        ({"--model": "nowhere"}, "neither the folder of an export nor a checkpoint"),
         ({"--model": os.path.dirname(__file__)}, "experiment.textproto does not exist; check that the folder is"),
         ({"--config_file": "a.textproto"}, "drop --config_file and --override"),
         ({"--output": f"{__file__}/out"}, "is not a folder that can be written to"),

@@ -70,8 +70,8 @@ def test_corrupt_images_are_told_and_counted(export_dir, photos, tmp_path, capsy
 @needs_beam
 def test_a_worker_loads_the_model_once_and_a_later_run_the_newer_model(export_dir, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(predict_files, "IMAGES_PER_CHUNK", 1)
-    loaded, load = [], predict_files.Predictor.from_saved_model
-    monkeypatch.setattr(predict_files.Predictor, "from_saved_model", lambda path: loaded.append(path) or load(path))
+    loaded, load = [], predict_files.Predictor.from_export
+    monkeypatch.setattr(predict_files.Predictor, "from_export", lambda *given: loaded.append(given) or load(*given))
     arguments = ("--model", export_dir, "--input", photos, "--nooverlays", "--runner=DirectRunner")
     for run in (1, 2):
         assert _run(*arguments, "--output", tmp_path / f"out{run}") == 0
@@ -108,7 +108,7 @@ def test_a_checkpoint_is_not_for_workers(photos, tmp_path, capsys):
     (tmp_path / "model.index").write_text("")
     arguments = ("--model", tmp_path / "model", "--config_file", "x.textproto", "--runner=DirectRunner")
     assert _run(*arguments, "--input", photos, "--output", tmp_path / "out") == 2
-    assert "--runner needs a SavedModel" in capsys.readouterr().err
+    assert "--runner needs an export" in capsys.readouterr().err
 
 
 def test_without_beam_the_extra_is_named(export_dir, photos, tmp_path, monkeypatch, capsys):

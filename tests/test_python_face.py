@@ -140,14 +140,14 @@ def test_the_model_has_the_documented_shapes(workplace):
 @pytest.mark.parametrize(
     ("path", "experiment", "complaint"),
     [
-        ("nowhere", None, "nowhere is no model: wanted the folder of a SavedModel, a folder of checkpoints, or"),
+        ("nowhere", None, "nowhere is no model: wanted the folder of an export, a folder of checkpoints, or"),
         (
             "pictures",
             None,
             r"pictures/experiment.textproto does not exist; check .* name the experiment .* in Python, experiment$",
         ),
         ("pictures", EXPERIMENT, "no checkpoint in pictures"),
-        ("exports/shapes/1", EXPERIMENT, "is a SavedModel, which has its own configuration; drop `experiment`"),
+        ("exports/shapes/1", EXPERIMENT, "is an export, which has its own configuration; drop `experiment`"),
     ],
 )
 def test_what_is_no_model_is_named(workplace, path, experiment, complaint):
@@ -159,10 +159,10 @@ def test_a_folder_of_exports_is_its_highest_version(workplace, tmp_path):
     for version in ("9", "10", "latest"):
         (tmp_path / version).mkdir()
         (tmp_path / version / "saved_model.pb").touch()
-    assert checks.find_saved_model(str(tmp_path)) == str(tmp_path / "10")
-    assert checks.find_saved_model(str(tmp_path / "9")) == str(tmp_path / "9")
+    assert checks.find_export(str(tmp_path)) == str(tmp_path / "10")
+    assert checks.find_export(str(tmp_path / "9")) == str(tmp_path / "9")
     (tmp_path / "ckpt-1.index").touch()  # Exports in a folder of checkpoints.
-    assert checks.find_saved_model(str(tmp_path)) is None
+    assert checks.find_export(str(tmp_path)) is None
     assert maxdl_tf.load_predictor("exports/shapes")("photo.jpg").segments
 
 

@@ -106,19 +106,21 @@ def predict(
     """Measures the prediction of image files.
 
     Args:
-      experiment: Experiment of the model. None: `model` is a SavedModel, and its multiply-adds are unknown.
-      model: Path of a SavedModel or a checkpoint. None: random weights.
+      experiment: Experiment of the model. None: `model` is an export, and its multiply-adds are unknown.
+      model: Path of an export or a checkpoint. None: random weights.
       paths: Image files. None given: drawn ones of about the crop's size.
       rounds: Number of timed predictions of each image.
       compute: "float32", or "bfloat16" for the folded network in that type. Of a SavedModel, it is fixed.
     """
     size = count(experiment) if experiment else {}
     with tempfile.TemporaryDirectory() as folder:
-        if checks.find_saved_model(model):
-            predictor, crop_size, size["weights"] = _load_saved_model(model)
-            compute = predictor.export_info.get("compute", "float32")
+        if checks.find_export(model):
+            predictor = Predictor.from_export(model, compute)
+            compute = predictor.export_info.get("compute", compute)
+            crop_size, weights = _crop_size(model, predictor), _num_weights(model)
+            size |= {"weights": weights} if weights else {}
             paths = paths or prediction.draw_images(folder, crop_size)
-            times = prediction.measure_saved_model(predictor, paths, folder=folder, rounds=rounds)
+            times = prediction.measure_export(predictor, paths, folder=folder, rounds=rounds)
         else:
             task = PanopticTask(experiment)
             crop_size = task.crop_size
@@ -180,11 +182,15 @@ def _utilization(multiply_adds: int | None, seconds: float, dtype: str) -> dict[
     return result
 
 
-def _load_saved_model(path: str) -> tuple[Predictor, list[int], int]:
-    """(predictor, crop size, number of weights) of a SavedModel."""
-    predictor = Predictor.from_saved_model(path)
+def _crop_size(path: str, predictor: Predictor) -> list[int]:
     if "crop_size" not in predictor.export_info:
         raise UserError(f"--model {path} does not record its crop size; export it again")
+    return predictor.export_info["crop_size"]
+
+
+def _num_weights(path: str) -> int | None:
+    """Number of weights of a SavedModel; None for other formats."""
+    if checks.export_format(path) != "saved_model":
+        return None
     variables = tf.train.list_variables(os.path.join(path, "variables", "variables"))
-    weights = sum(math.prod(shape) for name, shape in variables if name.endswith("/VARIABLE_VALUE"))
-    return predictor, predictor.export_info["crop_size"], weights
+    return sum(math.prod(shape) for name, shape in variables if name.endswith("/VARIABLE_VALUE"))

@@ -26,8 +26,8 @@ class PredictTimes(NamedTuple):
     Attributes:
       end_to_end_seconds: Time from the file to the panoptic map, its segments and the PNG, measured as a whole.
       part_seconds: Times of "decode" (the file), "preprocess" (resize, pad), "forward" (the network), "postprocess"
-        (map and segments at the image's size) and "encode" (writing a COCO panoptic PNG). In a SavedModel the second
-        and third are one function, "network"; "postprocess" is the time that the whole model takes beyond it.
+        (map and segments at the image's size) and "encode" (writing a COCO panoptic PNG). In an export the second and
+        third are one function, "network"; "postprocess" is the time that the whole model takes beyond it.
       first_prediction_seconds: Time of the first image, including tracing and optimizing.
       peak_memory_bytes: Largest memory of the process before the parts were measured, including Python and TensorFlow,
         excluding GPUs.
@@ -88,8 +88,8 @@ def measure_model(
     return PredictTimes(whole, seconds, first, *peaks)
 
 
-def measure_saved_model(predictor: Predictor, paths: Sequence[str], *, folder: str, rounds: int) -> PredictTimes:
-    """Times a SavedModel; see `measure_model` for the arguments."""
+def measure_export(predictor: Predictor, paths: Sequence[str], *, folder: str, rounds: int) -> PredictTimes:
+    """Times an export; see `measure_model` for the arguments."""
     first, peaks = _first_use(predictor, paths, folder)
     pixels = [_read(predictor, path) for path in paths]
     parts = {

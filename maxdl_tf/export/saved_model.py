@@ -34,9 +34,9 @@ class ExportReport(NamedTuple):
     """Facts about an export.
 
     Attributes:
-      path: Path of the SavedModel's folder.
+      path: Path of the folder.
       megabytes: Size of all its files in units of 2^20 bytes.
-      num_weights: Number of scalars in its variables.
+      num_weights: Number of scalars in the network's variables.
       num_images: Number of images on which it was compared.
       agreement: Agreement with the model on these images.
       seconds: Time for writing and comparing.
@@ -98,13 +98,7 @@ def export_saved_model(
     images = comparison_images(crop_size) if images is None else images
     with appears_when_complete(export_dir) as temporary, tempfile.TemporaryDirectory() as assets:
         info = {
-            "name": "maxdl_tf",
-            "version": maxdl_tf.__version__,
-            "tensorflow": tf.__version__,
-            "crop_size": list(crop_size),
-            "postprocess": postprocessor.arguments,
-            "tile": tiles[0],
-            "tile_overlap": tiles[1],
+            **export_info(postprocessor, crop_size, tiles),
             "network_batch": options.network_batch,
             **origin,
         }
@@ -129,7 +123,7 @@ def export_saved_model(
             raise UserError(f"cannot write {export_dir}: {reason}; is the disk full or read-only?") from error
         log(f"comparing it with the checkpoint's model on {len(images)} images")
         agreement = verify(Reference(model, postprocessor, crop_size), temporary, images, min_agreement)
-        megabytes = _megabytes(temporary)
+        megabytes = megabytes_of(temporary)
     return ExportReport(
         path=export_dir,
         megabytes=megabytes,
@@ -138,6 +132,19 @@ def export_saved_model(
         agreement=agreement,
         seconds=time.monotonic() - started,
     )
+
+
+def export_info(postprocessor: Postprocessor, crop_size: tuple[int, int], tiles: tuple[int, int]) -> dict:
+    """What `export_info.json` has in all formats; see `export_saved_model` for the arguments."""
+    return {
+        "name": "maxdl_tf",
+        "version": maxdl_tf.__version__,
+        "tensorflow": tf.__version__,
+        "crop_size": list(crop_size),
+        "postprocess": postprocessor.arguments,
+        "tile": tiles[0],
+        "tile_overlap": tiles[1],
+    }
 
 
 def check_export_dir(export_dir: str) -> None:
@@ -167,7 +174,8 @@ def _write(folder: str, name: str, text: str) -> str:
     return path
 
 
-def _megabytes(folder: str) -> float:
+def megabytes_of(folder: str) -> float:
+    """Size of all files in a folder in units of 2^20 bytes."""
     sizes = [
         tf.io.gfile.stat(os.path.join(parent, name)).length
         for parent, _, names in tf.io.gfile.walk(folder)

@@ -1,4 +1,4 @@
-"""Verifies that a SavedModel predicts what its model predicts, in another process without this package.
+"""Verifies that an export predicts what its model predicts, in another process without this package.
 
 Labels must be equal, with one exception. If two masks are equally probable within float32 rounding, or a probability is
 at a threshold, a network that sums in another order may decide otherwise. Such pixels count as ties only with a proof:
@@ -19,7 +19,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.panoptic_ids import color_to_id
 from maxdl_tf.structs import PanopticOutputs
 
-RUNNER = os.path.join(os.path.dirname(__file__), "run_saved_model.py")
+RUNNER = os.path.join(os.path.dirname(__file__), "run_export.py")
 # Largest difference of outputs relative to their maximum. Rounding of 1e-7 grows through some seventy layers.
 ROUNDING = 1e-3
 # Largest share of pixels that may be ties; more would not be a coincidence.
@@ -47,7 +47,7 @@ _TIMES = 10.0
 
 
 class Agreement(NamedTuple):
-    """Agreement of a SavedModel with its model, over all images.
+    """Agreement of an export with its model, over all images.
 
     Attributes:
       pixels: Number of compared pixels.
@@ -84,9 +84,17 @@ class Reference:
       model: Model with its final weights.
       postprocessor: Makes the panoptic map from the outputs.
       crop_size: (height, width) of the network's input.
+      read_off: Post-processing of the export, if it is not that of TensorFlow: makes the panoptic map from mask logits
+        and class logits, batch 1, and the (height, width) of the image.
     """
 
-    def __init__(self, model: PanopticNetwork, postprocessor: Postprocessor, crop_size: tuple[int, int]):
+    def __init__(
+        self,
+        model: PanopticNetwork,
+        postprocessor: Postprocessor,
+        crop_size: tuple[int, int],
+        read_off: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None,
+    ):
         segmenter = ImageSegmenter(model, postprocessor, crop_size)
 
         @tf.function(input_signature=[tf.TensorSpec([None, None, 3], tf.uint8)], autograph=False)
@@ -107,11 +115,11 @@ class Reference:
 
         self._network_outputs, self._label_map, self._void = network_outputs, label_map, postprocessor.void
         self._divisor = postprocessor.dataset_info.label_divisor if postprocessor.may_renumber else None
-        self._moved_outputs = moved_outputs
+        self._moved_outputs, self._read_off = moved_outputs, read_off or label_map
 
     def compare(self, encoded: bytes, exported: Mapping[str, np.ndarray]) -> Agreement:
-        """Compares the predictions for an image file with `exported`, the arrays that the SavedModel returned."""
-        image = tf.io.decode_image(encoded, 3, expand_animations=False)
+        """Compares the predictions for an image file with `exported`, the arrays that the export returned."""
+        image = _decode(encoded)
         size = tf.shape(image)[:2]
         outputs = {name: value.numpy() for name, value in self._network_outputs(image).items()}
         wanted = self._label_map(**outputs, image_size=size).numpy()
@@ -137,7 +145,7 @@ class Reference:
 
         The larger one of a move of all values up and a move down.
         """
-        image = tf.io.decode_image(encoded, 3, expand_animations=False)
+        image = _decode(encoded)
         size = tf.shape(image)[:2]
         label_map = self._label_map(**self._network_outputs(image), image_size=size).numpy()
         moved = (self._label_map(**self._moved_outputs(image, units), image_size=size).numpy() for units in (1.0, -1.0))
@@ -147,7 +155,8 @@ class Reference:
         return wanted != (label_map if self._divisor is None else renumbered(label_map, wanted, self._divisor))
 
     def _proves_ties(self, image, outputs: Mapping[str, np.ndarray], exported: Mapping[str, np.ndarray]) -> bool:
-        read_off = self._label_map(exported["mask_logits"], exported["class_logits"], tf.shape(image)[:2])
+        image_size = tf.shape(image)[:2].numpy()
+        read_off = self._read_off(exported["mask_logits"], exported["class_logits"], image_size)
         if not np.array_equal(read_off, exported["panoptic_map"]):
             return False
         changes = {name: _change(exported[name], value) for name, value in outputs.items()}
@@ -176,11 +185,13 @@ def renumbered(label_map: np.ndarray, wanted: np.ndarray, label_divisor: int) ->
     return np.array([number_of.get(label, -1) for label in labels.tolist()])[place].reshape(label_map.shape)
 
 
-def run_in_fresh_process(saved_model: str, images: Mapping[str, bytes], folder: str) -> dict[str, str]:
-    """Runs a SavedModel on image files in a process that has neither this package nor Keras.
+def run_in_fresh_process(export: str, images: Mapping[str, bytes], folder: str) -> dict[str, str]:
+    """Runs an export on image files in a process that has neither this package nor Keras.
+
+    It has no TensorFlow either, unless the export is a SavedModel.
 
     Args:
-      saved_model: Folder of the SavedModel.
+      export: Folder of the export.
       images: Contents of the files, by name.
       folder: Empty folder for temporary files.
 
@@ -188,16 +199,18 @@ def run_in_fresh_process(saved_model: str, images: Mapping[str, bytes], folder: 
       Paths of the results, .npz files in `folder`, by the names of the images.
 
     Raises:
-      RuntimeError: The SavedModel cannot be loaded or run.
+      RuntimeError: The export cannot be loaded or run.
     """
     inputs, outputs = (os.path.join(folder, name) for name in ("inputs", "outputs"))
     os.mkdir(inputs)
     os.mkdir(outputs)
     file_of_name = {name: f"{number:06}" for number, name in enumerate(images)}
     for name, encoded in images.items():
-        with open(os.path.join(inputs, file_of_name[name]), "wb") as file:
+        path = os.path.join(inputs, file_of_name[name])
+        with open(f"{path}.image", "wb") as file:
             file.write(encoded)
-    command = [sys.executable, "-I", RUNNER, saved_model, inputs, outputs]
+        np.save(f"{path}.npy", _decode(encoded).numpy())
+    command = [sys.executable, "-I", RUNNER, export, inputs, outputs]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     # The runner ends when this pipe closes, so it does not outlive this process if that is killed.
     alive, until_end = os.pipe()
@@ -208,18 +221,16 @@ def run_in_fresh_process(saved_model: str, images: Mapping[str, bytes], folder: 
         os.close(until_end)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise RuntimeError(f"the SavedModel does not run in a fresh process ({last}); the export was removed")
+        raise RuntimeError(f"the export does not run in a fresh process ({last}); it was removed")
     return {name: os.path.join(outputs, f"{file}.npz") for name, file in file_of_name.items()}
 
 
-def verify(
-    reference: Reference, saved_model: str, images: Mapping[str, bytes], min_agreement: float = 1.0
-) -> Agreement:
-    """Compares a SavedModel with its model.
+def verify(reference: Reference, export: str, images: Mapping[str, bytes], min_agreement: float = 1.0) -> Agreement:
+    """Compares an export with its model.
 
     Args:
       reference: Predictions of the model.
-      saved_model: Folder of the SavedModel.
+      export: Folder of the export.
       images: Contents of upright JPEG or PNG files, by name.
       min_agreement: Least share of an image's pixels with the same label or a tie.
 
@@ -227,14 +238,14 @@ def verify(
       The agreement over all images.
 
     Raises:
-      RuntimeError: The labels of an image agree less, or the SavedModel does not run.
+      RuntimeError: The labels of an image agree less, or the export does not run.
       UserError: There is no image, or rounding decides the labels of one that agrees less.
     """
     if not images:
         raise UserError("no images to compare on; give one at least")
     found = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, path in run_in_fresh_process(saved_model, images, folder).items():
+        for name, path in run_in_fresh_process(export, images, folder).items():
             with np.load(path) as exported:
                 agreement = reference.compare(images[name], exported)
                 reference.check_png(exported)
@@ -253,6 +264,11 @@ def verify(
                 )
             found.append(agreement)
     return Agreement(*(sum(field) for field in zip(*found)))
+
+
+def _decode(encoded: bytes) -> tf.Tensor:
+    """uint8 [h, w, 3], the pixels of an image file."""
+    return tf.io.decode_image(encoded, 3, expand_animations=False)
 
 
 def _change(got: np.ndarray, wanted: np.ndarray) -> float:

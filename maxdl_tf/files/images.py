@@ -302,7 +302,7 @@ def _decode(
         orientation = _orientation(image)
         kind = _VARIANTS.get(image.format, image.format).lower()
         if intensity and kind == "png" and len(image.getbands()) > 1 and has_16_bits(image, source):
-            values = tiff.turned(_png_colors(source), orientation)
+            values = tiff.turned(_png_colors(source, name), orientation)
             return DecodedImage(in_8_bits(values, name, intensity), kind, image.mode, orientation, value_range(values))
         if kind == "tiff" and image.mode in ("I", "L"):
             values = tiff.stored_values(image)
@@ -315,10 +315,12 @@ def _decode(
         return DecodedImage(pixels, kind, image.mode, orientation, value_range(values))
 
 
-def _png_colors(source: IO[bytes]) -> np.ndarray:
+def _png_colors(source: IO[bytes], name: str) -> np.ndarray:
     """uint16 [height, width, 3] of a PNG with colors of 16 bits, of which Pillow keeps the upper 8."""
-    import tensorflow as tf
-
+    try:
+        import tensorflow as tf
+    except ImportError:
+        raise UserError(f"{name}: a PNG with colors of 16 bits needs TensorFlow; convert the file to TIFF") from None
     source.seek(0)
     return tf.io.decode_png(source.read(), channels=3, dtype=tf.uint16).numpy()
 

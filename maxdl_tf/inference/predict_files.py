@@ -1,6 +1,6 @@
 """From image files to the files of their predictions, in this process or by the workers of an Apache Beam pipeline.
 
-Each Beam worker loads the SavedModel once, reads images from paths that tf.io.gfile reaches, and writes their pictures.
+Each Beam worker loads the export once, reads images from paths that tf.io.gfile reaches, and writes their pictures.
 The caller then collects the entries for the JSON files.
 """
 
@@ -14,19 +14,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import tensorflow as tf
-
 from maxdl_tf import beam_pipeline
 from maxdl_tf.drawing import feature_picture
 from maxdl_tf.errors import UserError
 from maxdl_tf.evaluation.diagnosis import Diagnosis
 from maxdl_tf.files import images, storage
-from maxdl_tf.inference.diagnosis import diagnose
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.tiles import TiledPredictor
 from maxdl_tf.inference.writer import ImageRecord, PictureWriter
 
 IMAGES_PER_CHUNK = 32
+_RESOURCE_EXHAUSTED = 8  # TensorFlow's error code if memory is lacking.
 _LOADING = threading.Lock()
 _FOLDER = ".beam"  # In the folder of predictions, where hidden files are ignored.
 
@@ -112,8 +110,14 @@ def predict_file(
         if options.features:
             void = kept.label_map == predictor.dataset_info.void
             pictures.write_features(task.name, feature_picture.feature_picture(image, *predictor.features(image), void))
-        found = diagnose(outputs, predictor.postprocessor, prediction, kept) if outputs else None
-    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        found = None
+        if outputs:
+            from maxdl_tf.inference.diagnosis import diagnose  # Needs TensorFlow.
+
+            found = diagnose(outputs, predictor.postprocessor, prediction, kept)
+    except Exception as error:
+        if not isinstance(error, MemoryError) and getattr(error, "error_code", None) != _RESOURCE_EXHAUSTED:
+            raise
         raise UserError(f"{task.path}: {image.shape[1]}x{image.shape[0]} pixels do not fit into memory") from error
     return PredictedFile(record, found)
 
@@ -122,13 +126,14 @@ class ChunkPredictor:
     """Predicts a chunk of images in a Beam worker.
 
     Args:
-      model: Folder of the SavedModel.
+      model: Folder of the export.
       pictures: Writes the pictures.
       options: How the files are predicted.
+      compute: As in `Predictor.from_export`.
     """
 
-    def __init__(self, model: str, pictures: PictureWriter, options: FileOptions):
-        self._model = model
+    def __init__(self, model: str, pictures: PictureWriter, options: FileOptions, compute: str = "float32"):
+        self._model, self._compute = model, compute
         self._run = uuid.uuid4().hex  # A later run in this process may find another model at the path.
         self._pictures = pictures
         self._options = options
@@ -137,7 +142,7 @@ class ChunkPredictor:
         """For each image its `record`, or a `fault` that describes why it failed."""
         del name
         with _LOADING:
-            predictor = self._options.in_tiles(_load(self._model, self._run))
+            predictor = self._options.in_tiles(_load(self._model, self._compute, self._run))
         answers = []
         for task in tasks:
             try:
@@ -148,10 +153,10 @@ class ChunkPredictor:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(model: str, run: str) -> Predictor:
+def _load(model: str, compute: str, run: str) -> Predictor:
     """Loads the model once in each process, for all its chunks and threads."""
     del run
-    return Predictor.from_saved_model(model)
+    return Predictor.from_export(model, compute)
 
 
 def predict_on_beam(

@@ -16,6 +16,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID
 
 if TYPE_CHECKING:
+    from maxdl_tf.inference.numpy_pipeline import Segments
     from maxdl_tf.inference.segmenter import SegmentTable
 
 _BAND_ROWS = 256  # Rows converted at a time, which saves memory.
@@ -85,7 +86,7 @@ class Prediction(NamedTuple):
         return self._replace(label_map=label_map, segments=kept)
 
 
-def segments_of(table: SegmentTable, dataset_info: DatasetInfo) -> list[Segment]:
+def segments_of(table: SegmentTable | Segments, dataset_info: DatasetInfo) -> list[Segment]:
     """The segments that a table lists. The fields of the table are arrays.
 
     Raises:

@@ -1,27 +1,28 @@
-"""Predicts the panoptic segmentation of images, with a SavedModel or with a model in memory."""
+"""Predicts the panoptic segmentation of images, with an export or with a model in memory.
+
+TensorFlow is imported only for SavedModels and models in memory.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import tensorflow as tf
 
-from maxdl_tf import class_table
-from maxdl_tf.checkpoints.source import check_no_pattern
 from maxdl_tf.class_table import DatasetInfo
-from maxdl_tf.data import transforms
 from maxdl_tf.errors import UserError
+from maxdl_tf.files import storage
 from maxdl_tf.files.images import ImageLike, as_pixels
+from maxdl_tf.inference.numpy_pipeline import Segments, resized_size
 from maxdl_tf.inference.prediction import Prediction, segments_of
-from maxdl_tf.inference.segmenter import OUTPUT_NAMES, ImageSegmenter, SegmentTable
 from maxdl_tf.inference.tiles import TiledPredictor
-from maxdl_tf.layers.resize import size_at_stride
-from maxdl_tf.models.network import PanopticNetwork
-from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import OUTPUT_STRIDE, PanopticOutputs
+
+if TYPE_CHECKING:
+    from maxdl_tf.models.network import PanopticNetwork
+    from maxdl_tf.models.postprocess import Postprocessor
 
 _TILE_OVERLAP = 64  # The default of experiments.
 
@@ -40,6 +41,35 @@ class Features(NamedTuple):
     mask: np.ndarray
 
 
+class Backend(Protocol):
+    """What runs the network and its post-processing on one image, uint8 [h, w, 3]."""
+
+    def segment(self, image: np.ndarray) -> tuple[np.ndarray, Segments]:
+        """The label map, int32 [h, w], and its segments."""
+
+    def network_outputs(self, image: np.ndarray) -> Mapping[str, Any]:
+        """Fields of `PanopticOutputs` by name, batch 1."""
+
+    def segment_outputs(self, outputs: PanopticOutputs, image_size: tuple[int, int]) -> tuple[np.ndarray, Segments]:
+        """As `segment`, from the network's outputs for an image of (height, width) `image_size`."""
+
+
+class LoadedExport(NamedTuple):
+    """An export in memory.
+
+    Attributes:
+      backend: Runs it.
+      dataset_info: Its class table.
+      info: Content of its `export_info.json`; empty for old SavedModels.
+      postprocessor: Its post-processing in TensorFlow; None for formats other than SavedModel.
+    """
+
+    backend: Backend
+    dataset_info: DatasetInfo
+    info: dict
+    postprocessor: Postprocessor | None = None
+
+
 class Predictor:
     """Predicts the panoptic segmentation of one image at a time.
 
@@ -50,26 +80,15 @@ class Predictor:
 
     Attributes:
       dataset_info: Class table of the predictions.
-      postprocessor: Makes predictions from the network's outputs; None if a SavedModel does not state its thresholds.
-      export_info: Versions and origin of a SavedModel; empty for a model in memory.
+      postprocessor: Makes predictions from the network's outputs in TensorFlow; None if a SavedModel does not state its
+        thresholds, and for other formats.
+      export_info: Versions and origin of an export; empty for a model in memory.
       tile: Side of the tiles that the network was trained for, in pixels of the image; 0: whole images.
       tile_overlap: Number of pixels that neighboring tiles should share.
     """
 
-    def __init__(
-        self,
-        segment: Callable[[tf.Tensor], tuple[tf.Tensor, SegmentTable]],
-        network_outputs: Callable[[tf.Tensor], Mapping[str, tf.Tensor]],
-        dataset_info: DatasetInfo,
-        postprocessor: Postprocessor | None = None,
-    ):
-        """`segment` and `network_outputs` take uint8 [h, w, 3].
-
-        `segment` returns the panoptic map of that size and the segments, `network_outputs` returns the fields of
-        `PanopticOutputs`.
-        """
-        self._segment = segment
-        self._network_outputs = network_outputs
+    def __init__(self, backend: Backend, dataset_info: DatasetInfo, postprocessor: Postprocessor | None = None):
+        self._backend = backend
         self.dataset_info = dataset_info
         self.postprocessor = postprocessor
         self.export_info: dict = {}
@@ -85,53 +104,40 @@ class Predictor:
         dataset_info: DatasetInfo,
     ) -> Predictor:
         """A predictor for a model in memory; `crop_size` is (height, width) of its input."""
-        segmenter = ImageSegmenter(model, postprocessor, crop_size)
-        signature = [tf.TensorSpec([None, None, 3], tf.uint8)]
+        from maxdl_tf.inference.tensorflow_backends import TensorFlowBackend
 
-        def segment(image: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:
-            prediction = segmenter(image)
-            return prediction.panoptic, prediction.segments
+        return cls(TensorFlowBackend.of_model(model, postprocessor, crop_size), dataset_info, postprocessor)
 
-        def network_outputs(image: tf.Tensor) -> dict[str, tf.Tensor]:
-            return segmenter.network_outputs(image)._asdict()
+    @classmethod
+    def from_export(cls, path: str, compute: str = "float32") -> Predictor:
+        """A predictor for a folder that maxdl-export wrote, in any format.
 
-        segment, network_outputs = (
-            tf.function(function, input_signature=signature, autograph=False) for function in (segment, network_outputs)
-        )
-        return cls(segment, network_outputs, dataset_info, postprocessor)
+        Args:
+          path: The folder.
+          compute: Type in which an export of format "openvino" computes; see `runtimes.open_network`.
+
+        Raises:
+          UserError: `path` holds no export, a damaged one, or one that another program or version wrote.
+        """
+        from maxdl_tf.inference import portable_backend
+
+        if not storage.exists(os.path.join(path, portable_backend.EXPORT_INFO_FILE)):
+            return cls.from_saved_model(path)
+        return cls._of_export(portable_backend.load(path, compute))
 
     @classmethod
     def from_saved_model(cls, path: str) -> Predictor:
-        """A predictor for a SavedModel that maxdl-export wrote.
+        """A predictor for a SavedModel that maxdl-export wrote; see `from_export`."""
+        from maxdl_tf.inference.tensorflow_backends import load_saved_model
 
-        Raises:
-          UserError: `path` holds no SavedModel, a damaged one, or one that another program or version wrote.
-        """
-        check_no_pattern(path)
-        try:
-            loaded = tf.saved_model.load(path)
-        except Exception as error:  # tf.errors.*, OSError, google.protobuf.message.DecodeError, ...
-            raise UserError(f"{path}: the SavedModel cannot be loaded ({error}); export it again") from error
-        if not hasattr(loaded, "dataset_info") or "image_tensor" not in loaded.signatures:
-            raise UserError(
-                f"{path} is a SavedModel that this version's maxdl-export did not write; export the checkpoint again"
-            )
-        dataset_info = class_table.load(loaded.dataset_info.asset_path.numpy().decode())
-        signature = loaded.signatures["image_tensor"]
+        return cls._of_export(load_saved_model(path))
 
-        def segment(image: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:
-            outputs = signature(image=image[tf.newaxis])
-            return outputs["panoptic_map"][0], SegmentTable(*(outputs[name][0] for name in OUTPUT_NAMES))
-
-        try:
-            info = _export_info_of(loaded)
-            postprocessor = Postprocessor(dataset_info, **info["postprocess"]) if "postprocess" in info else None
-        except (TypeError, ValueError) as error:
-            raise UserError(f"{path}: export_info.json is damaged ({error}); export it again") from error
-        predictor = cls(segment, getattr(loaded, "network_outputs", None), dataset_info, postprocessor)
-        predictor.export_info = info
-        predictor.tile, predictor.tile_overlap = info.get("tile", 0), info.get("tile_overlap", _TILE_OVERLAP)
-        predictor._keep_alive = loaded  # The signature itself holds the weights only weakly.
+    @classmethod
+    def _of_export(cls, export: LoadedExport) -> Predictor:
+        predictor = cls(export.backend, export.dataset_info, export.postprocessor)
+        predictor.export_info = export.info
+        predictor.tile = export.info.get("tile", 0)
+        predictor.tile_overlap = export.info.get("tile_overlap", _TILE_OVERLAP)
         return predictor
 
     def __call__(self, image: ImageLike, outputs: PanopticOutputs | None = None) -> Prediction:
@@ -147,11 +153,10 @@ class Predictor:
         """
         pixels = as_pixels(image, self.dataset_info.intensity)
         if outputs is None:
-            panoptic, table = self._segment(tf.constant(pixels))
+            label_map, segments = self._backend.segment(pixels)
         else:
-            panoptic, table = self._segment_outputs(outputs, tf.constant(pixels.shape[:2]))
-        table = SegmentTable(*(field.numpy() for field in table))
-        return Prediction(panoptic.numpy(), segments_of(table, self.dataset_info), pixels, self.dataset_info)
+            label_map, segments = self._backend.segment_outputs(outputs, pixels.shape[:2])
+        return Prediction(label_map, segments_of(segments, self.dataset_info), pixels, self.dataset_info)
 
     def in_tiles(self, tile: int | None = None, overlap: int | None = None) -> Predictor | TiledPredictor:
         """The predictor that goes over an image in tiles; this one if `tile` is 0.
@@ -174,41 +179,29 @@ class Predictor:
             )
         return TiledPredictor(self, tile=tile, overlap=overlap)
 
-    @tf.function(autograph=False)
-    def _segment_outputs(self, outputs: PanopticOutputs, image_size: tf.Tensor) -> tuple[tf.Tensor, SegmentTable]:
-        segmenter = ImageSegmenter(None, self.postprocessor, self.postprocessor.input_size(outputs.mask_logits))
-        prediction = segmenter.segment_outputs(outputs, image_size)
-        return prediction.panoptic, prediction.segments
-
     def network_outputs(self, image: ImageLike) -> PanopticOutputs:
         """The network's outputs, batch 1, for an image; see `__call__` for the argument and errors."""
-        outputs = self._network_outputs(tf.constant(as_pixels(image, self.dataset_info.intensity)))
-        # Inference has no auxiliary outputs, and earlier exports lack others.
+        outputs = self._backend.network_outputs(as_pixels(image, self.dataset_info.intensity))
+        # Inference has no auxiliary outputs, and earlier exports and other formats lack others.
         return PanopticOutputs(**{name: outputs.get(name) for name in PanopticOutputs._fields if name != "auxiliary"})
 
     def features(self, image: ImageLike) -> Features:
         """Pixel features and mask embeddings of an image; see `__call__` for the argument.
 
         Raises:
-          UserError: As for `__call__`, or the SavedModel has no mask embeddings.
+          UserError: As for `__call__`, or the export has no mask embeddings.
         """
         image = as_pixels(image, self.dataset_info.intensity)
         outputs = self.network_outputs(image)
         if outputs.mask_embedding is None:
-            raise UserError("this SavedModel has no mask embeddings; export the checkpoint again")
+            raise UserError("this export has no mask embeddings; export the checkpoint again as a SavedModel")
         pixel, logits, mask = (
-            output[0].numpy() for output in (outputs.pixel_feature, outputs.mask_logits, outputs.mask_embedding)
+            np.asarray(output[0]) for output in (outputs.pixel_feature, outputs.mask_logits, outputs.mask_embedding)
         )
         stride, enlarge = OUTPUT_STRIDE, True
         if self.postprocessor:
             stride, enlarge = self.postprocessor.output_stride, self.postprocessor.enlarge
         crop_size = tuple(stride * (side - 1) + 1 for side in logits.shape[:2])
-        height, width = size_at_stride(transforms.resized_size(image.shape[:2], crop_size, enlarge).numpy(), stride)
+        visible = resized_size(image.shape[:2], crop_size, enlarge)
+        height, width = ((side - 1) // stride + 1 for side in visible)
         return Features(pixel[:height, :width], logits[:height, :width].argmax(axis=-1).astype(np.int32), mask)
-
-
-def _export_info_of(loaded) -> dict:
-    if not hasattr(loaded, "export_info"):
-        return {}
-    with tf.io.gfile.GFile(loaded.export_info.asset_path.numpy().decode()) as file:
-        return json.load(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from maxdl_tf.files import disk_space, storage, textproto
 from maxdl_tf.protos import experiment_pb2, training_pb2
 
 _SAVED_MODEL = "saved_model.pb"
+_EXPORT_INFO = "export_info.json"  # Beside the model only if it is not a SavedModel, which has it in a folder.
 
 
 def check_run(
@@ -174,17 +176,46 @@ def check_checkpoint_exists(checkpoint: str) -> None:
     check_no_pattern(checkpoint)
 
 
-def find_saved_model(path: str | None) -> str | None:
-    """The folder of a SavedModel: `path`, or the highest version in it, as TensorFlow Serving chooses.
+def find_export(path: str | None) -> str | None:
+    """The folder of an export: `path`, or the highest version in it, as TensorFlow Serving chooses.
 
     None if there is none, or if the folder has checkpoints.
     """
     if not path or not storage.is_folder(path):
         return None
     names = storage.list_folder(path)
-    if _SAVED_MODEL in names:
+    if _SAVED_MODEL in names or _EXPORT_INFO in names:
         return path
-    versions = [name for name in names if name.isdecimal() and storage.exists(os.path.join(path, name, _SAVED_MODEL))]
+    versions = [
+        name
+        for name in names
+        if name.isdecimal()
+        and any(storage.exists(os.path.join(path, name, file)) for file in (_SAVED_MODEL, _EXPORT_INFO))
+    ]
     if not versions or any(name.endswith(".index") for name in names):
         return None
     return os.path.join(path, max(versions, key=int))
+
+
+def export_format(export: str) -> str:
+    """Format of the export in a folder, as --format of maxdl-export names it.
+
+    Raises:
+      UserError: The export is damaged.
+    """
+    if storage.exists(os.path.join(export, _SAVED_MODEL)):
+        return "saved_model"
+    try:
+        return json.loads(storage.read_text(os.path.join(export, _EXPORT_INFO)))["format"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{export}: {_EXPORT_INFO} is damaged ({error!r}); export it again") from error
+
+
+def check_compute(model: str, export: str, compute: str) -> None:
+    """Raises UserError if `compute`, the value of --compute, is not how an export computes; `model` names it."""
+    chosen = export_format(export)
+    if compute != "float32" and chosen != "openvino":
+        kind = "a SavedModel" if chosen == "saved_model" else f"of format {chosen}"
+        raise UserError(
+            f"--compute {compute}: --model {model} is {kind}, whose computation is fixed; drop it, or give a checkpoint"
+        )

@@ -4,6 +4,7 @@ import pytest
 from maxdl_tf.drawing.feature_picture import feature_picture
 from maxdl_tf.drawing.label_maps import LINE_HEIGHT
 from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.tensorflow_backends import TensorFlowBackend
 from tests.inference.color_network import BLUE, CROP_SIZE, INFO, RED, ColorNetwork, postprocessor, striped_image
 
 GAP = 4
@@ -53,6 +54,6 @@ def test_of_many_channels_those_are_shown_that_tell_most(channels):
 
 
 def test_an_old_saved_model_is_told():
-    predictor = Predictor(None, lambda image: {}, INFO)
+    predictor = Predictor(TensorFlowBackend(None, lambda image: {}, None), INFO)
     with pytest.raises(ValueError, match="export the checkpoint again"):
         predictor.features(np.zeros((9, 9, 3), np.uint8))

@@ -9,6 +9,7 @@ from maxdl_tf.files import images
 from maxdl_tf.inference.diagnosis import diagnose
 from maxdl_tf.inference.predict_files import FileOptions, ImageTask, predict_file
 from maxdl_tf.inference.predictor import Predictor
+from maxdl_tf.inference.tensorflow_backends import TensorFlowBackend
 from maxdl_tf.inference.writer import PredictionWriter
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.structs import PanopticOutputs
@@ -204,7 +205,11 @@ def test_the_network_runs_once_for_prediction_and_diagnosis(tmp_path):
     assert again.segments == whole.segments and len(whole.segments) == 3
 
     ran = []
-    predictor = Predictor(None, lambda image: ran.append(1) or outputs._asdict(), INFO, postprocessor())
+    predictor = Predictor(
+        TensorFlowBackend(None, lambda image: ran.append(1) or outputs._asdict(), postprocessor()),
+        INFO,
+        postprocessor(),
+    )
     pictures = PredictionWriter(str(tmp_path / "out"), INFO, overlays=False).pictures
     options = FileOptions(min_score=0.0, max_pixels=10**6, features=False, diagnose=True)
     found = predict_file(predictor, ImageTask(str(tmp_path / "a.png"), "a", 1), pictures, options)

@@ -1,4 +1,4 @@
-"""Post-processing in NumPy against that of the graph: random outputs, all goldens, and processes without TensorFlow.
+"""The steps in NumPy against those of the graph: images, random outputs, all goldens, processes without TensorFlow.
 
 Label maps, ids, classes, areas and boxes are equal. Scores differ by rounding, as `exp` does in NumPy and TensorFlow.
 For the same reason, a pixel whose probability is within `ROUNDING` of `pixel_threshold` may be void in one of the two.
@@ -19,8 +19,8 @@ import tensorflow as tf
 from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo, SegmentClass
 from maxdl_tf.data import transforms
-from maxdl_tf.inference import numpy_postprocess
-from maxdl_tf.inference.numpy_postprocess import NumpyPostprocessor
+from maxdl_tf.inference import numpy_pipeline
+from maxdl_tf.inference.numpy_pipeline import NumpyPostprocessor, Pipeline
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models import mask_bands
 from maxdl_tf.models.postprocess import Postprocessor
@@ -60,7 +60,7 @@ def in_graph(postprocessor: Postprocessor, outputs: PanopticOutputs):
     return read
 
 
-def assert_same_segments(segments: numpy_postprocess.Segments, graph: list[np.ndarray]) -> None:
+def assert_same_segments(segments: numpy_pipeline.Segments, graph: list[np.ndarray]) -> None:
     assert segments.count == len(graph[0])
     for name, got, wanted in zip(segments._fields[1:], segments[1:], graph):
         assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape), name
@@ -194,7 +194,7 @@ def test_interpolated_logits_have_the_same_bits(stride):
     for _ in range(20):
         shape = random_shape(generator)
         logits = (generator.normal(size=shape) * generator.choice([1, 10, 100])).astype(np.float32)
-        bands = list(numpy_postprocess._resized_bands(logits, stride))
+        bands = list(numpy_pipeline._resized_bands(logits, stride))
         np.testing.assert_array_equal(np.concatenate(bands), mask_bands.upsampled(tf.constant(logits), stride))
     assert bands[0].dtype == np.float32
 
@@ -205,9 +205,9 @@ def test_sizes_and_places_are_those_of_the_graph():
         image, crop = generator.integers(1, [3000, 700], [2, 2]).T.tolist()
         for enlarge in (False, True):
             wanted = transforms.resized_size(tf.constant(image), crop, enlarge).numpy().tolist()
-            assert list(numpy_postprocess.resized_size(image, crop, enlarge)) == wanted, (image, crop, enlarge)
+            assert list(numpy_pipeline.resized_size(image, crop, enlarge)) == wanted, (image, crop, enlarge)
         rows = transforms.resize_labels(tf.range(crop[0])[:, tf.newaxis], [image[0], 1])[:, 0]
-        np.testing.assert_array_equal(numpy_postprocess._nearest(crop[0], image[0]), rows)
+        np.testing.assert_array_equal(numpy_pipeline._nearest(crop[0], image[0]), rows)
 
 
 def test_kept_slots_win_over_others_with_equal_logits():
@@ -241,26 +241,42 @@ def test_logits_that_do_not_fit_are_refused():
             postprocess(np.zeros(mask), np.zeros(classes), (9, 9))
 
 
+def test_the_networks_input_has_the_same_bits():
+    generator = np.random.default_rng(0)
+    sizes = [*generator.integers(1, 300, [40, 2]).tolist(), [1, 1], [1, 300], [300, 1], [97, 129], [96, 128], [2, 2]]
+    for size in sizes:
+        image = generator.integers(0, 256, [*size, 3], np.uint8)
+        for crop_size in ((97, 129), tuple(generator.integers(1, 100, 2).tolist())):
+            for enlarge in (False, True):
+                postprocess = NumpyPostprocessor(TABLE, thing_area_limit=0, stuff_area_limit=0, enlarge=enlarge)
+                found = Pipeline(crop_size, postprocess, {}).network_input(image)
+                wanted, _ = transforms.evaluation_transform(tf.constant(image), crop_size, enlarge)
+                assert found.dtype == np.float32
+                np.testing.assert_array_equal(found, wanted[tf.newaxis], f"{size} {crop_size} {enlarge}")
+    assert numpy_pipeline.PADDING == transforms.PADDING
+
+
 _ALONE = """
 import json, sys
-from types import SimpleNamespace
 sys.modules["tensorflow"] = None  # Importing it fails.
 import numpy as np
 {IMPORTS}
-arguments, logits = json.load(open("arguments.json")), np.load("logits.npz")
-label_map, segments = NumpyPostprocessor(table, **arguments)(logits["mask"], logits["classes"], (97, 161))
+logits = np.load("logits.npz")
+label_map, segments = postprocess(logits["mask"], logits["classes"], (97, 161))
 np.savez("found.npz", label_map=label_map, **segments._asdict())
 """
 _IN_PACKAGE = """
 from maxdl_tf import class_table
-from maxdl_tf.inference.numpy_postprocess import NumpyPostprocessor
-table = class_table.load("dataset_info.textproto")
+from maxdl_tf.inference.numpy_pipeline import NumpyPostprocessor
+arguments = json.load(open("export_info.json"))["postprocess"]
+postprocess = NumpyPostprocessor(class_table.load("dataset_info.textproto"), **arguments)
 """
 _AS_A_FILE = """
 sys.modules["maxdl_tf"] = None
-from numpy_postprocess import NumpyPostprocessor
-ids = range(1, 134)
-table = SimpleNamespace(thing_ids=ids[:80], class_order=ids, label_divisor=256, void=0)
+from numpy_pipeline import Pipeline
+pipeline = Pipeline.of_folder(".")
+postprocess = pipeline.postprocess
+assert pipeline.network_input(np.zeros([5, 7, 3], np.uint8)).shape == (1, 97, 161, 3)
 """
 
 
@@ -270,9 +286,12 @@ def test_it_works_without_tensorflow(tmp_path, imports):
     golden = own_golden("e_post_one_image")
     postprocessor, (mask_logits, class_logits) = test_postprocess.golden_call(golden)
     np.savez(tmp_path / "logits.npz", mask=mask_logits[0], classes=class_logits[0])
-    (tmp_path / "arguments.json").write_text(json.dumps(postprocessor.arguments))
-    (tmp_path / "dataset_info.textproto").write_text(class_table.to_text(COCO))
-    shutil.copy(numpy_postprocess.__file__, tmp_path)
+    info = {"crop_size": [97, 161], "postprocess": postprocessor.arguments}
+    (tmp_path / "export_info.json").write_text(json.dumps(info))
+    (tmp_path / class_table.FILE_NAME).write_text(class_table.to_text(COCO))
+    table = {name: getattr(COCO, name) for name in numpy_pipeline._READ}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(table))
+    shutil.copy(numpy_pipeline.__file__, tmp_path)
     environment = {**os.environ, "PYTHONPATH": str(Path(class_table.__file__).parents[1])}
     program = _ALONE.format(IMPORTS=imports)
     run = [sys.executable, "-c", program]

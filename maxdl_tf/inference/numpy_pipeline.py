@@ -1,19 +1,23 @@
-"""From the outputs of an exported network to the panoptic map of an image, without TensorFlow.
+"""The steps around an exported network, without TensorFlow: from image to input, and from outputs to label map.
 
-Does what `Postprocessor` and `ImageSegmenter` do, by the plain rules (architecture section 9). Needs only NumPy and
-SciPy: the file also works alone, outside this package.
+Does what `evaluation_transform`, `Postprocessor` and `ImageSegmenter` do, by the plain rules (architecture sections 8
+and 9). Needs only NumPy and SciPy. The file also works alone, outside this package: each export that is not a
+SavedModel contains a copy.
 
 Example:
-  info = json.load(open("exports/shapes/1/assets/export_info.json"))
-  dataset_info = class_table.load("exports/shapes/1/assets/dataset_info.textproto")
-  postprocess = NumpyPostprocessor(dataset_info, **info["postprocess"])
-  label_map, segments = postprocess(mask_logits, class_logits, image_size=(480, 640))
+  pipeline = Pipeline.of_folder("exports/shapes_onnx")
+  network_input = pipeline.network_input(image)  # uint8 [480, 640, 3]
+  ...  # Run the network of the folder.
+  label_map, segments = pipeline.postprocess(mask_logits[0], class_logits[0], image_size=(480, 640))
 """
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -22,6 +26,8 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from maxdl_tf.class_table import DatasetInfo
 
+PADDING = 127.5  # Becomes 0 when the network normalizes its input.
+_READ = ("thing_ids", "class_order", "label_divisor", "void")  # What post-processing reads of a class table.
 _BAND_ROWS = 16  # Rows of pixels whose logits are in memory at a time; a multiple of any stride.
 _MOST_SEGMENTS = 4096  # Of an image whose things are split.
 _NOBODY = -1  # Slot or segment of void pixels: the entry behind the last one in a table that has one for void.
@@ -76,6 +82,40 @@ class _Owners(NamedTuple):
     slot: np.ndarray
     confidence: np.ndarray
     instance: np.ndarray
+
+
+class Pipeline(NamedTuple):
+    """The steps before and after a network with one input size.
+
+    Attributes:
+      crop_size: (height, width) of the network's input.
+      postprocess: Makes the label map and the segments from the outputs.
+      info: Content of `export_info.json`.
+    """
+
+    crop_size: tuple[int, int]
+    postprocess: NumpyPostprocessor
+    info: dict
+
+    @classmethod
+    def of_folder(cls, folder: str) -> Pipeline:
+        """The steps of an export, from its `export_info.json` and `dataset_info.json`."""
+        info = _read_json(os.path.join(folder, "export_info.json"))
+        table = _read_json(os.path.join(folder, "dataset_info.json"))
+        dataset_info = SimpleNamespace(**{name: table[name] for name in _READ})
+        postprocess = NumpyPostprocessor(dataset_info, **info["postprocess"])
+        return cls(tuple(info["crop_size"]), postprocess, info)
+
+    def network_input(self, image: np.ndarray) -> np.ndarray:
+        """The image, uint8 [h, w, 3] in RGB, as the network's input: float32 [1, height, width, 3], 0..255.
+
+        It is resized to fit into the crop and padded on the right and at the bottom. The values equal those of
+        `evaluation_transform` bit for bit.
+        """
+        resized = _resized_image(image, resized_size(image.shape[:2], self.crop_size, self.postprocess.enlarge))
+        padded = np.full((1, *self.crop_size, 3), PADDING, np.float32)
+        padded[0, : resized.shape[0], : resized.shape[1]] = resized
+        return padded
 
 
 @dataclass(frozen=True)
@@ -295,8 +335,7 @@ def resized_size(image_size: tuple[int, int], crop_size: tuple[int, int], enlarg
 
 def _nearest(old: int, new: int) -> np.ndarray:
     """int [new], row of a map for each row of the resized map: nearest neighbor, with aligned corners."""
-    scale = np.float32(old - 1) / np.float32(new - 1) if new > 1 else np.float32(0)
-    place = np.arange(new, dtype=np.float32) * scale
+    place = np.arange(new, dtype=np.float32) * _scale(old, new)
     return np.minimum(np.floor(place.astype(np.float64) + 0.5), old - 1).astype(int)  # Halves are rounded up.
 
 
@@ -309,15 +348,29 @@ def _resized_bands(logits: np.ndarray, stride: int) -> Iterator[np.ndarray]:
     for top in range(0, height, _BAND_ROWS):
         rows = np.arange(top, min(top + _BAND_ROWS, height))
         low = logits[top // stride : rows[-1] // stride + 2]
-        wide = _interpolated(low, np.arange(width), stride, axis=1)
-        yield _interpolated(wide, rows - top, stride, axis=0)
+        columns, rows = (np.float32(places) / np.float32(stride) for places in (np.arange(width), rows - top))
+        yield _interpolated(_interpolated(low, columns, axis=1), rows, axis=0)
 
 
-def _interpolated(values: np.ndarray, places: np.ndarray, stride: int, axis: int) -> np.ndarray:
-    """Values of float32 [h, w, slots] at places that count `stride` steps from one row (or column) to the next."""
-    before = places // stride
+def _resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resizes uint8 [h, w, 3] to float32 [*size, 3]: bilinear, with aligned corners and TensorFlow's bits."""
+    rows, columns = (np.arange(new, dtype=np.float32) * _scale(old, new) for old, new in zip(image.shape, size))
+    above = np.floor(rows).astype(int)
+    below = np.minimum(above + 1, len(image) - 1)
+    above, below = (_interpolated(image[line].astype(np.float32), columns, axis=1) for line in (above, below))
+    return above + (below - above) * (rows - np.floor(rows))[:, np.newaxis, np.newaxis]
+
+
+def _scale(old: int, new: int) -> np.float32:
+    """Distance of two rows of a resized map in rows of the map, with aligned corners."""
+    return np.float32(old - 1) / np.float32(new - 1) if new > 1 else np.float32(0)
+
+
+def _interpolated(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
+    """Values of float32 [h, w, channels] at places, float32, along an axis: linear between neighbors."""
+    before = np.floor(places).astype(int)
     after = np.minimum(before + 1, values.shape[axis] - 1)
-    share = np.expand_dims((places % stride / stride).astype(np.float32), (1, 2) if axis == 0 else (0, 2))
+    share = np.expand_dims(places - np.floor(places), (1, 2) if axis == 0 else (0, 2))
     start = np.take(values, before, axis)
     return start + (np.take(values, after, axis) - start) * share
 
@@ -325,3 +378,8 @@ def _interpolated(values: np.ndarray, places: np.ndarray, stride: int, axis: int
 def _softmax(logits: np.ndarray) -> np.ndarray:
     odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return odds / odds.sum(axis=-1, keepdims=True)
+
+
+def _read_json(path: str) -> dict:
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
