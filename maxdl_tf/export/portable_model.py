@@ -71,9 +71,19 @@ class PortableNetwork(tf.Module):
 
 
 def _write_onnx(network: PortableNetwork, path: str, weights: str) -> None:
+    import onnx
     import tf2onnx
 
-    tf2onnx.convert.from_function(network.run, network.run.input_signature, opset=_OPSET, output_path=path)
+    model, _ = tf2onnx.convert.from_function(network.run, network.run.input_signature, opset=_OPSET)
+    # Runtimes multiply sizes by these scales and round down, but 5 times float32 9/5 is less than 9. With aligned
+    # corners, as everywhere here, the scales decide nothing else.
+    scales = {node.input[2] for node in model.graph.node if node.op_type == "Resize"}
+    for constant in model.graph.initializer:
+        if constant.name in scales:
+            values = onnx.numpy_helper.to_array(constant)
+            values = np.where(values == 1, values, values * np.float32(1 + 1e-6))
+            constant.CopyFrom(onnx.numpy_helper.from_array(values, constant.name))
+    onnx.save(model, path)
 
 
 def _write_openvino(network: PortableNetwork, path: str, weights: str) -> None:
