@@ -2,9 +2,9 @@
 
 This package and Keras cannot be imported here, because they may be missing where the export is used. Nor can
 TensorFlow, unless the export is a SavedModel. For each image, INPUT has NAME.image, a file, and NAME.npy, its pixels,
-uint8 [h, w, 3]. A SavedModel gets the file, the
-first one also by the signature `panoptic_png`, and OUTPUT/NAME.npz then has the pixels of the PNG. For other formats, decoding is not part of the export, so that its own
-numpy_pipeline.py gets the pixels. OUTPUT/NAME.npz receives the panoptic map and the network's outputs.
+uint8 [h, w, 3]. A SavedModel gets the file. For other formats, decoding is not part of the export, so that its own
+numpy_pipeline.py gets the pixels. OUTPUT/NAME.npz receives the panoptic map and the network's outputs. The first file
+also goes through the signature `panoptic_png` of a SavedModel, and its .npz receives the pixels of the PNG.
 
 The process ends with its parent, which holds the other end of stdin.
 """
