@@ -10,13 +10,15 @@ from PIL import Image
 from maxdl_tf import class_table
 from maxdl_tf.data_gen import source_files
 from maxdl_tf.data_gen.checks.images import inspect_image
+from maxdl_tf.errors import UserError
 from maxdl_tf.export import saved_model
 from maxdl_tf.files import images
 from maxdl_tf.files.intensity import Percentiles, Range, to_8_bits
 from maxdl_tf.inference.predictor import Predictor
 from maxdl_tf.inference.served_model import ServedModel
 from maxdl_tf.inference.tiles import TiledPredictor
-from maxdl_tf.protos import dataset_pb2
+from maxdl_tf.protos import dataset_pb2, experiment_pb2
+from maxdl_tf.tasks import checks
 from tests.data_gen.conversion import complaint, read_converted, run_convert
 from tests.files import png_files
 from tests.inference.color_network import CROP_SIZE, INFO, ColorNetwork, postprocessor
@@ -108,6 +110,9 @@ def test_an_experiment_with_a_table_of_its_own_takes_the_rule_of_its_shards(cell
     assert class_table.of_dataset(options) == dataclasses.replace(INFO, intensity=Range(0, 4095))
     named.write_text(class_table.to_text(dataclasses.replace(INFO, intensity=Range(0, 1023))))
     assert class_table.of_dataset(options).intensity == Range(0, 1023)
+    experiment = experiment_pb2.Experiment(train_dataset=options)
+    with pytest.raises(UserError, match=r"intensity range { low: 0 high: 1023 }, but .* high: 4095 }, by which the sh"):
+        checks.check_run(experiment, str(cells / "model"), trains=True, evaluates=False)
 
 
 def test_without_a_rule_the_converter_names_the_flag(cells, capsys):

@@ -120,10 +120,10 @@ def coco_picture(label_map: np.ndarray, dataset_info: DatasetInfo) -> np.ndarray
       uint8 [h, w, 3].
 
     Raises:
-      ValueError: A label does not fit into three bytes.
+      UserError: A label does not fit into three bytes.
     """
     if label_map.size and label_map.max() > MAX_SEGMENT_ID:
-        raise ValueError(
+        raise UserError(
             f"label {label_map.max()} is greater than {MAX_SEGMENT_ID}, the last id in a COCO panoptic PNG; "
             f"data set {dataset_info.name!r} needs a smaller label_divisor than {dataset_info.label_divisor}"
         )

@@ -45,6 +45,7 @@ def check_run(
     for name in ["train_dataset"] * trains + ["eval_dataset"] * evaluates:
         check_shards(experiment, name)
         tables.append(class_table.of_dataset(getattr(experiment, name), name))
+        _check_intensity(experiment, name, tables[-1])
     if len({(table.classes, table.label_divisor, table.ignore_label, table.intensity) for table in tables}) > 1:
         raise UserError("train_dataset and eval_dataset have different class tables; they must be equal")
     check_classes(model_dir, tables[0])
@@ -57,6 +58,18 @@ def check_run(
         raise UserError(f"--model_dir {model_dir} does not exist; train first, or fix the path")
     check_no_pattern(model_dir)
     disk_space.check_writable(model_dir)
+
+
+def _check_intensity(experiment: experiment_pb2.Experiment, name: str, info: DatasetInfo) -> None:
+    """Raises UserError if the pixels of the shards were made by another rule than the one of the class table."""
+    options = getattr(experiment, name)
+    path = os.path.join(os.path.dirname(options.file_pattern[0]), class_table.FILE_NAME)
+    rule = class_table.load(path).intensity if os.path.isfile(path) else None
+    if rule and rule != info.intensity:
+        raise UserError(
+            f"{name}.dataset_info {options.dataset_info}: intensity {info.intensity}, but {path}: {rule}, by which "
+            "the shards were made; take that rule, or convert the images again"
+        )
 
 
 def _check_schedule(experiment: experiment_pb2.Experiment) -> None:

@@ -53,7 +53,7 @@ def test_the_picture_decodes_to_the_label_map(ignore_label):
 
 
 def test_a_label_beyond_three_bytes_is_an_error():
-    with pytest.raises(ValueError, match="smaller label_divisor than 10000000"):
+    with pytest.raises(UserError, match="smaller label_divisor than 10000000"):
         predictions.coco_picture(np.array([[20_000_000]]), _info(label_divisor=10_000_000))
 
 
