@@ -250,6 +250,15 @@ def test_a_frozen_backbone_with_random_weights_is_a_warning(run_here, tmp_path):
     assert "step 1\n" in again.stderr and "warning" not in again.stderr
 
 
+def test_the_change_that_keeps_a_run_from_going_on_is_named(run_here, tmp_path):
+    options = "training { steps: 1 ema_decay: %g optimizer { warmup_steps: 0 } }"
+    assert run_here(tmp_path / "model", "--mode=train", f"--override={options % 0.5}").returncode == 0
+    again = run_here(tmp_path / "model", "--mode=train", f"--override={options % 0}")
+    assert again.returncode == 2
+    assert "changes since the last start: training.ema_decay 0 instead of 0.5\n" in again.stderr
+    assert "does not fit this experiment" in again.stderr and "learning rate" not in again.stderr
+
+
 def test_scores_compare_when_only_the_times_of_evaluations_change(config_file):
     changes = ("", "steps_between_evaluations: 7 timeout_seconds: 8", "max_images: 2")
     first, times, images = (

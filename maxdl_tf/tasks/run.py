@@ -17,7 +17,7 @@ from maxdl_tf import config
 from maxdl_tf.checkpoints import best
 from maxdl_tf.checkpoints.folder import checkpoint_paths, remove_leftovers
 from maxdl_tf.checkpoints.initial_weights import load_initial_weights
-from maxdl_tf.checkpoints.save_restore import Checkpoints
+from maxdl_tf.checkpoints.save_restore import CheckpointMismatch, Checkpoints
 from maxdl_tf.data.record_streams import DataService
 from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space, storage
@@ -264,7 +264,11 @@ class Run:
 
     def _restore_or_start(self) -> int:
         """Sets the weights: those of model_dir, or of initial_checkpoint, or random ones. Returns the step."""
-        restored = self._checkpoints.restore_latest()
+        try:
+            restored = self._checkpoints.restore_latest()
+        except CheckpointMismatch:
+            self._report_changes()  # One of them is the reason.
+            raise
         if restored is not None:
             return restored.step
         initial_checkpoint = self._experiment.training.initial_checkpoint
@@ -297,8 +301,8 @@ class Run:
     def _save_experiment(self, folder: str) -> None:
         config.save_experiment(self._written_as, self._task.dataset_info, folder)
 
-    def _report_changes(self, step: int) -> None:
-        """Reports what differs from the experiment that the run has followed so far."""
+    def _report_changes(self, step: int = 0) -> None:
+        """Reports what differs from the experiment that the run has followed up to `step`, 0 if it is not known."""
         path = os.path.join(self._model_dir, config.EXPERIMENT_FILE)
         if not storage.exists(path):
             return
@@ -311,7 +315,7 @@ class Run:
         if changes:
             self._log(f"changes since the last start: {', '.join(map(' '.join, changes.items()))}")
         rates = [float(build_schedule(options.training)(step)) for options in (self._experiment, before)]
-        if step < self._experiment.training.steps and rates[0] != rates[1]:
+        if 0 < step < self._experiment.training.steps and rates[0] != rates[1]:
             self._log(f"the learning rate continues at {rates[0]:.3g}; without the changes it would be {rates[1]:.3g}")
 
     def _keep_model_dir(self) -> bool:
