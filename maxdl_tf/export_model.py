@@ -87,7 +87,7 @@ _MIN_AGREEMENT = flags.DEFINE_float(
     "min_agreement",
     None,
     "Least share of each image's pixels with the checkpoint's label. Default: 1, or 0.98 with other --weights than "
-    "float32 or --compute bfloat16.",
+    "float32, or 0.95 with --compute bfloat16.",
     lower_bound=0.0,
     upper_bound=1.0,
     flag_values=FLAGS,
@@ -156,7 +156,7 @@ def main(argv: list[str]) -> None:
             **({"compute": compute} if is_saved_model else {}),
         },
         images=images,
-        min_agreement=min_agreement(_MIN_AGREEMENT.value, weights),
+        min_agreement=min_agreement(_MIN_AGREEMENT.value, weights, compute),
         log=print,
     )
     print(
@@ -176,10 +176,12 @@ def _check_format() -> None:
             raise UserError(f"--{flag.name} is for --format saved_model; drop it with --format {_FORMAT.value}")
 
 
-def min_agreement(wanted: float | None, weights: str) -> float:
+def min_agreement(wanted: float | None, weights: str, compute: str) -> float:
     """The least share of pixels that must agree; `wanted` is the flag, or None for its default."""
     if wanted is not None:
         return wanted
+    if compute == "bfloat16":
+        return 0.95
     return 1.0 if weights == "float32" else 0.98
 
 

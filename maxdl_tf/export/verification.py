@@ -238,8 +238,9 @@ def verify(reference: Reference, export: str, images: Mapping[str, bytes], min_a
       The agreement over all images.
 
     Raises:
-      RuntimeError: The labels of an image agree less, or the export does not run.
-      UserError: There is no image, or rounding decides the labels of one that agrees less.
+      RuntimeError: Not all labels agree though `min_agreement` is 1, or the export does not run.
+      UserError: There is no image, or rounding decides the labels of one that agrees less, or fewer agree than a
+        `min_agreement` below 1.
     """
     if not images:
         raise UserError("no images to compare on; give one at least")
@@ -258,10 +259,16 @@ def verify(reference: Reference, export: str, images: Mapping[str, bytes], min_a
                         f"export has {1.0 - agreement.share:.2%} other labels; export trained weights, give "
                         "photographs as --verify_images, or lower --min_agreement; the export was removed"
                     )
-                raise RuntimeError(
+                found_little = (
                     f"on image {name} only {agreement.share:.4%} of the exported model's labels are the model's, less "
-                    f"than {min_agreement:.4%}; the export was removed"
+                    f"than {min_agreement:.4%}"
                 )
+                if min_agreement < 1:  # 16 bits may be too few for these weights or for this image.
+                    raise UserError(
+                        f"{found_little}; give images like those of the training as --verify_images, or lower "
+                        "--min_agreement; the export was removed"
+                    )
+                raise RuntimeError(f"{found_little}; the export was removed")
             found.append(agreement)
     return Agreement(*(sum(field) for field in zip(*found)))
 

@@ -198,6 +198,8 @@ def test_a_saved_model_that_does_something_else_is_not_kept(tmp_path, monkeypatc
 
     with pytest.raises(RuntimeError, match=r"on image one only .* of the exported model's labels are the model's"):
         _export(tmp_path / "a", inference_model=OtherColors(), images={"one": _png(70, 150)})
+    with pytest.raises(UserError, match="give images like those of the training as --verify_images"):
+        _export(tmp_path / "a", inference_model=OtherColors(), images={"one": _png(70, 150)}, min_agreement=0.99)
     assert os.listdir(tmp_path) == []
     assert _export(tmp_path / "a", inference_model=OtherColors(), images={"one": _png(70, 150)}, min_agreement=0.3)
 
