@@ -53,6 +53,14 @@ def test_tiff_files_that_only_tifffile_reads(dtype):
     np.testing.assert_array_equal(labels, LABELS + 70_000)
 
 
+def test_a_negative_label_of_8_bits_is_not_taken_for_a_large_one():
+    tifffile = pytest.importorskip("tifffile", reason="tifffile, extra [microscopy], is not installed")
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.array([[-1, 2]], np.int8))
+    with pytest.raises(UserError, match="a: values -1 to 2; expected whole numbers from 0"):
+        read_label_image(file.getvalue(), "a")
+
+
 def test_an_inverting_lookup_table_changes_no_label():
     """Fiji stores binary masks like this: 255 is the object, shown black."""
     file = io.BytesIO()
