@@ -12,7 +12,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+import maxdl_tf
 from maxdl_tf import class_table
+from maxdl_tf.benchmarks import machine, measure
 from maxdl_tf.errors import UserError
 from maxdl_tf.export import portable_model
 from maxdl_tf.export.portable_model import FORMATS, export_portable_model
@@ -96,7 +98,7 @@ def test_tiles_and_the_rules_of_images_work_too(exported):
     predictor, image = Predictor.from_export(exported.path), striped_image(100, 200)[0]
     wanted = _model_predictor().in_tiles(70, 20)
     assert (predictor.tile, predictor.tile_overlap) == (70, 20)
-    np.testing.assert_array_equal(predictor.in_tiles()(image).label_map, wanted(image).label_map)
+    np.testing.assert_array_equal(maxdl_tf.load_predictor(exported.path)(image).label_map, wanted(image).label_map)
     with pytest.raises(UserError, match=r"scale it to 0\.\.255"):
         predictor(image.astype(np.uint16))
 
@@ -221,3 +223,13 @@ def test_the_documented_program_needs_the_folder_alone(tmp_path):
     wanted = Predictor.from_export(path)(str(tmp_path / "photo.jpg"))
     np.testing.assert_array_equal(np.load(tmp_path / "label_map.npy"), wanted.label_map)
     assert done.stdout.startswith("[1 1 3] [0.9")
+
+
+def test_it_is_measured(tmp_path, monkeypatch):
+    needs_runtime("onnx")
+    speed = machine.Speed(100.0, 100.0)
+    monkeypatch.setattr(machine, "measure_speed", lambda dtype: speed)
+    path = _export(tmp_path / "export", "onnx").path
+    figures = measure.predict(None, path, [], rounds=1)
+    assert list(figures["part_seconds"]) == ["decode", "network", "postprocess", "encode"]
+    assert (figures["crop_size"], figures["images"]) == (list(CROP_SIZE), 4) and "weights" not in figures
