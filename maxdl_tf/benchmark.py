@@ -11,7 +11,7 @@ predict: time of an image from the file to the panoptic PNG, and of each part (d
 encode; for an export, preprocess and forward together); peak memory of the process. --model is a checkpoint, or an
 export of any format, which needs --config_file only for the multiply-adds. Without --model, the weights of
 --config_file's model are random, and post-processing may have less to do. Without --images, images of about the crop's
-size are drawn.
+size are drawn. With --compute bfloat16, the batch norms of a checkpoint's model are folded, as in exports.
 
 All times are medians: one step that another process interrupts does not move them.
 

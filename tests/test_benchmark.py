@@ -28,9 +28,9 @@ def benchmark(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def assert_utilization(figures, multiply_adds, seconds):
+def assert_utilization(figures, multiply_adds, seconds, dtype="float32"):
     """The speed of the model and its share of the machine's follow from multiply-adds and time."""
-    speed = figures["gflops_float32"]
+    speed = figures[f"gflops_{dtype}"]
     assert speed["convolution"] > 0 and speed["matrix_product"] > 0
     gflops = 2 * multiply_adds / seconds / 1e9
     assert figures["gflops_model"] == pytest.approx(gflops, rel=0.01)
@@ -60,21 +60,23 @@ def test_training_is_measured_without_data():
     assert figures["peak_memory_bytes"] > 1e8 and figures["tracing_seconds"] > 0 and figures["matching_seconds"] > 0
 
 
-def test_predictions_of_a_model_are_measured_part_by_part(tmp_path):
+@pytest.mark.parametrize("compute", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_predictions_of_a_model_are_measured_part_by_part(tmp_path, compute):
     Image.new("RGB", (60, 40), (90, 120, 30)).save(tmp_path / "a.png")
     size = "eval_dataset { crop_size: 33 }"
     arguments = ("--mode", "predict", "--config_file", CONFIG, "--steps", "1", "--override", size)
-    done = benchmark(*arguments, "--images", str(tmp_path))
+    done = benchmark(*arguments, "--images", str(tmp_path), "--compute", compute)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert (figures["model"], figures["crop_size"], figures["images"]) == ("random weights", [33, 33], 1)
+    assert figures["compute"] == compute
     assert list(figures["part_seconds"]) == ["decode", "preprocess", "forward", "postprocess", "encode"]
     assert all(seconds > 0 for seconds in figures["part_seconds"].values())
     assert 0 < figures["end_to_end_seconds"] < figures["first_prediction_seconds"]
     assert figures["peak_memory_bytes"] > 1e8
     for name in ("parameters", "multiply_adds"):
         assert 0 < figures[f"{name}_without_semantic"] < figures[name]
-    assert_utilization(figures, figures["multiply_adds_without_semantic"], figures["part_seconds"]["forward"])
+    assert_utilization(figures, figures["multiply_adds_without_semantic"], figures["part_seconds"]["forward"], compute)
 
 
 def test_predictions_of_a_saved_model_are_measured_in_a_table(tmp_path):
@@ -99,6 +101,7 @@ def test_predictions_of_a_saved_model_are_measured_in_a_table(tmp_path):
         (["--mode", "guess", "--config_file", CONFIG], "--mode=guess"),
         (["--mode", "count"], "--config_file is missing; --mode count needs"),
         (["--mode", "count", "--config_file", CONFIG, "--images", "."], "--images is for --mode predict"),
+        (["--mode", "count", "--config_file", CONFIG, "--compute", "auto"], "--compute is for --mode predict"),
         (["--mode", "predict"], "needs the --config_file of a model, or an export or a checkpoint as --model"),
         (["--mode", "predict", "--config_file", CONFIG, "--model", "no/such"], "no/such is neither"),
         (["--mode", "predict", "--config_file", CONFIG, "--images", "no/such"], "no file matches 'no/such'"),
