@@ -53,6 +53,11 @@ _START_UP_NOISE = re.compile(
     # Of a TensorFlow with CUDA on a machine without a driver, or without a GPU. Other errors of cuInit are faults.
     r"|failed call to cuInit: .*(UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE)"
 )
+_CONVERSIONS = {
+    r"invalid literal for int\(\).*": "must be a whole number",
+    r"could not convert string to float.*": "must be a number",
+    r"\('Non-boolean argument to boolean flag'.*": "must be true or false",
+}
 _MAY_BE_EMPTY = ("override",)  # No fragment. Other text is a path or a name.
 
 
@@ -203,7 +208,7 @@ def _parse(argv: list[str], flag_values: flags.FlagValues, max_positional: int) 
         rest = flag_values(flags.FLAGS(argv, known_only=True))
     except flags.Error as error:
         missing = re.search(r"Flag --(\w+) must have a value other than None", str(error))
-        text = f"--{missing.group(1)} is missing" if missing else str(error).rstrip(".")
+        text = f"--{missing.group(1)} is missing" if missing else _plain_flag_error(str(error))
         raise UserError(f"{text}; {help_hint}") from None
     if flags.FLAGS["verbosity"].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING
@@ -216,6 +221,13 @@ def _parse(argv: list[str], flag_values: flags.FlagValues, max_positional: int) 
     if unexpected:
         raise UserError(f"unexpected argument {unexpected[0]!r}; {help_hint}")
     return rest
+
+
+def _plain_flag_error(text: str) -> str:
+    """An error of absl without the words of Python's conversions."""
+    for words, plain in _CONVERSIONS.items():
+        text = re.sub(words, plain, text)
+    return text.rstrip(".")
 
 
 def _check_not_empty(flag_values: flags.FlagValues, positional: Sequence[str], help_hint: str) -> None:

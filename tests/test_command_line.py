@@ -30,6 +30,8 @@ def flag_values():
     flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.", flag_values=values)
     flags.DEFINE_multi_string("override", [], "Textproto fragment.", flag_values=values)
     flags.DEFINE_boolean("mixed_precision", False, "Compute in bfloat16.", flag_values=values)
+    flags.DEFINE_integer("tile", 0, "Side of a tile.", flag_values=values)
+    flags.DEFINE_float("score", 0.0, "Score.", lower_bound=0.0, flag_values=values)
     return values
 
 
@@ -59,6 +61,9 @@ def test_flags_and_positional_arguments_arrive(flag_values):
         (["--config_file=a", "--mode=fly"], "--mode=fly: value should be one of <train|eval>"),
         (["--confg_file=a"], "Unknown command line flag 'confg_file'. Did you mean: config_file"),
         (["--config_file=a", "stray"], "unexpected argument 'stray'"),
+        (["--config_file=a", "--tile=1.5"], "--tile=1.5: must be a whole number"),
+        (["--config_file=a", "--score=high"], "--score=high: must be a number"),
+        (["--config_file=a", "--mixed_precision=yes"], "--mixed_precision=yes: must be true or false"),
     ],
 )
 def test_bad_flags_are_told_in_one_line(flag_values, capsys, arguments, message):
@@ -86,7 +91,6 @@ def test_the_name_of_a_converter_is_checked_before_its_flags(capsys, arguments, 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_number_that_is_not_finite_is_refused(flag_values, capsys, value):
-    flags.DEFINE_float("score", 0.0, "Score.", lower_bound=0.0, flag_values=flag_values)
     assert _run(lambda argv: pytest.fail("main was called"), flag_values, "--config_file=a", f"--score={value}") == 2
     assert f"--score={value} must be a finite number" in capsys.readouterr().err
 

@@ -141,6 +141,7 @@ def test_text_round_trip(write):
         (('file_pattern: "${CONFIG_DIR}/train-*.tfrecord"', ""), 3, "file_pattern is not set"),
         (('variant: "tiny" ', ""), 2, "model.variant is not set"),
         (("num_slots: 16 }", "num_slots: 16"), 3, "there is no field train_dataset"),
+        (("steps: 50", "steps: many"), 9, "couldn't parse integer: many in '.*steps: many.*'"),
     ],
 )
 def test_a_complaint_names_file_line_and_remedy(write, change, line, complaint):
@@ -179,6 +180,8 @@ def test_a_bad_override_is_named_as_such(write):
         config.load_experiment(write(GOOD), ["training { no_such_field: 1 }"])
     with pytest.raises(UserError, match=r"^--override number 2: train_dataset.crop_size 64"):
         config.load_experiment(write(GOOD), ["training { steps: 1 }", "train_dataset { crop_size: 64 }"])
+    with pytest.raises(UserError, match=r"""^--override: expected "}" in 'training { steps: 1'$"""):
+        config.load_experiment(write(GOOD), ["training { steps: 1"])
 
 
 def test_a_missing_file_is_one_line():

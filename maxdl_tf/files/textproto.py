@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 from maxdl_tf.errors import UserError
 
 PLACEHOLDER = re.compile(r"\$\{(\w*)\}")  # The value of an environment variable.
+_MOST_QUOTED = 80  # Characters of a line in an error.
 _BOUNDS = "maxdl_tf.bounds"  # protos/options.proto
 _NUMBERS = {
     FieldDescriptor.CPPTYPE_INT32,
@@ -53,12 +54,27 @@ def parse(text: str, message: Message, name: str) -> Message:
         if choice:
             values = message.DESCRIPTOR.file.pool.FindEnumTypeByName(choice[1]).values_by_name
             reason += f" Its values are {', '.join(values)}."
+        if not unknown and not choice:
+            reason = f"{_plain_syntax_error(reason)} in {_shortened_line(text, error.GetLine())!r}"
         raise UserError(f"{place(name, text, error.GetLine())}: {reason}") from error
 
 
 def place(name: str, text: str, line: int | None) -> str:
     """`name:line`; only the name if the text has a single line."""
     return f"{name}:{line}" if line and "\n" in text.strip() else name
+
+
+def _plain_syntax_error(reason: str) -> str:
+    """A syntax error of protobuf as the middle of a sentence, such as `expected "}"`."""
+    reason = reason.rstrip(".")
+    return reason[:1].lower() + reason[1:]
+
+
+def _shortened_line(text: str, line: int | None) -> str:
+    """The line of `text` with an error, without margins; behind `_MOST_QUOTED` characters it ends with dots."""
+    lines = text.splitlines() or [""]
+    quoted = lines[min((line or 1) - 1, len(lines) - 1)].strip()
+    return quoted if len(quoted) <= _MOST_QUOTED else f"{quoted[:_MOST_QUOTED]} ..."
 
 
 def check_placeholders(value: str, field: str) -> None:
