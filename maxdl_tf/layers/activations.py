@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-
-_training: contextvars.ContextVar[bool] = contextvars.ContextVar("training", default=False)
+from maxdl_tf.layers.training_mode import is_training
 
 
 def get(name: str | None) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -20,21 +17,12 @@ def get(name: str | None) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def gelu(x: tf.Tensor) -> tf.Tensor:
-    """Exact GELU, x * Phi(x) (arXiv 1606.08415)."""
-    return _gelu_of_kept_input(x) if _training.get() else tf.nn.gelu(x)
+    """Exact GELU, x * Phi(x) (arXiv 1606.08415).
 
-
-@contextlib.contextmanager
-def in_training(training: bool | None) -> Iterator[None]:
-    """Makes the gradient of GELU keep its input alone; TensorFlow's keeps three tensors of this size.
-
-    Not outside of training: SavedModels would store a gradient function for each activation.
+    In training its gradient keeps the input alone. TensorFlow's keeps three tensors of this size. SavedModels would
+    store a gradient function for each activation, so inference uses TensorFlow's.
     """
-    token = _training.set(bool(training))
-    try:
-        yield
-    finally:
-        _training.reset(token)
+    return _gelu_of_kept_input(x) if is_training() else tf.nn.gelu(x)
 
 
 @tf.custom_gradient

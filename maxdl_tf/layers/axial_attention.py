@@ -7,6 +7,7 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
+from maxdl_tf.layers.convolutions import linear
 from maxdl_tf.layers.resize import spatial_size
 
 # Distances from -254 to 254 have their own rows in a table of relative positions; farther ones share the end rows.
@@ -76,6 +77,8 @@ class SelfAttention1D(Layer):
         self.query_positions = self._add_table("query_positions", self.key_depth)
         self.key_positions = self._add_table("key_positions", self.key_depth)
         self.value_positions = self._add_table("value_positions", self.value_depth)
+        with tf.name_scope(self.batch_norm_retrieved_output.name):
+            self.batch_norm_retrieved_output.build([2, None, self.num_heads, None, self.value_depth // self.num_heads])
         super().build(input_shape)
 
     def _add_table(self, name: str, depth: int):
@@ -85,7 +88,7 @@ class SelfAttention1D(Layer):
     def call(self, inputs, training=None):
         # In the equations: n batch, h heads, l queries, m keys, d depth of a head.
         length = tf.shape(inputs)[1] if inputs.shape[1] is None else inputs.shape[1]
-        qkv = tf.einsum("nlc,cd->nld", inputs, self.qkv_kernel)
+        qkv = linear(inputs, self.qkv_kernel)
         qkv = self.batch_norm_qkv(qkv, training=training)
         query, key, value = (
             tf.reshape(part, [-1, length, self.num_heads, part.shape[-1] // self.num_heads])
@@ -107,12 +110,12 @@ class SelfAttention1D(Layer):
         attention = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), logits.dtype)  # [n, h, l, m]
 
         retrieved = [
-            tf.einsum("nhlm,nmhd->nhld", attention, value),
-            tf.einsum("nhlm,lmd->nhld", attention, value_positions),
+            tf.einsum("nhlm,nmhd->nlhd", attention, value),
+            tf.einsum("nhlm,lmd->nlhd", attention, value_positions),
         ]
-        retrieved = self.batch_norm_retrieved_output(tf.stack(retrieved), training=training)  # [2, n, h, l, d]
-        outputs = tf.transpose(tf.reduce_sum(retrieved, axis=0), [0, 2, 1, 3])  # [n, l, h, d]
-        return tf.reshape(outputs, [-1, length, self.value_depth])
+        retrieved = tf.reshape(tf.stack(retrieved, axis=2), [-1, length, 2 * self.value_depth])
+        retrieved = self.batch_norm_retrieved_output.of_channels(retrieved, training)
+        return tf.add_n(tf.split(retrieved, 2, axis=-1))
 
 
 class AxialAttention2D(Layer):

@@ -50,13 +50,24 @@ class BatchNorm(Configured, keras.layers.BatchNormalization):
         )
 
     def call(self, inputs, training=None):
+        return self._normalize(inputs, list(self.axis), training)
+
+    def of_channels(self, inputs, training=None):
+        """As a call, for inputs [..., channels] with a channel for each of the statistics, in their order.
+
+        Several axes with statistics are reduced slowly, channels fast. The layer must be built.
+        """
+        return self._normalize(inputs, [inputs.shape.rank - 1], training)
+
+    def _normalize(self, inputs, axes, training):
         if not (training and self.trainable):
-            return self._scale(inputs, self.moving_mean, self.moving_variance)
-        if self._replicas() == 1 and list(self.axis) == [inputs.shape.rank - 1]:
+            return self._scale(inputs, axes, self.moving_mean, self.moving_variance)
+        # For a single channel, the fused kernel is slow.
+        if self._replicas() == 1 and axes == [inputs.shape.rank - 1] and inputs.shape[-1] > 1:
             outputs, mean, variance = self._fused(inputs)
         else:
-            mean, variance = self._moments(inputs)
-            outputs = self._scale(inputs, mean, variance)
+            mean, variance = self._moments(inputs, axes)
+            outputs = self._scale(inputs, axes, mean, variance)
         if is_second_pass():
             return outputs
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
@@ -67,8 +78,8 @@ class BatchNorm(Configured, keras.layers.BatchNormalization):
         context = tf.distribute.get_replica_context()
         return context.num_replicas_in_sync if self.synchronized and context else 1
 
-    def _scale(self, inputs, mean, variance):
-        shape = [inputs.shape[axis] if axis in self.axis else 1 for axis in range(inputs.shape.rank)]
+    def _scale(self, inputs, axes, mean, variance):
+        shape = [inputs.shape[axis] if axis in axes else 1 for axis in range(inputs.shape.rank)]
         gamma, beta, mean, variance = (tf.reshape(value, shape) for value in (self.gamma, self.beta, mean, variance))
         scale = gamma * tf.math.rsqrt(variance + self.epsilon)
         outputs = tf.cast(inputs, tf.float32) * scale + (beta - mean * scale)
@@ -79,17 +90,19 @@ class BatchNorm(Configured, keras.layers.BatchNormalization):
         channels = inputs.shape[-1]
         pixels = tf.reshape(inputs, [1, -1, 1, channels])
         outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            pixels, self.gamma, self.beta, epsilon=self.epsilon, is_training=True
+            pixels, _flat(self.gamma), _flat(self.beta), epsilon=self.epsilon, is_training=True
         )
         shape = inputs.shape if inputs.shape.is_fully_defined() else tf.shape(inputs)
         # The kernel multiplies the variance by n / (n - 1).
         return tf.reshape(outputs, shape), mean, variance * (1.0 - 1.0 / _size(inputs, range(inputs.shape.rank - 1)))
 
-    def _moments(self, inputs):
+    def _moments(self, inputs, axes):
         """(mean, variance) as E[x] and E[x^2] - E[x]^2, over the replicas if they are synchronized."""
-        axes = [axis for axis in range(inputs.shape.rank) if axis not in self.axis]
+        axes = [axis for axis in range(inputs.shape.rank) if axis not in axes]
         values = tf.cast(inputs, tf.float32)
         count = _size(inputs, axes)
+        if math.prod(self.moving_mean.shape) == 1:  # A sum of all values is fast only in one axis.
+            values, axes = tf.reshape(values, [-1]), [0]
         total, total_of_squares = tf.reduce_sum(values, axes), tf.reduce_sum(tf.square(values), axes)
         if self._replicas() > 1:
             sums = [total, total_of_squares, tf.convert_to_tensor(count)]
@@ -98,6 +111,10 @@ class BatchNorm(Configured, keras.layers.BatchNormalization):
             )
         mean = total / count
         return mean, tf.maximum(total_of_squares / count - tf.square(mean), 0.0)
+
+
+def _flat(statistics):
+    return statistics if statistics.shape.rank == 1 else tf.reshape(statistics, [-1])
 
 
 def _size(values, axes):

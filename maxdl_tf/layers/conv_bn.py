@@ -11,6 +11,7 @@ from maxdl_tf.layers import activations
 from maxdl_tf.layers.atrous import AtrousConv2D
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
+from maxdl_tf.layers.convolutions import DepthwiseConv2D, PointwiseConv1D, PointwiseConv2D
 
 
 class Conv2DBatchNorm(Layer):
@@ -57,7 +58,8 @@ class Conv2DBatchNorm(Layer):
             self.conv = AtrousConv2D(filters, kernel_size, rate=rate, **common)
         else:
             padding = "valid" if self.padding else "same"
-            self.conv = keras.layers.Conv2D(filters, kernel_size, strides=strides, padding=padding, **common)
+            kind = PointwiseConv2D if kernel_size == strides == 1 else keras.layers.Conv2D
+            self.conv = kind(filters, kernel_size, strides=strides, padding=padding, **common)
         self.batch_norm = norm(gamma_initializer=gamma_initializer, name="batch_norm")
 
     def call(self, inputs, training=None):
@@ -93,7 +95,7 @@ class Conv1DBatchNorm(Layer):
     ):
         super().__init__(**kwargs)
         self.activate = activations.get(activation)
-        self.conv = keras.layers.Conv1D(filters, 1, use_bias=False, kernel_initializer=kernel_initializer, name="conv")
+        self.conv = PointwiseConv1D(filters, 1, use_bias=False, kernel_initializer=kernel_initializer, name="conv")
         self.batch_norm = norm(gamma_initializer=gamma_initializer, name="batch_norm")
 
     def call(self, inputs, training=None):
@@ -111,8 +113,7 @@ class DepthwiseConvBatchNorm(Layer):
     ):
         super().__init__(**kwargs)
         self.activate = activations.get(activation)
-        common = {"padding": "same", "use_bias": False, "name": "conv"}
-        self.conv = keras.layers.DepthwiseConv2D(kernel_size, strides=strides, **common)
+        self.conv = DepthwiseConv2D(kernel_size, strides, name="conv")
         self.batch_norm = norm(name="batch_norm")
 
     def call(self, inputs, training=None):

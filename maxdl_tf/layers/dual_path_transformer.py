@@ -30,15 +30,21 @@ class CrossAttention(Layer):
         self.batch_norm_similarity = norm(axis=1, name="batch_norm_similarity")
         self.batch_norm_retrieved_value = norm(axis=(1, 3), name="batch_norm_retrieved_value")
 
+    def build(self, input_shape):
+        *_, heads, depth = input_shape[2]
+        with tf.name_scope(self.batch_norm_retrieved_value.name):
+            self.batch_norm_retrieved_value.build([None, heads, None, depth])
+        super().build(input_shape)
+
     def call(self, inputs, training=None):
         query, key, value = inputs
         similarity = tf.einsum("bnhd,bmhd->bhnm", query, key)
         similarity = self.batch_norm_similarity(similarity, training=training)
         attention = tf.cast(tf.nn.softmax(tf.cast(similarity, tf.float32)), similarity.dtype)
-        retrieved = tf.einsum("bhnm,bmhd->bhnd", attention, value)
-        retrieved = self.activate(self.batch_norm_retrieved_value(retrieved, training=training))
+        retrieved = tf.einsum("bhnm,bmhd->bnhd", attention, value)
         length = tf.shape(query)[1] if query.shape[1] is None else query.shape[1]
-        return tf.reshape(tf.transpose(retrieved, [0, 2, 1, 3]), [-1, length, value.shape[2] * value.shape[3]])
+        retrieved = tf.reshape(retrieved, [-1, length, value.shape[2] * value.shape[3]])
+        return self.activate(self.batch_norm_retrieved_value.of_channels(retrieved, training))
 
 
 class DualPathTransformer(Layer):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers import activations
+from maxdl_tf.layers.training_mode import in_training
 
 
 class _Pass:
@@ -58,7 +58,7 @@ def recomputed(layer: Callable, kinds: tuple[type, ...] = (keras.layers.Layer,))
             token = _current.set(_Pass(drawn, is_second))
             is_second = True
             try:
-                with activations.in_training(True):  # The second pass runs after the network's call.
+                with in_training(True):  # The second pass runs after the network's call.
                     return layer(tf.nest.pack_sequence_as(inputs, tensors), *arguments, training=True)
             finally:
                 _current.reset(token)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers import activations
 from maxdl_tf.layers.configured import Layer
+from maxdl_tf.layers.convolutions import depthwise_conv2d
 from maxdl_tf.layers.dropout import DropPath
 from maxdl_tf.models.encoder import Encoder, Stage
 
@@ -150,7 +151,7 @@ class DepthwiseConv2D(Layer):
 
     def call(self, inputs, training=None):
         kernel = tf.transpose(self.kernel, (0, 1, 3, 2))
-        return tf.nn.bias_add(tf.nn.depthwise_conv2d(inputs, kernel, (1, 1, 1, 1), "SAME"), self.bias)
+        return tf.nn.bias_add(depthwise_conv2d(inputs, kernel), self.bias)
 
 
 def _layer_norm() -> keras.layers.Layer:

@@ -11,6 +11,7 @@ from maxdl_tf.layers.aspp import ASPP
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.conv_bn import Conv1DBatchNorm, Conv2DBatchNorm, SeparableConvBatchNorm
+from maxdl_tf.layers.convolutions import PointwiseConv2D
 from maxdl_tf.layers.positions import with_positions
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
 from maxdl_tf.structs import AuxiliaryOutputs
@@ -18,7 +19,7 @@ from maxdl_tf.structs import AuxiliaryOutputs
 
 def _last_convolution(channels: int, name: str, dtype: str | None = None) -> keras.layers.Conv2D:
     initializer = keras.initializers.TruncatedNormal(stddev=0.01)
-    return keras.layers.Conv2D(channels, 1, kernel_initializer=initializer, name=name, dtype=dtype)
+    return PointwiseConv2D(channels, 1, kernel_initializer=initializer, name=name, dtype=dtype)
 
 
 def _hidden_layer(channels: int | None, activation: str, norm: Norm) -> Conv1DBatchNorm | None:

@@ -7,9 +7,9 @@ from typing import Any
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
-from maxdl_tf.layers import activations
 from maxdl_tf.layers.dual_path_transformer import DualPathTransformer
 from maxdl_tf.layers.resize import resize_bilinear, spatial_size
+from maxdl_tf.layers.training_mode import in_training
 from maxdl_tf.models.heads import ClassHead, SemanticHead
 from maxdl_tf.structs import OUTPUT_STRIDE, AuxiliaryOutputs
 
@@ -26,7 +26,7 @@ class Network(keras.Model):
 
     @tf.autograph.experimental.do_not_convert
     def __call__(self, *args, training=False, **kwargs):
-        with activations.in_training(training):
+        with in_training(training):
             return super().__call__(*args, training=training, **kwargs)
 
     @tf.autograph.experimental.do_not_convert

@@ -7,13 +7,14 @@ import pytest
 import tensorflow as tf
 
 from maxdl_tf.layers import activations
+from maxdl_tf.layers.training_mode import in_training
 from maxdl_tf.training.memory_estimate import peak_of_results
 
 
 def gelu_and_gradient(x, training, **options):
     @tf.function(autograph=False, **options)
     def run(x):
-        with tf.GradientTape() as tape, activations.in_training(training):
+        with tf.GradientTape() as tape, in_training(training):
             tape.watch(x)
             y = activations.get("gelu")(x)
         return y, tape.gradient(y, x, 2.0 * tf.ones_like(y))
@@ -36,7 +37,7 @@ def test_in_training_one_tensor_is_kept_for_each_gelu():
     def peak(layers, training):
         @tf.function(autograph=False)
         def step(x):
-            with tf.GradientTape() as tape, activations.in_training(training):
+            with tf.GradientTape() as tape, in_training(training):
                 tape.watch(x)
                 y = x
                 for _ in range(layers):
