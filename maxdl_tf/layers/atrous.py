@@ -8,7 +8,9 @@ import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
 from maxdl_tf.layers.configured import Configured
+from maxdl_tf.layers.convolutions import product
 from maxdl_tf.layers.resize import spatial_size
+from maxdl_tf.layers.training_mode import is_training
 
 
 class AtrousConv2D(Configured, keras.layers.Conv2D):
@@ -52,14 +54,15 @@ class AtrousConv2D(Configured, keras.layers.Conv2D):
                         taps.append(tap)
                         seen.append((row, column))
         kernel = tf.concat(taps, axis=-1)[tf.newaxis, tf.newaxis]  # [1, 1, in, taps * filters]
-        products = tf.nn.conv2d(inputs, kernel, 1, "VALID")  # [batch, height, width, taps * filters]
+        # [batch, height, width, taps * filters]
+        products = product(inputs, kernel) if is_training() else tf.nn.conv2d(inputs, kernel, 1, "VALID")
         return tf.add_n(
             [
                 tf.pad(
-                    tf.slice(product, [0, row.start, column.start, 0], [-1, row.size, column.size, -1]),
+                    tf.slice(tap, [0, row.start, column.start, 0], [-1, row.size, column.size, -1]),
                     [[0, 0], row.margins, column.margins, [0, 0]],
                 )
-                for product, (row, column) in zip(tf.split(products, len(taps), axis=-1), seen)
+                for tap, (row, column) in zip(tf.split(products, len(taps), axis=-1), seen)
             ]
         )
 

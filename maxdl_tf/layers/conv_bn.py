@@ -58,7 +58,7 @@ class Conv2DBatchNorm(Layer):
             self.conv = AtrousConv2D(filters, kernel_size, rate=rate, **common)
         else:
             padding = "valid" if self.padding else "same"
-            kind = PointwiseConv2D if kernel_size == strides == 1 else keras.layers.Conv2D
+            kind = PointwiseConv2D if kernel_size == 1 else keras.layers.Conv2D
             self.conv = kind(filters, kernel_size, strides=strides, padding=padding, **common)
         self.batch_norm = norm(gamma_initializer=gamma_initializer, name="batch_norm")
 

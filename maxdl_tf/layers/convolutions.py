@@ -16,21 +16,33 @@ _STRIDES = (1, 1, 1, 1)
 
 def linear(inputs, kernel) -> tf.Tensor:
     """[batch, length, in] times [in, out]: [batch, length, out]. In training it is one matrix product."""
-    return _product(inputs, kernel) if is_training() else tf.einsum("nlc,cd->nld", inputs, kernel)
+    return product(inputs, kernel) if is_training() else tf.einsum("nlc,cd->nld", inputs, kernel)
+
+
+def product(inputs, kernel) -> tf.Tensor:
+    """[..., in] times [..., in, out], where all other sides of the kernel are 1."""
+    depth, channels = kernel.shape[-2:]
+    products = tf.matmul(tf.reshape(inputs, [-1, depth]), tf.reshape(kernel, [depth, channels]))
+    known = inputs.shape[:-1].is_fully_defined()
+    shape = [*inputs.shape[:-1], channels] if known else tf.concat([tf.shape(inputs)[:-1], [channels]], axis=0)
+    return tf.ensure_shape(tf.reshape(products, shape), [*inputs.shape[:-1], channels])
 
 
 class PointwiseConv1D(keras.layers.Conv1D):
-    """A convolution with a kernel of 1 and stride 1. In training it is a matrix product."""
+    """A convolution with a kernel of 1. In training it is a matrix product."""
 
     def convolution_op(self, inputs, kernel):
-        return _product(inputs, kernel) if is_training() else super().convolution_op(inputs, kernel)
+        return product(inputs, kernel) if is_training() else super().convolution_op(inputs, kernel)
 
 
 class PointwiseConv2D(keras.layers.Conv2D):
-    """A convolution with a kernel of 1 and stride 1. In training it is a matrix product."""
+    """A convolution with a kernel of 1. In training it is a matrix product of the pixels that it samples."""
 
     def convolution_op(self, inputs, kernel):
-        return _product(inputs, kernel) if is_training() else super().convolution_op(inputs, kernel)
+        if not is_training():
+            return super().convolution_op(inputs, kernel)
+        rows, columns = self.strides
+        return product(inputs[:, ::rows, ::columns] if rows > 1 or columns > 1 else inputs, kernel)
 
 
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):
@@ -57,15 +69,6 @@ def depthwise_conv2d(inputs, kernel, stride: int = 1) -> tf.Tensor:
     if is_training() and stride == 1 and kernel.shape[0] % 2 and _on_cpu():
         return _with_fast_kernel_gradient(inputs, tf.convert_to_tensor(kernel))
     return tf.nn.depthwise_conv2d(inputs, kernel, (1, stride, stride, 1), "SAME")
-
-
-def _product(inputs, kernel) -> tf.Tensor:
-    """[..., in] times [..., in, out], where all other sides of the kernel are 1."""
-    depth, channels = kernel.shape[-2:]
-    products = tf.matmul(tf.reshape(inputs, [-1, depth]), tf.reshape(kernel, [depth, channels]))
-    known = inputs.shape[:-1].is_fully_defined()
-    shape = [*inputs.shape[:-1], channels] if known else tf.concat([tf.shape(inputs)[:-1], [channels]], axis=0)
-    return tf.ensure_shape(tf.reshape(products, shape), [*inputs.shape[:-1], channels])
 
 
 def _on_cpu() -> bool:
