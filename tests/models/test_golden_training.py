@@ -23,8 +23,9 @@ PEAK_RATE = {"s": 1e-3, "l": 3e-4}
 
 def _with_the_references_variance(norm: BatchNorm, inputs):
     """E[x^2] - E[x]^2, in place of the more exact mean square from the mean of the fused kernel."""
-    mean, variance = norm._moments(inputs)
-    return norm._scale(inputs, mean, variance), mean, variance
+    channels = [inputs.shape.rank - 1]
+    mean, variance = norm._moments(inputs, channels)
+    return norm._scale(inputs, channels, mean, variance), mean, variance
 
 
 class _Step:
