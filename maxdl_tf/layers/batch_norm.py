@@ -101,8 +101,8 @@ class BatchNorm(Configured, keras.layers.BatchNormalization):
         axes = [axis for axis in range(inputs.shape.rank) if axis not in axes]
         values = tf.cast(inputs, tf.float32)
         count = _size(inputs, axes)
-        if math.prod(self.moving_mean.shape) == 1:  # A sum of all values is fast only in one axis.
-            values, axes = tf.reshape(values, [-1]), [0]
+        if math.prod(self.moving_mean.shape) == 1:
+            axes = None  # A sum over all axes is faster than one over all but an axis of one channel.
         total, total_of_squares = tf.reduce_sum(values, axes), tf.reduce_sum(tf.square(values), axes)
         if self._replicas() > 1:
             sums = [total, total_of_squares, tf.convert_to_tensor(count)]
