@@ -36,13 +36,17 @@ class PointwiseConv1D(keras.layers.Conv1D):
 
 
 class PointwiseConv2D(keras.layers.Conv2D):
-    """A convolution with a kernel of 1. In training it is a matrix product of the pixels that it samples."""
+    """A convolution with a kernel of 1. In training it is a matrix product of the pixels that it samples.
+
+    With a stride this is only so on CPUs: XLA's compiler for GPUs can fail on the product of sampled pixels.
+    """
 
     def convolution_op(self, inputs, kernel):
-        if not is_training():
-            return super().convolution_op(inputs, kernel)
         rows, columns = self.strides
-        return product(inputs[:, ::rows, ::columns] if rows > 1 or columns > 1 else inputs, kernel)
+        is_strided = rows > 1 or columns > 1
+        if not is_training() or (is_strided and not _on_cpu()):
+            return super().convolution_op(inputs, kernel)
+        return product(inputs[:, ::rows, ::columns] if is_strided else inputs, kernel)
 
 
 class DepthwiseConv2D(keras.layers.DepthwiseConv2D):

@@ -58,6 +58,16 @@ def test_training_alone_takes_the_other_operations():
     assert "MatMul" not in operations(layer, inputs, training=False)  # Exports fuse convolutions with what follows.
 
 
+@pytest.mark.parametrize(("strides", "on_gpu"), [(1, "MatMul"), (2, "Conv2D")])
+def test_strided_convolutions_stay_convolutions_on_gpus(monkeypatch, strides, on_gpu):
+    inputs = np.ones([1, 4, 4, 2], np.float32)
+    layer = PointwiseConv2D(3, 1, strides=strides)
+    assert "MatMul" in operations(layer, inputs, training=True)
+    monkeypatch.setattr("maxdl_tf.layers.convolutions._on_cpu", lambda: False)
+    found = operations(layer, inputs, training=True)
+    assert found & {"MatMul", "Conv2D"} == {on_gpu}
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_batch_norm_of_channels_is_that_of_the_axes(training):
     """Statistics over [terms, batch, heads, length, depth] for each term, head and depth."""
