@@ -56,7 +56,11 @@ ONNX = [
     "onnxruntime>=1.16",
 ]
 OPENVINO = ["openvino>=2024.6"]
-LITERT = ["ai-edge-litert>=1.0.1"]
+LITERT = [
+    "ai-edge-litert>=1.0.1",
+    # Its requirement, whose later versions exclude Python 3.11. uv, which pins versions, does not heed upper bounds.
+    'backports.strenum<1.3; python_version == "3.11"',
+]
 TOOLS = ["pytest>=7.4", "pytest-xdist>=3.7", "ruff>=0.6", "codespell>=2.2.5"]
 EXTRAS = {
     "beam": BEAM,
