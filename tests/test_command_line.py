@@ -185,6 +185,8 @@ def test_help_has_docstring_and_flags(flag_values, capsys, monkeypatch):
         "  --[no]mixed_precision",
         "  --mode=train|eval",
         "  --override=STRING",
+        "  --score=FLOAT",
+        "  --tile=INT",
     ]
     text_of = dict(zip(lines, (line.strip() for line in lines[1:])))
     assert text_of["  --config_file=STRING"] == "Experiment textproto. (required)"

@@ -141,7 +141,7 @@ def test_text_round_trip(write):
         (('file_pattern: "${CONFIG_DIR}/train-*.tfrecord"', ""), 3, "file_pattern is not set"),
         (('variant: "tiny" ', ""), 2, "model.variant is not set"),
         (("num_slots: 16 }", "num_slots: 16"), 3, "there is no field train_dataset"),
-        (("steps: 50", "steps: many"), 9, "couldn't parse integer: many in '.*steps: many.*'"),
+        (("steps: 50", "steps: many"), 9, "couldn't parse integer: many in '.*steps: many.*'$"),
     ],
 )
 def test_a_complaint_names_file_line_and_remedy(write, change, line, complaint):

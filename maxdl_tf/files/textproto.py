@@ -65,8 +65,8 @@ def place(name: str, text: str, line: int | None) -> str:
 
 
 def _plain_syntax_error(reason: str) -> str:
-    """A syntax error of protobuf as the middle of a sentence, such as `expected "}"`."""
-    reason = reason.rstrip(".")
+    """A syntax error of protobuf as the middle of a sentence, such as `expected "}"`, without a line that it quotes."""
+    reason = re.sub(r"^'.*?' ?: ", "", reason).rstrip(".")
     return reason[:1].lower() + reason[1:]
 
 

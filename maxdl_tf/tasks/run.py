@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 import sys
@@ -23,7 +24,7 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.files import disk_space, storage
 from maxdl_tf.files.folder_lock import FolderLock
 from maxdl_tf.keras_api import keras
-from maxdl_tf.protos import evaluation_pb2, experiment_pb2
+from maxdl_tf.protos import experiment_pb2
 from maxdl_tf.tasks import task_of
 from maxdl_tf.tasks.base import Task, build_schedule
 from maxdl_tf.training import distribution, run_info
@@ -359,8 +360,7 @@ def print_to_stderr(line: str) -> None:
 
 def _measure(experiment: experiment_pb2.Experiment) -> str:
     """What decides how an evaluation scores weights, with placeholders: it is written into model_dir."""
-    evaluation = evaluation_pb2.EvaluationOptions()
-    evaluation.CopyFrom(experiment.evaluation)
+    evaluation = copy.deepcopy(experiment.evaluation)
     for field in ("steps_between_evaluations", "timeout_seconds"):  # They decide only when.
         evaluation.ClearField(field)
     parts = (experiment.eval_dataset, evaluation, experiment.model.postprocess)

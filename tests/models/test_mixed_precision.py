@@ -120,7 +120,8 @@ def test_softmax_statistics_and_logits_are_float32_in_the_graph(policy, steps):
                 assert [output.dtype for output in operation.outputs[1:3]] == [tf.float32, tf.float32]
     assert set(dtypes["Softmax"]) == set(dtypes["Rsqrt"]) == {tf.float32}
     # The last convolutions of two heads, and the product of pixel features and mask embeddings.
-    assert dtypes["Conv2D"].count(tf.float32) == 2 and dtypes["Conv2D"].count(POLICIES[policy]) > 40
+    convolutions = dtypes["Conv2D"] + dtypes["MatMul"]  # 1x1 convolutions are matrix products.
+    assert convolutions.count(tf.float32) == 2 and convolutions.count(POLICIES[policy]) > 40
     assert dtypes["Einsum"].count(tf.float32) == 1 and dtypes["Einsum"].count(POLICIES[policy]) > 20
 
 
