@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from maxdl_tf.export.folded_layers import FoldedLinear, Types, affine
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.axial_attention import SelfAttention1D, relative_positions
 
 
@@ -48,7 +49,7 @@ class FoldedSelfAttention1D(tf.Module):
         length = inputs.shape[1]
         query, key, value = tf.split(self.qkv(inputs), self._depths, axis=-1)
         self._spread_positions(length)
-        attention = softmax(self._logits(query, key))
+        attention = activations.softmax(self._logits(query, key))
         retrieved = tf.matmul(attention, self._by_head(value))  # [batch, heads, length, depth]
         at_place = tf.reshape(tf.transpose(attention, [2, 0, 1, 3]), [length, -1, length])
         of_positions = self._by_sequence(tf.matmul(at_place, self.value_positions()))
@@ -90,11 +91,6 @@ class FoldedSelfAttention1D(tf.Module):
         """[length, batch * heads, depth] to [length, batch, heads, depth]."""
         length, _, depth = x.shape
         return tf.reshape(x, [length, -1, self._heads, depth])
-
-
-def softmax(logits: tf.Tensor) -> tf.Tensor:
-    """Softmax over the last axis, computed in float32; keeps the type."""
-    return tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), logits.dtype)
 
 
 def _by_channel(statistics: np.ndarray, channels: int) -> np.ndarray:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from maxdl_tf.export.folded_attention import softmax
 from maxdl_tf.export.folded_layers import FoldedLinear, Types, Weight, affine
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.dual_path_transformer import CrossAttention, DualPathTransformer, sum_of_clusters
 from maxdl_tf.layers.positions import with_positions
 from maxdl_tf.layers.resize import spatial_size
@@ -24,7 +24,7 @@ class FoldedCrossAttention(tf.Module):
     def __call__(self, query, key, value):
         """Takes [batch, length, heads, depth]; returns [batch, length of the queries, channels]."""
         query, key, value = (tf.transpose(part, [0, 2, 1, 3]) for part in (query, key, value))
-        attention = softmax(tf.matmul(query, key, transpose_b=True))
+        attention = activations.softmax(tf.matmul(query, key, transpose_b=True))
         _, heads, length, _ = query.shape
         # The smaller of values and result is scaled.
         few_values = value.shape[2] < length

@@ -21,12 +21,12 @@ from maxdl_tf.errors import UserError
 from maxdl_tf.export.serving_model import ServingModel, ServingOptions, png_holds_labels, write_warm_up_requests
 from maxdl_tf.export.verification import Agreement, Reference, verify
 from maxdl_tf.files.new_folder import appears_when_complete, check_new_folder
+from maxdl_tf.inference.portable_backend import EXPORT_INFO_FILE
 from maxdl_tf.inference.segmenter import ImageSegmenter
 from maxdl_tf.models.network import PanopticNetwork
 from maxdl_tf.models.postprocess import Postprocessor
 from maxdl_tf.panoptic_ids import MAX_SEGMENT_ID
 
-EXPORT_INFO_FILE = "export_info.json"
 _DEFAULT_OPTIONS = ServingOptions()
 
 

@@ -1,4 +1,4 @@
-"""Activations by name, and a gradient of GELU that takes less memory."""
+"""Activations by name, a gradient of GELU that takes less memory, and the softmax of attention."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def gelu(x: tf.Tensor) -> tf.Tensor:
     store a gradient function for each activation, so inference uses TensorFlow's.
     """
     return _gelu_of_kept_input(x) if is_training() else tf.nn.gelu(x)
+
+
+def softmax(logits: tf.Tensor) -> tf.Tensor:
+    """Softmax over the last axis, computed in float32; keeps the type."""
+    return tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), logits.dtype)
 
 
 @tf.custom_gradient

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from maxdl_tf.keras_api import keras
+from maxdl_tf.layers import activations
 from maxdl_tf.layers.batch_norm import DEFAULT_NORM, Norm
 from maxdl_tf.layers.configured import Layer
 from maxdl_tf.layers.convolutions import linear
@@ -107,7 +108,7 @@ class SelfAttention1D(Layer):
         ]
         similarity = self.batch_norm_similarity(tf.stack(similarities), training=training)  # [3, n, h, l, m]
         logits = tf.reduce_sum(similarity, axis=0)
-        attention = tf.cast(tf.nn.softmax(tf.cast(logits, tf.float32)), logits.dtype)  # [n, h, l, m]
+        attention = activations.softmax(logits)  # [n, h, l, m]
 
         retrieved = [
             tf.einsum("nhlm,nmhd->nlhd", attention, value),

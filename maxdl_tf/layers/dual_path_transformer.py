@@ -40,7 +40,7 @@ class CrossAttention(Layer):
         query, key, value = inputs
         similarity = tf.einsum("bnhd,bmhd->bhnm", query, key)
         similarity = self.batch_norm_similarity(similarity, training=training)
-        attention = tf.cast(tf.nn.softmax(tf.cast(similarity, tf.float32)), similarity.dtype)
+        attention = activations.softmax(similarity)
         retrieved = tf.einsum("bhnm,bmhd->bnhd", attention, value)
         length = tf.shape(query)[1] if query.shape[1] is None else query.shape[1]
         retrieved = tf.reshape(retrieved, [-1, length, value.shape[2] * value.shape[3]])
