@@ -28,7 +28,7 @@ from maxdl_tf.files import folder_lock, storage
 FLAGS = flags.FlagValues()
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo_output", "Folder for all output.", flag_values=FLAGS)
 _TRAIN_IMAGES = flags.DEFINE_integer(
-    "train_images", 2000, "Number of training images.", lower_bound=1, flag_values=FLAGS
+    "train_images", 8000, "Number of training images.", lower_bound=1, flag_values=FLAGS
 )
 _VAL_IMAGES = flags.DEFINE_integer("val_images", 100, "Number of validation images.", lower_bound=1, flag_values=FLAGS)
 _OVERRIDE = command_flags.define_override(FLAGS, "training { steps: 100 }")
@@ -36,7 +36,7 @@ _OVERRIDE = command_flags.define_override(FLAGS, "training { steps: 100 }")
 _CONFIG_FILE = Path(configs.__file__).parent / "shapes" / "max_deeplab_tiny_81.textproto"
 _MARK = ".maxdl_demo"  # Only a folder with this file is emptied.
 _CONTENTS = {
-    *("shapes", "images", "model", "saved_model", "untrained.json", "metrics.json", "pictures", "predictions"),
+    *("shapes", "images", "model", "saved_model", "metrics.json", "pictures", "predictions"),
     *(_MARK, folder_lock.FILE),
 }
 _COMMANDS = {
@@ -74,8 +74,7 @@ def _demonstrate(output: Path) -> None:
     started = time.monotonic()
     shapes, images = output / "shapes", output / "images"
     model_dir, saved_model = output / "model", output / "saved_model"
-    untrained, metrics = output / "untrained.json", output / "metrics.json"
-    pictures, predictions = output / "pictures", output / "predictions"
+    metrics, pictures, predictions = output / "metrics.json", output / "pictures", output / "predictions"
     os.environ["SHAPES_TFRECORDS"] = str(shapes)
     experiment = ["--config_file", os.path.relpath(_CONFIG_FILE), *(f"--override={text}" for text in _OVERRIDE.value)]
 
@@ -86,10 +85,9 @@ def _demonstrate(output: Path) -> None:
         "drawing the images to measure on",
         *(*draw, "--split=val", f"--count={_VAL_IMAGES.value}", "--image_dir", images),
     )
-    _run("measuring the untrained model", "maxdl-eval", *experiment, "--untrained", "--json", untrained)
     _run("training", "maxdl-train", *experiment, "--mode=train", "--model_dir", model_dir)
     _run(
-        "measuring the trained model",
+        "measuring the model",
         *("maxdl-eval", *experiment, "--checkpoint", model_dir, "--json", metrics, "--pictures", pictures),
     )
     _run("exporting", "maxdl-export", *experiment, "--checkpoint", model_dir, "--export_dir", saved_model)
@@ -100,10 +98,8 @@ def _demonstrate(output: Path) -> None:
 
     minutes = (time.monotonic() - started) / 60
     print(f"\n{minutes:.1f} minutes; truth beside prediction in {pictures}")
-    print(
-        f"demo: PQ {_pq(metrics):.1f} (untrained {_pq(untrained):.1f})  overlays {predictions}  "
-        f"saved_model {saved_model}  metrics {metrics}"
-    )
+    pq = 100 * json.loads(metrics.read_text())["all"]["pq"]
+    print(f"demo: PQ {pq:.1f}  overlays {predictions}  saved_model {saved_model}  metrics {metrics}")
 
 
 def _run(title: str, command: str, *arguments) -> None:
@@ -114,11 +110,6 @@ def _run(title: str, command: str, *arguments) -> None:
     if status:
         print(f"demo: {command} ended with status {status}", file=sys.stderr)
         sys.exit(status)
-
-
-def _pq(path: Path) -> float:
-    """PQ of all classes, in percent, from a file that maxdl-eval wrote."""
-    return 100 * json.loads(path.read_text())["all"]["pq"]
 
 
 def run() -> None:

@@ -54,7 +54,8 @@ _WEIGHTS = flags.DEFINE_enum(
     ["float32", "float16", "bfloat16", "int8"],
     "Type of stored kernels. 16 bits halve the file and the memory of the weights. Each image converts kernels to "
     "float32, which takes some time, and labels change a little. Only with --fold. int8 is for --format "
-    "litert, which then also quantizes activations by the range of each image.",
+    "onnx and litert, which then compute in 8 bits. onnx takes the ranges of activations from --calibration_images, "
+    "litert from each image.",
     flag_values=FLAGS,
 )
 _COMPUTE = command_flags.define_compute(FLAGS, "the export")
@@ -81,6 +82,12 @@ _VERIFY_IMAGES = flags.DEFINE_string(
     None,
     "Images on which to compare the export with the checkpoint: a file, a folder or a quoted glob. Default: four drawn "
     "images.",
+    flag_values=FLAGS,
+)
+_CALIBRATION_IMAGES = flags.DEFINE_string(
+    "calibration_images",
+    None,
+    "Images like those to predict: a file, a folder or a quoted glob. For --format onnx --weights int8.",
     flag_values=FLAGS,
 )
 _MIN_AGREEMENT = flags.DEFINE_float(
@@ -127,7 +134,10 @@ def main(argv: list[str]) -> None:
     else:
         portable_model.check_format(_FORMAT.value, _EXPORT_DIR.value)
     task = PanopticTask(experiment)
-    images = read_images(_VERIFY_IMAGES.value, task.dataset_info.intensity) if _VERIFY_IMAGES.value else None
+    images, calibration = (
+        read_images(flag.value, task.dataset_info.intensity) if flag.value else None
+        for flag in (_VERIFY_IMAGES, _CALIBRATION_IMAGES)
+    )
     model = task.build_model()
     restored = task.load_weights(model, _CHECKPOINT.value)
     print(restored.report())
@@ -137,7 +147,12 @@ def main(argv: list[str]) -> None:
         export = functools.partial(saved_model.export_saved_model, options=options)
         folded = fold_batch_norms(model, weights, compute) if _FOLD.value else None
     else:
-        export = functools.partial(portable_model.export_portable_model, file_format=_FORMAT.value, weights=weights)
+        export = functools.partial(
+            portable_model.export_portable_model,
+            file_format=_FORMAT.value,
+            weights=weights,
+            calibration_images=calibration,
+        )
         folded = fold_batch_norms(model)
     report = export(
         model,
@@ -167,10 +182,16 @@ def main(argv: list[str]) -> None:
 
 def _check_format() -> None:
     """Raises UserError if a flag is for another format."""
-    weights = {"saved_model": ["float32", "float16", "bfloat16"], "litert": ["float32", "int8"]}
+    eight_bits = ["float32", "int8"]
+    weights = {"saved_model": ["float32", "float16", "bfloat16"], "onnx": eight_bits, "litert": eight_bits}
     allowed = weights.get(_FORMAT.value, ["float32"])
     if _WEIGHTS.value not in allowed:
         raise UserError(f"--weights {_WEIGHTS.value}: --format {_FORMAT.value} takes {', '.join(allowed)}")
+    is_calibrated = (_FORMAT.value, _WEIGHTS.value) == ("onnx", "int8")
+    if is_calibrated and not _CALIBRATION_IMAGES.value:
+        raise UserError("--format onnx --weights int8 needs --calibration_images: give some images like those to predict")
+    if _CALIBRATION_IMAGES.present and not is_calibrated:
+        raise UserError("--calibration_images is for --format onnx --weights int8; drop it")
     for flag in (_FOLD, _COMPUTE, _MAX_PIXELS, _SCORE_MAPS, _NETWORK_BATCH):
         if flag.present and _FORMAT.value != "saved_model":
             raise UserError(f"--{flag.name} is for --format saved_model; drop it with --format {_FORMAT.value}")

@@ -23,13 +23,12 @@ def test_demo_goes_through_every_command(tmp_path):
         *("--override", "train_dataset { batch_size: 2 } eval_dataset { batch_size: 2 }"),
     )
     assert re.fullmatch(
-        rf"demo: PQ \d+\.\d \(untrained \d+\.\d\)  overlays {output}/predictions  "
+        rf"demo: PQ \d+\.\d  overlays {output}/predictions  "
         rf"saved_model {output}/saved_model  metrics {output}/metrics.json",
         done.stdout.splitlines()[-1],
     )
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["step"] == 2 and metrics["num_images"] == 2
-    assert json.loads((output / "untrained.json").read_text())["step"] == 0
     images = sorted(path.stem for path in (output / "images").iterdir())
     assert images == ["shapes_val_000000", "shapes_val_000001"]
     assert sorted(path.stem for path in (output / "pictures").iterdir()) == images

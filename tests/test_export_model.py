@@ -172,6 +172,8 @@ def test_other_formats_predict_the_same_without_tensorflow(trained, photos, of_c
         ({"format": "openvino", "compute": "auto"}, "--compute is for --format saved_model"),
         ({"format": "openvino", "weights": "int8"}, "--weights int8: --format openvino takes float32"),
         ({"format": "litert", "weights": "float16"}, "--weights float16: --format litert takes float32, int8"),
+        ({"format": "onnx", "weights": "int8"}, "--format onnx --weights int8 needs --calibration_images"),
+        ({"calibration_images": "x.png"}, "--calibration_images is for --format onnx --weights int8; drop it"),
         ({"weights": "int8"}, "--weights int8: --format saved_model takes float32, float16, bfloat16"),
     ],
 )

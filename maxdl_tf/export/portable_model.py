@@ -19,7 +19,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ from maxdl_tf import class_table
 from maxdl_tf.class_table import DatasetInfo
 from maxdl_tf.errors import UserError
 from maxdl_tf.export.saved_model import ExportReport, comparison_images, export_info, megabytes_of
-from maxdl_tf.export.verification import Reference, verify
+from maxdl_tf.export.verification import Reference, decode, verify
 from maxdl_tf.files import storage
 from maxdl_tf.files.new_folder import appears_when_complete, check_new_folder
 from maxdl_tf.inference import numpy_pipeline
@@ -70,7 +70,7 @@ class PortableNetwork(tf.Module):
         tf.saved_model.save(self, folder, signatures=self.run.get_concrete_function())
 
 
-def _write_onnx(network: PortableNetwork, path: str, weights: str) -> None:
+def _write_onnx(network: PortableNetwork, path: str, weights: str, inputs: Iterable[np.ndarray]) -> None:
     import onnx
     import tf2onnx
 
@@ -84,9 +84,35 @@ def _write_onnx(network: PortableNetwork, path: str, weights: str) -> None:
             values = np.where(values == 1, values, values * np.float32(1 + 1e-6))
             constant.CopyFrom(onnx.numpy_helper.from_array(values, constant.name))
     onnx.save(model, path)
+    if weights == "int8":
+        _quantize_onnx(path, inputs)
 
 
-def _write_openvino(network: PortableNetwork, path: str, weights: str) -> None:
+def _quantize_onnx(path: str, inputs: Iterable[np.ndarray]) -> None:
+    """Makes the convolutions and matrix products of a file compute in int8, with the ranges of values on some inputs."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Inputs(quantization.CalibrationDataReader):
+        def __init__(self):
+            self._feeds = ({INPUT: image} for image in inputs)
+
+        def get_next(self):
+            return next(self._feeds, None)
+
+    quant_pre_process(path, path, skip_symbolic_shape=True)
+    quantization.quantize_static(
+        path,
+        path,
+        Inputs(),
+        op_types_to_quantize=["Conv", "MatMul"],
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+
+
+def _write_openvino(network: PortableNetwork, path: str, weights: str, inputs: Iterable[np.ndarray]) -> None:
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +121,7 @@ def _write_openvino(network: PortableNetwork, path: str, weights: str) -> None:
         openvino.save_model(openvino.Core().read_model(folder), path, compress_to_fp16=False)
 
 
-def _write_litert(network: PortableNetwork, path: str, weights: str) -> None:
+def _write_litert(network: PortableNetwork, path: str, weights: str, inputs: Iterable[np.ndarray]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         network.save(folder)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
@@ -110,12 +136,13 @@ class Format(NamedTuple):
 
     Attributes:
       file: Name of the model file.
-      write: Writes it; takes the network, the path and the type of the stored weights.
+      write: Writes it; takes the network, the path, the type of the stored weights, and inputs of the network that
+        show the ranges of its values.
       packages: Modules of the format's extra.
     """
 
     file: str
-    write: Callable[[PortableNetwork, str, str], None]
+    write: Callable[[PortableNetwork, str, str, Iterable[np.ndarray]], None]
     packages: tuple[str, ...]
 
 
@@ -150,6 +177,7 @@ def export_portable_model(
     inference_model: PanopticNetwork | None = None,
     tiles: tuple[int, int] = (0, 0),
     weights: str = "float32",
+    calibration_images: Mapping[str, bytes] | None = None,
     images: Mapping[str, bytes] | None = None,
     min_agreement: float = 1.0,
     log: Callable[[str], None] = lambda text: None,
@@ -163,7 +191,9 @@ def export_portable_model(
       model, postprocessor, crop_size, dataset_info, export_dir, origin, inference_model, tiles, images, min_agreement,
         log: As for `export_saved_model`. `export_dir` is local.
       file_format: One of `FORMATS`.
-      weights: Type of the stored weights, "float32"; for "litert" also "int8".
+      weights: Type of the stored weights, "float32"; for "onnx" and "litert" also "int8".
+      calibration_images: Contents of upright JPEG or PNG files, by name. For "onnx" in "int8", which takes the ranges of
+        all values from them.
 
     Raises:
       UserError: A package of the format is missing, or `export_dir` is taken or cannot be written.
@@ -184,7 +214,6 @@ def export_portable_model(
         }
         log(f"writing {export_dir}")
         try:
-            chosen.write(network, os.path.join(temporary, chosen.file), weights)
             for name, text in (
                 (EXPORT_INFO_FILE, json.dumps(info, indent=2) + "\n"),
                 (class_table.FILE_NAME, class_table.to_text(dataset_info)),
@@ -192,15 +221,17 @@ def export_portable_model(
             ):
                 storage.write_file(os.path.join(temporary, name), text.encode())
             shutil.copy(numpy_pipeline.__file__, temporary)
+            pipeline = numpy_pipeline.Pipeline.of_folder(temporary)
+            inputs = (pipeline.network_input(decode(image).numpy()) for image in (calibration_images or {}).values())
+            chosen.write(network, os.path.join(temporary, chosen.file), weights, inputs)
         except OSError as error:
             raise UserError(f"cannot write {export_dir}: {error}; is the disk full or read-only?") from error
         except Exception as error:  # Each converter has its own errors.
             raise RuntimeError(f"the network cannot be converted to {file_format} ({error})") from error
         log(f"comparing it with the checkpoint's model on {len(images)} images")
-        postprocess = numpy_pipeline.NumpyPostprocessor(dataset_info, **postprocessor.arguments)
 
         def read_off(mask_logits: np.ndarray, class_logits: np.ndarray, image_size: np.ndarray) -> np.ndarray:
-            return postprocess(mask_logits[0], class_logits[0], image_size)[0]
+            return pipeline.postprocess(mask_logits[0], class_logits[0], image_size)[0]
 
         agreement = verify(Reference(model, postprocessor, crop_size, read_off), temporary, images, min_agreement)
         megabytes = megabytes_of(temporary)

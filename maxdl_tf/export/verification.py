@@ -119,7 +119,7 @@ class Reference:
 
     def compare(self, encoded: bytes, exported: Mapping[str, np.ndarray]) -> Agreement:
         """Compares the predictions for an image file with `exported`, the arrays that the export returned."""
-        image = _decode(encoded)
+        image = decode(encoded)
         size = tf.shape(image)[:2]
         outputs = {name: value.numpy() for name, value in self._network_outputs(image).items()}
         wanted = self._label_map(**outputs, image_size=size).numpy()
@@ -145,7 +145,7 @@ class Reference:
 
         The larger one of a move of all values up and a move down.
         """
-        image = _decode(encoded)
+        image = decode(encoded)
         size = tf.shape(image)[:2]
         label_map = self._label_map(**self._network_outputs(image), image_size=size).numpy()
         moved = (self._label_map(**self._moved_outputs(image, units), image_size=size).numpy() for units in (1.0, -1.0))
@@ -209,7 +209,7 @@ def run_in_fresh_process(export: str, images: Mapping[str, bytes], folder: str) 
         path = os.path.join(inputs, file_of_name[name])
         with open(f"{path}.image", "wb") as file:
             file.write(encoded)
-        np.save(f"{path}.npy", _decode(encoded).numpy())
+        np.save(f"{path}.npy", decode(encoded).numpy())
     command = [sys.executable, "-I", RUNNER, export, inputs, outputs]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     # The runner ends when this pipe closes, so it does not outlive this process if that is killed.
@@ -273,7 +273,7 @@ def verify(reference: Reference, export: str, images: Mapping[str, bytes], min_a
     return Agreement(*(sum(field) for field in zip(*found)))
 
 
-def _decode(encoded: bytes) -> tf.Tensor:
+def decode(encoded: bytes) -> tf.Tensor:
     """uint8 [h, w, 3], the pixels of an image file."""
     return tf.io.decode_image(encoded, 3, expand_animations=False)
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, NamedTuple
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 PADDING = 127.5  # Becomes 0 when the network normalizes its input.
 _READ = ("thing_ids", "class_order", "label_divisor", "void")  # What post-processing reads of a class table.
-_BAND_ROWS = 16  # Rows of pixels whose logits are in memory at a time; a multiple of any stride.
+_BAND_ROWS = 8  # Rows of pixels whose logits are in memory at a time; a multiple of any stride.
+_THREADS = min(4, os.cpu_count() or 1)  # Each has some such rows in memory.
 _MOST_SEGMENTS = 4096  # Of an image whose things are split.
 _NOBODY = -1  # Slot or segment of void pixels: the entry behind the last one in a table that has one for void.
 
@@ -204,17 +206,20 @@ class NumpyPostprocessor:
         Among equal logits, a kept slot wins, then the first.
         """
         kept = np.flatnonzero(slots.kept)
-        bands = []
-        for logits in _resized_bands(mask_logits, self.output_stride):
+
+        def read_off(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             if not len(kept):
-                bands.append((np.full(logits.shape[:2], _NOBODY), np.zeros(logits.shape[:2], np.float32)))
-                continue
+                return np.full(logits.shape[:2], _NOBODY), np.zeros(logits.shape[:2], np.float32)
             kept_logits = logits[..., kept]
-            best = kept_logits.max(axis=-1)
-            confidence = 1 / np.exp(kept_logits - best[..., np.newaxis]).sum(axis=-1)
-            owned = (best >= logits.max(axis=-1)) & (confidence > np.float32(self.pixel_threshold))
-            bands.append((np.where(owned, kept[kept_logits.argmax(axis=-1)], _NOBODY), confidence))
-        slot, confidence = (np.concatenate(maps) for maps in zip(*bands))
+            place = kept_logits.argmax(axis=-1)
+            best = np.take_along_axis(kept_logits, place[..., np.newaxis], axis=-1)
+            is_owned = best[..., 0] >= logits.max(axis=-1)
+            kept_logits -= best
+            confidence = 1 / np.exp(kept_logits, out=kept_logits).sum(axis=-1)
+            is_owned &= confidence > np.float32(self.pixel_threshold)
+            return np.where(is_owned, kept[place], _NOBODY), confidence
+
+        slot, confidence = _by_bands(read_off, mask_logits, self.output_stride)
         return _Owners(slot, confidence, instance=np.arange(len(slots.kept)) + 1)
 
     def _mask_wise(self, mask_logits: np.ndarray, slots: _Slots) -> _Owners:
@@ -230,9 +235,11 @@ class NumpyPostprocessor:
         score = slots.confidence ** np.float32(self.class_exponent) * mean ** np.float32(self.mask_exponent)
         ranked = np.argsort(-score, kind="stable")
 
-        bands = (_softmax(logits) for logits in _resized_bands(mask_logits, self.output_stride))
-        claims, confidence = zip(*((probability > threshold, probability.max(axis=-1)) for probability in bands))
-        claims, confidence = np.concatenate(claims), np.concatenate(confidence)
+        def read_off(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            probability = _softmax(logits)
+            return probability > threshold, probability.max(axis=-1)
+
+        claims, confidence = _by_bands(read_off, mask_logits, self.output_stride)
         owner = np.full(confidence.shape, _NOBODY)
         for slot in ranked[slots.kept[ranked]]:
             claimed = claims[..., slot]
@@ -339,17 +346,24 @@ def _nearest(old: int, new: int) -> np.ndarray:
     return np.minimum(np.floor(place.astype(np.float64) + 0.5), old - 1).astype(int)  # Halves are rounded up.
 
 
-def _resized_bands(logits: np.ndarray, stride: int) -> Iterator[np.ndarray]:
-    """Yields logits at the size of the network's input, some rows at a time: float32 [rows, width, slots].
+def _by_bands(
+    read_off: Callable[[np.ndarray], tuple[np.ndarray, ...]], logits: np.ndarray, stride: int
+) -> tuple[np.ndarray, ...]:
+    """Applies a function to logits at the size of the network's input, some rows at a time, and joins its results.
 
-    Bilinear, with aligned corners. The order of the operations is TensorFlow's, so that the bits are the same.
+    The logits, float32 [rows, width, slots], are resized bilinearly, with aligned corners. The order of the operations
+    is TensorFlow's, so that the bits are the same.
     """
     height, width = (stride * (side - 1) + 1 for side in logits.shape[:2])
-    for top in range(0, height, _BAND_ROWS):
+
+    def of_band(top: int) -> tuple[np.ndarray, ...]:
         rows = np.arange(top, min(top + _BAND_ROWS, height))
         low = logits[top // stride : rows[-1] // stride + 2]
         columns, rows = (np.float32(places) / np.float32(stride) for places in (np.arange(width), rows - top))
-        yield _interpolated(_interpolated(low, columns, axis=1), rows, axis=0)
+        return read_off(_interpolated(_interpolated(low, columns, axis=1), rows, axis=0))
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return tuple(np.concatenate(parts) for parts in zip(*pool.map(of_band, range(0, height, _BAND_ROWS))))
 
 
 def _resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -372,12 +386,18 @@ def _interpolated(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarr
     after = np.minimum(before + 1, values.shape[axis] - 1)
     share = np.expand_dims(places - np.floor(places), (1, 2) if axis == 0 else (0, 2))
     start = np.take(values, before, axis)
-    return start + (np.take(values, after, axis) - start) * share
+    change = np.take(values, after, axis)
+    change -= start
+    change *= share
+    change += start
+    return change
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    odds = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return odds / odds.sum(axis=-1, keepdims=True)
+    odds = logits - logits.max(axis=-1, keepdims=True)
+    np.exp(odds, out=odds)
+    odds /= odds.sum(axis=-1, keepdims=True)
+    return odds
 
 
 def _read_json(path: str) -> dict:

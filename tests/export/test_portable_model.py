@@ -123,6 +123,35 @@ class OtherColors(ColorNetwork):
         self.colors.assign(tf.gather(self.colors, [1, 0, 2, 3]))
 
 
+class ColorProducts(ColorNetwork):
+    """Compares colors by a matrix product."""
+
+    def call(self, images, training=False):
+        outputs = super().call(images)
+        feature = images[:, :: self.output_stride, :: self.output_stride] / 255.0
+        products = feature @ tf.transpose(self.colors)
+        return outputs._replace(mask_logits=100.0 * products - 50.0 * tf.reduce_sum(tf.square(self.colors), axis=1))
+
+
+def test_onnx_in_8_bits_takes_the_ranges_of_images(tmp_path):
+    needs_runtime("onnx")
+    import onnx
+
+    def export(name, images, **kwargs):
+        options = {"model": ColorProducts(), "weights": "int8", "calibration_images": images, **kwargs}
+        return _export(tmp_path / name, "onnx", **options).path
+
+    path = export("a", {"one": _png(70, 150), "other": _png(30, 20)}, min_agreement=0.98)
+    types = {node.op_type for node in onnx.load(os.path.join(path, "model.onnx")).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= types
+    image, _ = striped_image(70, 150)
+    got, wanted = (predictor(image) for predictor in (Predictor.from_export(path), _model_predictor()))
+    assert (got.label_map == wanted.label_map).mean() >= 0.98
+    with pytest.raises(RuntimeError, match="on image one only"):  # Black images say nothing of the ranges of others.
+        export("b", {"black": tf.io.encode_png(np.zeros([97, 129, 3], np.uint8)).numpy()})
+    assert os.listdir(tmp_path) == ["a"]
+
+
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_a_network_that_does_something_else_is_not_kept(tmp_path, file_format):
     needs_runtime(file_format)
@@ -131,16 +160,16 @@ def test_a_network_that_does_something_else_is_not_kept(tmp_path, file_format):
     assert os.listdir(tmp_path) == []
 
 
-def _fails(network, path, weights):
+def _fails(network, path, weights, inputs):
     raise NotImplementedError("no such operation")
 
 
-def _writes_nonsense(network, path, weights):
+def _writes_nonsense(network, path, weights, inputs):
     with open(path, "wb") as file:
         file.write(b"nonsense")
 
 
-def _has_no_space(network, path, weights):
+def _has_no_space(network, path, weights, inputs):
     raise OSError(28, "No space left on device")
 
 

@@ -194,9 +194,9 @@ def test_interpolated_logits_have_the_same_bits(stride):
     for _ in range(20):
         shape = random_shape(generator)
         logits = (generator.normal(size=shape) * generator.choice([1, 10, 100])).astype(np.float32)
-        bands = list(numpy_pipeline._resized_bands(logits, stride))
-        np.testing.assert_array_equal(np.concatenate(bands), mask_bands.upsampled(tf.constant(logits), stride))
-    assert bands[0].dtype == np.float32
+        (resized,) = numpy_pipeline._by_bands(lambda band: (band,), logits, stride)
+        np.testing.assert_array_equal(resized, mask_bands.upsampled(tf.constant(logits), stride))
+    assert resized.dtype == np.float32
 
 
 def test_sizes_and_places_are_those_of_the_graph():
