@@ -189,7 +189,9 @@ def _check_format() -> None:
         raise UserError(f"--weights {_WEIGHTS.value}: --format {_FORMAT.value} takes {', '.join(allowed)}")
     is_calibrated = (_FORMAT.value, _WEIGHTS.value) == ("onnx", "int8")
     if is_calibrated and not _CALIBRATION_IMAGES.value:
-        raise UserError("--format onnx --weights int8 needs --calibration_images: give some images like those to predict")
+        raise UserError(
+            "--format onnx --weights int8 needs --calibration_images: give some images like those to predict"
+        )
     if _CALIBRATION_IMAGES.present and not is_calibrated:
         raise UserError("--calibration_images is for --format onnx --weights int8; drop it")
     for flag in (_FOLD, _COMPUTE, _MAX_PIXELS, _SCORE_MAPS, _NETWORK_BATCH):

@@ -14,6 +14,7 @@ Example:
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 PADDING = 127.5  # Becomes 0 when the network normalizes its input.
 _READ = ("thing_ids", "class_order", "label_divisor", "void")  # What post-processing reads of a class table.
-_BAND_ROWS = 8  # Rows of pixels whose logits are in memory at a time; a multiple of any stride.
+_BAND_ROWS = 16  # Rows of pixels whose logits are in memory at a time; a multiple of any stride.
 _THREADS = min(4, os.cpu_count() or 1)  # Each has some such rows in memory.
 _MOST_SEGMENTS = 4096  # Of an image whose things are split.
 _NOBODY = -1  # Slot or segment of void pixels: the entry behind the last one in a table that has one for void.
@@ -205,21 +206,21 @@ class NumpyPostprocessor:
 
         Among equal logits, a kept slot wins, then the first.
         """
-        kept = np.flatnonzero(slots.kept)
+        order, count = np.argsort(~slots.kept, kind="stable"), slots.kept.sum()  # Kept slots come first.
 
         def read_off(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            if not len(kept):
+            if not count:
                 return np.full(logits.shape[:2], _NOBODY), np.zeros(logits.shape[:2], np.float32)
-            kept_logits = logits[..., kept]
-            place = kept_logits.argmax(axis=-1)
-            best = np.take_along_axis(kept_logits, place[..., np.newaxis], axis=-1)
-            is_owned = best[..., 0] >= logits.max(axis=-1)
-            kept_logits -= best
-            confidence = 1 / np.exp(kept_logits, out=kept_logits).sum(axis=-1)
+            kept, others = logits[..., :count], logits[..., count:]
+            place = kept.argmax(axis=-1)
+            best = np.take_along_axis(kept, place[..., np.newaxis], axis=-1)
+            odds = kept - best
+            confidence = 1 / np.exp(odds, out=odds).sum(axis=-1)
+            is_owned = best[..., 0] >= others.max(axis=-1, initial=-np.inf)
             is_owned &= confidence > np.float32(self.pixel_threshold)
-            return np.where(is_owned, kept[place], _NOBODY), confidence
+            return np.where(is_owned, order[place], _NOBODY), confidence
 
-        slot, confidence = _by_bands(read_off, mask_logits, self.output_stride)
+        slot, confidence = _by_bands(read_off, mask_logits[..., order], self.output_stride)
         return _Owners(slot, confidence, instance=np.arange(len(slots.kept)) + 1)
 
     def _mask_wise(self, mask_logits: np.ndarray, slots: _Slots) -> _Owners:
@@ -357,13 +358,26 @@ def _by_bands(
     height, width = (stride * (side - 1) + 1 for side in logits.shape[:2])
 
     def of_band(top: int) -> tuple[np.ndarray, ...]:
-        rows = np.arange(top, min(top + _BAND_ROWS, height))
-        low = logits[top // stride : rows[-1] // stride + 2]
-        columns, rows = (np.float32(places) / np.float32(stride) for places in (np.arange(width), rows - top))
-        return read_off(_interpolated(_interpolated(low, columns, axis=1), rows, axis=0))
+        rows = min(_BAND_ROWS, height - top)
+        low = logits[top // stride : (top + rows - 1) // stride + 2]
+        return read_off(_upsampled(_upsampled(low, stride, 1)[:, :width], stride, 0)[:rows])
 
     with ThreadPoolExecutor(_THREADS) as pool:
         return tuple(np.concatenate(parts) for parts in zip(*pool.map(of_band, range(0, height, _BAND_ROWS))))
+
+
+def _upsampled(values: np.ndarray, stride: int, axis: int) -> np.ndarray:
+    """float32 with `stride` values, linear between neighbors, for each one of an axis. Those after its last are random."""
+    shape = list(values.shape)
+    shape[axis] *= stride
+    before, length, behind = math.prod(values.shape[:axis]), values.shape[axis], math.prod(values.shape[axis + 1 :])
+    values = values.reshape(before, length, 1, behind)
+    upsampled = np.empty([before, length, stride, behind], np.float32)
+    upsampled[:, -1, 0] = values[:, -1, 0]
+    between, share = upsampled[:, :-1], np.arange(stride, dtype=np.float32) / np.float32(stride)
+    np.multiply(values[:, 1:] - values[:, :-1], share[:, np.newaxis], out=between)
+    between += values[:, :-1]
+    return upsampled.reshape(shape)
 
 
 def _resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -386,11 +400,7 @@ def _interpolated(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarr
     after = np.minimum(before + 1, values.shape[axis] - 1)
     share = np.expand_dims(places - np.floor(places), (1, 2) if axis == 0 else (0, 2))
     start = np.take(values, before, axis)
-    change = np.take(values, after, axis)
-    change -= start
-    change *= share
-    change += start
-    return change
+    return start + (np.take(values, after, axis) - start) * share
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
