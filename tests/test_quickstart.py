@@ -13,7 +13,7 @@ from tests.examples import code_blocks, examples_of_document
 from tests.helpers import REPOSITORY, SCRIPTS, command
 
 SMALLER = {
-    "2000": "24",
+    "8000": "24",
     "100": "8",
     "training { steps: 1000 }": "training { steps: 2 optimizer { warmup_steps: 1 } } train_dataset { batch_size: 4 }",
 }

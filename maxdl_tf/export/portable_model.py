@@ -89,7 +89,7 @@ def _write_onnx(network: PortableNetwork, path: str, weights: str, inputs: Itera
 
 
 def _quantize_onnx(path: str, inputs: Iterable[np.ndarray]) -> None:
-    """Makes the convolutions and matrix products of a file compute in int8, with the ranges of values on some inputs."""
+    """Makes convolutions and matrix products of a file compute in int8, with the ranges of values on some inputs."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -192,8 +192,8 @@ def export_portable_model(
         log: As for `export_saved_model`. `export_dir` is local.
       file_format: One of `FORMATS`.
       weights: Type of the stored weights, "float32"; for "onnx" and "litert" also "int8".
-      calibration_images: Contents of upright JPEG or PNG files, by name. For "onnx" in "int8", which takes the ranges of
-        all values from them.
+      calibration_images: Contents of upright JPEG or PNG files, by name: for "onnx" in "int8", which takes the ranges
+        of all values from them.
 
     Raises:
       UserError: A package of the format is missing, or `export_dir` is taken or cannot be written.

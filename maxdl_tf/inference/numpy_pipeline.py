@@ -367,7 +367,7 @@ def _by_bands(
 
 
 def _upsampled(values: np.ndarray, stride: int, axis: int) -> np.ndarray:
-    """float32 with `stride` values, linear between neighbors, for each one of an axis. Those after its last are random."""
+    """Interpolates along an axis: `stride` values for each one, float32. Those behind the last one are undefined."""
     shape = list(values.shape)
     shape[axis] *= stride
     before, length, behind = math.prod(values.shape[:axis]), values.shape[axis], math.prod(values.shape[axis + 1 :])
