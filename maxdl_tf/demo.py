@@ -38,6 +38,7 @@ _MARK = ".maxdl_demo"  # Only a folder with this file is emptied.
 _CONTENTS = {
     *("shapes", "images", "model", "saved_model", "metrics.json", "pictures", "predictions"),
     *(_MARK, folder_lock.FILE),
+    "untrained.json",  # Of earlier versions.
 }
 _COMMANDS = {
     "maxdl-convert": "maxdl_tf.data_gen.convert",

@@ -44,13 +44,15 @@ def test_demo_goes_through_every_command(tmp_path):
 
 @pytest.mark.parametrize("foreign", [None, "notes.txt", ".maxdl_demo"])
 def test_a_demo_deletes_only_a_demo(tmp_path, capsys, foreign):
-    """With a folder `shapes` from elsewhere, with another file in a demo, and with the demo alone."""
+    """With a folder `shapes` from elsewhere, another file in a demo, and a demo of an earlier version alone."""
     (tmp_path / "shapes").mkdir()
     (tmp_path / "shapes" / "train").write_text("x")
     if foreign != ".maxdl_demo":
         (tmp_path / (foreign or "model")).write_text("x")
     if foreign:
         (tmp_path / ".maxdl_demo").touch()
+    if foreign == ".maxdl_demo":
+        (tmp_path / "untrained.json").touch()
     before = sorted(os.listdir(tmp_path))
     with mock.patch.object(demo, "_demonstrate") as demonstrate:
         status = in_process(demo, "--output_dir", tmp_path)

@@ -93,12 +93,11 @@ def _quantize_onnx(path: str, inputs: Iterable[np.ndarray]) -> None:
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Inputs(quantization.CalibrationDataReader):
-        def __init__(self):
-            self._feeds = ({INPUT: image} for image in inputs)
+    feeds = ({INPUT: image} for image in inputs)
 
+    class Inputs(quantization.CalibrationDataReader):
         def get_next(self):
-            return next(self._feeds, None)
+            return next(feeds, None)
 
     quant_pre_process(path, path, skip_symbolic_shape=True)
     quantization.quantize_static(

@@ -383,9 +383,7 @@ def _upsampled(values: np.ndarray, stride: int, axis: int) -> np.ndarray:
 def _resized_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes uint8 [h, w, 3] to float32 [*size, 3]: bilinear, with aligned corners and TensorFlow's bits."""
     rows, columns = (np.arange(new, dtype=np.float32) * _scale(old, new) for old, new in zip(image.shape, size))
-    above = np.floor(rows).astype(int)
-    below = np.minimum(above + 1, len(image) - 1)
-    above, below = (_interpolated(image[line].astype(np.float32), columns, axis=1) for line in (above, below))
+    above, below = (_interpolated(image[line].astype(np.float32), columns) for line in _neighbors(rows, len(image)))
     return above + (below - above) * (rows - np.floor(rows))[:, np.newaxis, np.newaxis]
 
 
@@ -394,13 +392,16 @@ def _scale(old: int, new: int) -> np.float32:
     return np.float32(old - 1) / np.float32(new - 1) if new > 1 else np.float32(0)
 
 
-def _interpolated(values: np.ndarray, places: np.ndarray, axis: int) -> np.ndarray:
-    """Values of float32 [h, w, channels] at places, float32, along an axis: linear between neighbors."""
+def _neighbors(places: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """int, the indices before and after each place, float32, on an axis."""
     before = np.floor(places).astype(int)
-    after = np.minimum(before + 1, values.shape[axis] - 1)
-    share = np.expand_dims(places - np.floor(places), (1, 2) if axis == 0 else (0, 2))
-    start = np.take(values, before, axis)
-    return start + (np.take(values, after, axis) - start) * share
+    return before, np.minimum(before + 1, length - 1)
+
+
+def _interpolated(values: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Values of float32 [h, w, channels] at columns, float32: linear between neighbors."""
+    left, right = (np.take(values, column, axis=1) for column in _neighbors(columns, values.shape[1]))
+    return left + (right - left) * (columns - np.floor(columns))[:, np.newaxis]
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
